@@ -1,0 +1,132 @@
+//! What happened at a proxy, in order: the ordered, bounded event log that a drill reads.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{clock::Stamp, overlay::SwitchState};
+
+/// One transition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Position in this proxy's log since it started; gapless, from 1.
+    pub sequence: u64,
+    /// When it happened, by the proxy's clock.
+    pub time: Stamp,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// Kinds of transitions, each with its cause.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "type")]
+pub enum EventKind {
+    /// The process began; a new boot means a new sequence.
+    Started {
+        /// Program version.
+        version: String,
+    },
+    /// A snapshot took effect.
+    SnapshotApplied {
+        /// Version as the control plane named it, or `last-good` for the file.
+        version: String,
+        /// Digest of the effective configuration after it.
+        digest: String,
+    },
+    /// A resource was refused; what was in force stays in force.
+    SnapshotRejected {
+        /// Version that was refused.
+        version: String,
+        /// Why, with the path of the field.
+        reason: String,
+    },
+    /// An overlay took effect.
+    OverlayApplied {
+        /// Its id.
+        id: String,
+        /// Digest of the effective configuration after it.
+        digest: String,
+    },
+    /// An overlay is gone.
+    OverlayEnded {
+        /// Its id.
+        id: String,
+        /// Whether its lease ran out here, rather than being released by the control plane.
+        lapsed: bool,
+        /// Digest of the effective configuration after it.
+        digest: String,
+    },
+    /// An endpoint's health changed by an active check.
+    Health {
+        /// Cluster name.
+        cluster: String,
+        /// Endpoint name.
+        endpoint: String,
+        /// Its region.
+        region: String,
+        /// The new state.
+        healthy: bool,
+        /// For people: `connection refused`, `status 503`, `passed`.
+        cause: String,
+    },
+    /// Outlier detection took an endpoint out.
+    Ejected {
+        /// Cluster name.
+        cluster: String,
+        /// Endpoint name.
+        endpoint: String,
+        /// Its region.
+        region: String,
+        /// The last failure that counted.
+        cause: String,
+    },
+    /// An ejected endpoint is back.
+    Readmitted {
+        /// Cluster name.
+        cluster: String,
+        /// Endpoint name.
+        endpoint: String,
+        /// Its region.
+        region: String,
+    },
+    /// The shares of a cluster's tiers changed.
+    TierLoad {
+        /// Cluster name.
+        cluster: String,
+        /// Percent for each priority, from 0.
+        percent: Vec<u8>,
+    },
+    /// Panic mode was entered or left at a tier.
+    Panic {
+        /// Cluster name.
+        cluster: String,
+        /// The tier.
+        priority: u32,
+        /// Entered, or left.
+        entered: bool,
+    },
+    /// A routing control changed.
+    Switched {
+        /// Service name.
+        service: String,
+        /// Region name.
+        region: String,
+        /// The new state.
+        state: SwitchState,
+    },
+    /// First response headers from a region since the last `TierLoad` or switch of the cluster.
+    FirstAnswer {
+        /// Cluster name.
+        cluster: String,
+        /// The region that answered.
+        region: String,
+    },
+    /// The stream to the control plane broke.
+    ControlLost {
+        /// Why.
+        reason: String,
+    },
+    /// The stream to the control plane is up.
+    ControlConnected,
+    /// The process was asked to drain.
+    Draining,
+}

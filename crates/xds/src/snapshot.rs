@@ -1,0 +1,473 @@
+//! What one proxy is told to do: plain data, complete, free of wire types.
+//!
+//! The same form is the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::human;
+
+/// The whole configuration of one proxy. Overlays are not part of it: they are leased, never stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Snapshot {
+    /// Sockets to listen on (LDS).
+    pub listeners: Vec<Listener>,
+    /// Route tables that listeners refer to by name (RDS).
+    pub routes: Vec<RouteTable>,
+    /// Upstream services (CDS).
+    pub clusters: Vec<Cluster>,
+    /// Where each cluster's endpoints are (EDS).
+    pub endpoints: Vec<EndpointSet>,
+    /// Trust bundles (SDS). Private keys are never in a snapshot.
+    pub trust: Vec<TrustBundle>,
+}
+
+/// Which way a listener's traffic goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Direction {
+    /// From the mesh to the workload beside this proxy.
+    Inbound,
+    /// From the workload beside this proxy to the mesh.
+    Outbound,
+    /// From outside the mesh into it.
+    Gateway,
+}
+
+/// A socket to listen on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Listener {
+    /// Unique in the snapshot.
+    pub name: String,
+    /// The socket address to bind.
+    pub address: SocketAddr,
+    /// Which way traffic goes.
+    pub direction: Direction,
+    /// Mutual TLS towards the callers; `None` accepts plaintext (outbound listeners on loopback, plain gateways).
+    pub tls: Option<ListenerTls>,
+    /// What is spoken on it.
+    pub protocol: ListenerProtocol,
+}
+
+/// Mutual TLS of a listener. A caller without a certificate of the trust bundle is refused at the handshake.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Name of the [`TrustBundle`] that callers' certificates must chain to.
+    pub trust: String,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and HTTP/2 (by ALPN, or prior knowledge on plaintext).
+    Http(HttpListener),
+    /// Bytes, forwarded to one cluster.
+    Tcp {
+        /// The cluster that receives the bytes.
+        cluster: String,
+    },
+}
+
+/// The HTTP side of a listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpListener {
+    /// Name of the [`RouteTable`].
+    pub routes: String,
+    /// Who may call; `None` lets everyone pass that TLS let pass.
+    pub authorization: Option<Authorization>,
+    /// Bounds on what a caller may send.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Callers allowed; everyone else gets 403. An empty list denies all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Authorization {
+    /// One match suffices.
+    pub allow: Vec<AllowRule>,
+}
+
+/// One permission.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AllowRule {
+    /// SPIFFE ids of callers, whole (`spiffe://bank.example/service/accounts`).
+    pub principals: Vec<String>,
+    /// HTTP methods; empty allows all.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Path prefixes; empty allows all.
+    #[serde(default)]
+    pub paths: Vec<String>,
+}
+
+/// Bounds on what a caller may send. Every one has a safe default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Size of all request headers together, in bytes; above it 431.
+    pub header_bytes: u32,
+    /// Number of request headers; above it 431.
+    pub headers: u32,
+    /// Time to send the request headers; after it the connection is closed.
+    #[serde(with = "human")]
+    pub header_timeout: Duration,
+    /// Time without a request after which a connection is closed.
+    #[serde(with = "human")]
+    pub idle_timeout: Duration,
+    /// Connections accepted at once; above it new ones are closed at once.
+    pub connections: u32,
+    /// HTTP/2 streams at once on a connection.
+    pub concurrent_streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 60 * 1024,
+            headers: 100,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            connections: 16_384,
+            concurrent_streams: 100,
+        }
+    }
+}
+
+/// Virtual hosts under one name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteTable {
+    /// Unique in the snapshot.
+    pub name: String,
+    /// Searched by the request's authority: exact domain first, then `*`.
+    pub hosts: Vec<VirtualHost>,
+}
+
+/// Routes for some authorities.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VirtualHost {
+    /// Unique in the table.
+    pub name: String,
+    /// Authorities without port, lower case; `*` takes what no other host takes. A port in the request is ignored.
+    pub domains: Vec<String>,
+    /// First match wins; no match is 404.
+    pub routes: Vec<Route>,
+}
+
+/// A match and what follows from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Which requests.
+    #[serde(rename = "match")]
+    pub matches: RouteMatch,
+    /// What is done with them.
+    pub action: RouteAction,
+}
+
+/// Conditions that must all hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteMatch {
+    /// On the path without query.
+    pub path: PathMatch,
+    /// One of these methods; empty matches all.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// All of these headers.
+    #[serde(default)]
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A condition on the path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+}
+
+/// A condition on one header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    /// `None` asks only that the header is there.
+    pub exact: Option<String>,
+}
+
+/// What is done with a matched request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RouteAction {
+    /// Forward it.
+    Forward(Forward),
+    /// Answer it here.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// Plain text.
+        body: String,
+    },
+}
+
+/// How a request is forwarded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Forward {
+    /// Clusters with their shares; at least one, weights sum above 0.
+    pub clusters: Vec<WeightedCluster>,
+    /// Bound on the whole request, all tries included, until the response's end; zero is none. After it: 504.
+    #[serde(with = "human")]
+    pub timeout: Duration,
+    /// Repeats of a failed try.
+    pub retry: Option<RetryPolicy>,
+    /// A second try beside a slow first one; only for idempotent requests.
+    pub hedge: Option<HedgePolicy>,
+}
+
+/// A cluster and its share of a route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WeightedCluster {
+    /// Cluster name.
+    pub cluster: String,
+    /// Relative to the sum over the route.
+    pub weight: u32,
+}
+
+/// When a try is repeated. A connect failure or refused stream may repeat any method (nothing was sent); other failures
+/// only idempotent methods, unless `non_idempotent`. A repeat avoids hosts already tried; the last one goes to the next tier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryPolicy {
+    /// Repeats after the first try.
+    pub attempts: u32,
+    /// Bound on one try; `None` leaves only the route's timeout.
+    #[serde(with = "human::option", default)]
+    pub per_try: Option<Duration>,
+    /// Failures that are repeated.
+    pub on: BTreeSet<RetryOn>,
+    /// Also repeat methods that are not idempotent after bytes were sent.
+    #[serde(default)]
+    pub non_idempotent: bool,
+}
+
+/// A class of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RetryOn {
+    /// No connection could be made.
+    ConnectFailure,
+    /// HTTP/2 REFUSED_STREAM.
+    RefusedStream,
+    /// The connection ended, or the try's time ran out, before response headers.
+    Reset,
+    /// 502, 503 or 504.
+    GatewayError,
+}
+
+/// When a second try is started beside the first: after the route's observed p99, held within these bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HedgePolicy {
+    /// Never earlier.
+    #[serde(with = "human")]
+    pub at_least: Duration,
+    /// Never later.
+    #[serde(with = "human")]
+    pub at_most: Duration,
+}
+
+/// An upstream service as one proxy sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cluster {
+    /// Unique in the snapshot: `ledger` (all regions) or `ledger.east` (one region).
+    pub name: String,
+    /// The service it stands for; overlays address services.
+    pub service: String,
+    /// What is spoken to its endpoints.
+    pub protocol: UpstreamProtocol,
+    /// Bound on making a connection, TLS handshake included.
+    #[serde(with = "human")]
+    pub connect_timeout: Duration,
+    /// Which endpoint of the chosen tier.
+    pub balancer: Balancer,
+    /// Mutual TLS; `None` sends plaintext (the workload beside the proxy, endpoints outside the mesh).
+    pub tls: Option<ClusterTls>,
+    /// Active health check.
+    pub health_check: Option<HealthCheck>,
+    /// Passive detection on live traffic.
+    pub outlier: Option<OutlierDetection>,
+    /// Bounds on concurrent use.
+    #[serde(default)]
+    pub breakers: CircuitBreakers,
+    /// Percent of available hosts in a tier below which health is ignored; 0: never, then 503 `UH`.
+    pub panic_threshold: u8,
+    /// How a tier's share grows when it comes back; `None` is at once.
+    pub ramp: Option<Ramp>,
+}
+
+/// What is spoken upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1 with keep-alive.
+    Http1,
+    /// HTTP/2 (ALPN on TLS, prior knowledge on plaintext).
+    Http2,
+    /// Bytes.
+    Tcp,
+}
+
+/// Choice among a tier's hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Balancer {
+    /// Weighted, smooth.
+    RoundRobin,
+    /// Power of two choices on active requests.
+    LeastRequest,
+}
+
+/// Mutual TLS towards a cluster. The server must present one of the SPIFFE ids.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterTls {
+    /// Name of the [`TrustBundle`].
+    pub trust: String,
+    /// SPIFFE ids, whole; one must match.
+    pub server_ids: Vec<String>,
+}
+
+/// Active health check of every endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthCheck {
+    /// GET this path and expect 200; `None` only connects (with TLS where the cluster has it).
+    pub http_path: Option<String>,
+    /// Time between checks of one endpoint.
+    #[serde(with = "human")]
+    pub every: Duration,
+    /// Bound on one check.
+    #[serde(with = "human")]
+    pub timeout: Duration,
+    /// Failures in a row that make an endpoint unhealthy. An unexpected status does so at once.
+    pub unhealthy_after: u32,
+    /// Successes in a row that make it healthy again; at start one suffices.
+    pub healthy_after: u32,
+}
+
+/// Ejection of endpoints that fail live requests. Caps count per tier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutlierDetection {
+    /// Failures in a row (connect failure, reset, timeout, 502, 503, 504) that eject.
+    pub consecutive_errors: u32,
+    /// First ejection's length; the n-th is n times as long. A passing active check ends it.
+    #[serde(with = "human")]
+    pub base_ejection: Duration,
+    /// Longest ejection.
+    #[serde(with = "human")]
+    pub max_ejection: Duration,
+    /// Percent of a tier that may be ejected at once while no later tier has endpoints; with one, all may.
+    pub max_percent: u8,
+}
+
+/// Bounds on concurrent use of a cluster; above them 503 `UO`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CircuitBreakers {
+    /// Connections.
+    pub connections: u32,
+    /// Requests waiting for a connection.
+    pub pending: u32,
+    /// Requests in flight.
+    pub requests: u32,
+    /// Retries and hedges as percent of first tries (token bucket).
+    pub retry_percent: u8,
+    /// Retries and hedges a second that are always allowed.
+    pub retries_per_second: u32,
+}
+
+impl Default for CircuitBreakers {
+    fn default() -> Self {
+        Self { connections: 1024, pending: 1024, requests: 1024, retry_percent: 20, retries_per_second: 10 }
+    }
+}
+
+/// Failback of a tier: its share grows through the steps, each held for the dwell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ramp {
+    /// Percent of what the tier would get, rising, ending in 100.
+    pub steps: Vec<u8>,
+    /// Time on each step.
+    #[serde(with = "human")]
+    pub dwell: Duration,
+}
+
+/// The endpoints of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointSet {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Groups of endpoints that are lost together.
+    pub localities: Vec<Locality>,
+}
+
+/// Endpoints of one region (and zone) at one priority.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Locality {
+    /// The failure domain.
+    pub region: String,
+    /// Inside the region; empty if there is only one.
+    #[serde(default)]
+    pub zone: String,
+    /// 0 is used first. Priorities of a set are gapless. A priority is a tier.
+    pub priority: u32,
+    /// Share among the localities of one priority.
+    pub weight: u32,
+    /// One instance each.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// The workload's name, for people and for events.
+    pub name: String,
+    /// Where it listens: its sidecar's inbound listener, or the workload itself outside the mesh.
+    pub address: SocketAddr,
+    /// As declared in the manifest; empty if none was.
+    #[serde(default)]
+    pub version: String,
+    /// Share among the endpoints of its locality.
+    pub weight: u32,
+}
+
+/// Roots of one trust domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrustBundle {
+    /// Referred to by listeners and clusters.
+    pub name: String,
+    /// PEM, one or more certificates.
+    pub roots: String,
+}

@@ -1,0 +1,67 @@
+//! What a proxy says of itself when asked: `GET /status` of its admin address.
+
+use serde::{Deserialize, Serialize};
+
+/// A proxy at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyStatus {
+    /// The proxy's name.
+    pub name: String,
+    /// Random per start, to tell a restart from a gap.
+    pub boot: String,
+    /// Program version.
+    pub program: String,
+    /// Digest of the effective configuration: snapshot and active overlays, versions left out.
+    pub digest: String,
+    /// Version of the snapshot in force; empty before the first.
+    pub snapshot: String,
+    /// Ids of active overlays, sorted.
+    pub overlays: Vec<String>,
+    /// Listening, with an identity, and with a snapshot.
+    pub ready: bool,
+    /// Whether the stream to the control plane is up.
+    pub connected: bool,
+    /// Every cluster, sorted by name.
+    pub clusters: Vec<ClusterStatus>,
+}
+
+/// A cluster at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// Cluster name.
+    pub name: String,
+    /// The service it stands for.
+    pub service: String,
+    /// Percent for each priority, from 0.
+    pub tier_load: Vec<u8>,
+    /// Every endpoint.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// An endpoint at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointStatus {
+    /// Workload name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Its region.
+    pub region: String,
+    /// Its version.
+    pub version: String,
+    /// Its tier.
+    pub priority: u32,
+    /// Result of active checks; true where there are none.
+    pub healthy: bool,
+    /// Out by outlier detection.
+    pub ejected: bool,
+    /// Requests in flight.
+    pub active: u64,
+    /// Tries ever sent to it (connects that failed included, health checks not).
+    pub tries: u64,
+    /// Of these, failed.
+    pub failures: u64,
+}
