@@ -28,7 +28,8 @@ impl Clock {
             let wall = SystemTime::now();
             let error = before.elapsed();
             if best.is_none_or(|b| error < b.error) {
-                let wall = wall.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
+                let wall =
+                    wall.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
                 best = Some(Self { instant: before, wall, error });
             }
         }

@@ -1,12 +1,22 @@
 //! The contract between control plane and data plane.
 //!
 //! A [`snapshot::Snapshot`] is what one proxy is told to do; [`overlay::Overlay`]s are laid over it under a lease;
-//! [`event`] and [`status`] are what a proxy tells back. The crate encodes and decodes them to Envoy's v3 protobuf and
-//! carries them over ADS. Nothing in here knows what a recovery plan or a drill is.
+//! [`event`] and [`status`] are what a proxy tells back. The crate encodes and decodes them to Envoy's v3 protobuf
+//! ([`codec`]) and carries them over ADS ([`server`], [`client`]). Nothing in here knows what a recovery plan or a
+//! drill is, and nothing outside sees a protobuf type.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod bootstrap;
+pub mod client;
 pub mod clock;
+pub mod codec;
+pub mod digest;
 pub mod event;
 mod human;
+pub mod lease;
+pub mod node;
 pub mod overlay;
+pub mod resource;
+pub mod server;
 pub mod snapshot;
 pub mod status;

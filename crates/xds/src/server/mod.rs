@@ -1,0 +1,169 @@
+//! The ADS server: one state machine per stream, and the gRPC service around it.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::broadcast,
+};
+
+use crate::{codec::CodecError, node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};
+
+/// What a proxy presents when it opens a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Credentials<'a> {
+    /// The token of `authorization: Bearer <token>`, if there was one.
+    pub token: Option<&'a str>,
+    /// The node of the first message.
+    pub node: &'a NodeInfo,
+}
+
+/// Answers which proxy a stream belongs to, or why it is refused (told to the peer: say nothing secret).
+pub type Authenticator = dyn Fn(Credentials<'_>) -> Result<String, String> + Send + Sync;
+
+/// A proxy as the server sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProxyState {
+    /// Whether it has a stream now.
+    pub connected: bool,
+    /// As it introduced itself last; `None` if it never connected.
+    pub node: Option<NodeInfo>,
+    /// Version of the snapshot that is published for it.
+    pub published: Option<String>,
+    /// Versions it acknowledged on its present (or last) stream.
+    pub acked: BTreeMap<ResourceKind, String>,
+    /// The last refusal, until the same kind is acknowledged again.
+    pub nack: Option<Nack>,
+}
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nack {
+    /// What was refused.
+    pub kind: ResourceKind,
+    /// Its version.
+    pub version: String,
+    /// The proxy's words.
+    pub detail: String,
+}
+
+/// Something that happened on a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A proxy opened a stream.
+    Connected {
+        /// Its name.
+        proxy: String,
+        /// As it introduced itself.
+        node: NodeInfo,
+    },
+    /// A proxy's stream ended.
+    Disconnected {
+        /// Its name.
+        proxy: String,
+        /// Why.
+        reason: String,
+    },
+    /// A proxy accepted what it was sent.
+    Acked {
+        /// Its name.
+        proxy: String,
+        /// What.
+        kind: ResourceKind,
+        /// Its version.
+        version: String,
+    },
+    /// A proxy refused what it was sent.
+    Nacked {
+        /// Its name.
+        proxy: String,
+        /// What, and why.
+        nack: Nack,
+    },
+}
+
+/// Why the server ended.
+#[derive(Debug, Error)]
+#[error("the ADS server stopped: {0}")]
+pub struct ServeError(String);
+
+/// The ADS server. Clones share one state.
+#[derive(Clone)]
+pub struct Server {
+    notices: broadcast::Sender<Notice>,
+    authenticator: Arc<Authenticator>,
+}
+
+impl Server {
+    /// A server that knows no proxy yet.
+    pub fn new(authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
+        Self { notices: broadcast::Sender::new(1024), authenticator: Arc::new(authenticator) }
+    }
+
+    /// Serves connections (for instance TLS streams whose handshake is done) until `shutdown`, which ends every stream.
+    /// `incoming` should yield only connections that are ready; an `Err` item ends the server.
+    ///
+    /// # Errors
+    /// If accepting failed.
+    pub async fn serve<IO, E>(
+        &self,
+        incoming: impl Stream<Item = Result<IO, E>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let _ = (incoming, &self.authenticator);
+        shutdown.await;
+        Ok(())
+    }
+
+    /// Makes `snapshot` what the proxy is told, now or when it connects. Answers the version on the wire: `version`, or
+    /// `version+n` if other content had that version before. Content equal to what is published changes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be encoded or refers to what it does not hold; then nothing changes.
+    pub fn publish(&self, proxy: &str, version: &str, snapshot: Arc<Snapshot>) -> Result<String, CodecError> {
+        let _ = (proxy, snapshot);
+        Ok(version.to_owned())
+    }
+
+    /// Makes these the overlays that the proxy is told, each for its time to live from now. Those left out are taken
+    /// back at once. An overlay whose time passes without a heartbeat is not sent to a proxy that connects later.
+    ///
+    /// # Errors
+    /// If one cannot be encoded; then nothing changes.
+    pub fn set_overlays(&self, proxy: &str, overlays: Vec<(Overlay, Duration)>) -> Result<(), CodecError> {
+        let _ = (proxy, overlays);
+        Ok(())
+    }
+
+    /// Renews overlays (by id) for their new times to live from now. Ids that the proxy has not got are passed over.
+    pub fn heartbeat(&self, proxy: &str, overlays: &[(String, Duration)]) {
+        let _ = (proxy, overlays);
+    }
+
+    /// Forgets a proxy and ends its stream.
+    pub fn remove(&self, proxy: &str) {
+        let _ = proxy;
+    }
+
+    /// A proxy's state; `None` if it was never published to nor connected.
+    pub fn proxy(&self, proxy: &str) -> Option<ProxyState> {
+        let _ = proxy;
+        None
+    }
+
+    /// Every proxy's state.
+    pub fn proxies(&self) -> BTreeMap<String, ProxyState> {
+        BTreeMap::new()
+    }
+
+    /// Notices from now on. A receiver that falls more than 1024 behind is told how many it missed.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+}
