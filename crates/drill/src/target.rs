@@ -52,6 +52,8 @@ pub struct ProxyReport {
     pub name: String,
     /// Region; `None` for a gateway outside the regions.
     pub region: Option<String>,
+    /// Service whose calls it carries; `None` for a gateway.
+    pub service: Option<String>,
     /// Digest of its effective configuration; `Err` if it could not be asked.
     pub digest: Result<String, String>,
     /// Whether it holds what the control plane wants it to hold.
@@ -184,7 +186,12 @@ pub trait Target: Send + Sync + 'static {
     /// Program versions, for the record.
     fn programs(&self) -> BTreeMap<String, String>;
     /// Takes the lease.
-    fn take_lease(&self, id: &str, ttl: Duration, plan: Option<&PlanName>) -> impl Future<Output = Result<(), TargetError>> + Send;
+    fn take_lease(
+        &self,
+        id: &str,
+        ttl: Duration,
+        plan: Option<&PlanName>,
+    ) -> impl Future<Output = Result<(), TargetError>> + Send;
     /// Renews the lease everywhere (control plane and supervisor).
     fn heartbeat(&self, id: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
     /// Gives the lease back: all overlays and holds under it go.
@@ -192,9 +199,20 @@ pub trait Target: Send + Sync + 'static {
     /// Lays an overlay that does nothing; used to prove the undo path. Returns its id.
     fn lay_harmless(&self, lease: &str) -> impl Future<Output = Result<String, TargetError>> + Send;
     /// Takes a region away under the lease.
-    fn lose(&self, lease: &str, step: &str, region: &RegionName, how: LoseHow) -> impl Future<Output = Result<Lost, TargetError>> + Send;
+    fn lose(
+        &self,
+        lease: &str,
+        step: &str,
+        region: &RegionName,
+        how: LoseHow,
+    ) -> impl Future<Output = Result<Lost, TargetError>> + Send;
     /// Lays a fault under the lease; returns overlay ids.
-    fn fault(&self, lease: &str, step: &str, fault: &FaultStep) -> impl Future<Output = Result<Vec<String>, TargetError>> + Send;
+    fn fault(
+        &self,
+        lease: &str,
+        step: &str,
+        fault: &FaultStep,
+    ) -> impl Future<Output = Result<Vec<String>, TargetError>> + Send;
     /// Undoes one step (`lose` or `fault`) before the lease ends.
     fn undo(&self, lease: &str, step: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
     /// Asks the recovery controller to fail over (for plans with a manual trigger).
