@@ -1,0 +1,7 @@
+//! One module for each command: its arguments, and what it does with the crates.
+
+pub mod control;
+pub mod exec;
+pub mod proxy;
+pub mod sample;
+pub mod up;

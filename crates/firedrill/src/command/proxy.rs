@@ -1,0 +1,15 @@
+//! `firedrill proxy`.
+
+use std::process::ExitCode;
+
+/// Arguments of `firedrill proxy`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn run(args: Args) -> miette::Result<ExitCode> {
+    Err(miette::miette!("not ready: {args:?}"))
+}

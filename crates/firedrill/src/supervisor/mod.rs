@@ -1,0 +1,3 @@
+//! Starts a mesh on this machine and keeps it running.
+
+pub mod api;
