@@ -1,3 +1,73 @@
-//! Starts a mesh on this machine and keeps it running.
+//! Starts a mesh on this machine and keeps it running: control plane, proxies and workloads as child processes.
+//!
+//! [`start`] is used by `up`, and by `demo` and `drill run` for as long as they last. A running supervisor is asked
+//! through [`client::Client`], found by its state folder. Nothing it started outlives it, however it ends.
 
 pub mod api;
+pub mod client;
+
+use std::{path::PathBuf, time::Duration};
+
+use model::{Source, config::Config};
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The manifests as read, applied to the control plane.
+    pub sources: Vec<Source>,
+    /// The same, validated.
+    pub config: Config,
+    /// State folder; made if missing.
+    pub state: PathBuf,
+    /// Bound on everything becoming ready.
+    pub patience: Duration,
+}
+
+/// What happens while a mesh starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A step began: `control plane`, `configuration`, `proxies and workloads`.
+    Step(&'static str),
+    /// What is still waited for, by name; told each second.
+    Waiting(Vec<String>),
+    /// Everything is ready.
+    Ready,
+    /// Something ended unexpectedly, or loops; for people.
+    Trouble(String),
+}
+
+/// Why a mesh could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another supervisor works in this state folder.
+    #[error("a mesh is running in {} already (process {pid})", state.display())]
+    Busy {
+        /// The folder.
+        state: PathBuf,
+        /// Process id of the other supervisor.
+        pid: u32,
+    },
+    /// Files or addresses.
+    #[error("{what}: {reason}")]
+    Machine {
+        /// What was tried.
+        what: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// A process did not become ready.
+    #[error("{name} did not become ready: {reason}\nits last lines ({}):\n{}", log.display(), lines.join("\n"))]
+    NotReady {
+        /// The process.
+        name: String,
+        /// What was seen last.
+        reason: String,
+        /// Its log.
+        log: PathBuf,
+        /// The log's last lines.
+        lines: Vec<String>,
+    },
+    /// The control plane refused the manifests, or did not answer.
+    #[error("the control plane: {0}")]
+    Control(String),
+}
