@@ -1,49 +1,150 @@
-//! The command line.
+//! The command line: what can be asked, and which module answers.
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::command;
+use crate::{
+    command,
+    terminal::{Terminal, When},
+};
 
-/// Exit code: usage or invalid manifest.
-pub const USAGE: u8 = 2;
-/// Exit code: crashed or internal.
-pub const INTERNAL: u8 = 5;
+const ABOUT: &str = "\
+Firedrill is a service mesh that proves disaster recovery works.
 
-/// A service mesh that proves disaster recovery works.
+It runs the traffic (control plane and sidecar proxies), moves it when a region dies, sets the region
+on fire on purpose while real requests flow, measures from the client's side what was lost and for how
+long, and seals what happened into evidence that anyone can check offline.";
+
+const AFTER: &str = "\
+Start here:
+  firedrill demo                          a live drill on a sample bank in two regions, one minute
+  firedrill init                          a first manifest for services that you already run
+  firedrill check                         is it valid, and what does it say
+  firedrill drill run lose-east           the drill
+  firedrill evidence verify out/lose-east-1.drill
+
+Exit codes:
+  0 passed or done         1 objective missed, or a doubt in verification   2 usage or invalid manifest
+  3 drill aborted          4 drill refused before any fault                 5 crashed or internal
+  6 inconclusive: measured too close to the objective to say";
+
+/// The command line of `firedrill`.
 #[derive(Debug, Parser)]
-#[command(name = "firedrill", version, propagate_version = true)]
+#[command(name = "firedrill", version, propagate_version = true, about = ABOUT, after_help = AFTER)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Cli {
+    /// When to colour the output
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    #[arg(help = "Colour the output: auto (on a terminal, unless NO_COLOR is set), always, never")]
+    color: When,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start the mesh of the manifests with its workloads on this machine, until Ctrl-C.
+    /// Validate manifests: every problem at once, with its place and how to mend it
+    Check(command::check::Args),
+    /// Start the mesh of the manifests with its workloads on this machine, until Ctrl-C
     Up(command::up::Args),
-    /// Run a control plane.
+    /// Run a control plane (`up` starts one by itself)
     Control(command::control::Args),
-    /// Run one proxy: a sidecar or a gateway.
+    /// Run one proxy: a sidecar or a gateway (`up` starts them by itself)
     Proxy(command::proxy::Args),
-    /// Run a sample workload, or promote a sample ledger.
+    /// Run a workload of the sample bank, or promote its ledger
     Sample(command::sample::Args),
+    /// Print the completion script of a shell
+    Completion(command::completion::Args),
     /// Start a command that dies with its parent.
     #[command(hide = true)]
     Exec(command::exec::Args),
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// What went wrong, for the person who must act.
-pub fn run(cli: Cli) -> miette::Result<ExitCode> {
-    match cli.command {
-        Command::Up(args) => command::up::run(args),
-        Command::Control(args) => command::control::run(args),
-        Command::Proxy(args) => command::proxy::run(args),
-        Command::Sample(args) => command::sample::run(args),
-        Command::Exec(args) => command::exec::run(&args),
+impl Cli {
+    /// Reads the command line. Help, version and usage errors end the process, as clap does.
+    pub fn read() -> Self {
+        // Colours are decided before parsing, because help and usage errors are coloured too.
+        let arguments: Vec<_> = std::env::args_os().collect();
+        let color = match color_asked(&arguments) {
+            When::Auto => clap::ColorChoice::Auto,
+            When::Always => clap::ColorChoice::Always,
+            When::Never => clap::ColorChoice::Never,
+        };
+        let matches = Self::command().color(color).get_matches_from(arguments);
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Where to print to.
+    pub fn terminal(&self) -> Terminal {
+        Terminal::new(self.color)
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong, for the person who must act.
+    pub fn run(self, terminal: &Terminal) -> miette::Result<ExitCode> {
+        match self.command {
+            Command::Check(args) => command::check::run(&args, terminal),
+            Command::Up(args) => command::up::run(args),
+            Command::Control(args) => command::control::run(args),
+            Command::Proxy(args) => command::proxy::run(args),
+            Command::Sample(args) => command::sample::run(args),
+            Command::Completion(args) => command::completion::run(&args, terminal),
+            Command::Exec(args) => command::exec::run(&args),
+        }
+    }
+}
+
+fn color_asked(arguments: &[std::ffi::OsString]) -> When {
+    let asked = arguments.iter().enumerate().find_map(|(at, argument)| {
+        let text = argument.to_str()?;
+        match text.strip_prefix("--color")? {
+            "" => arguments.get(at + 1)?.to_str(),
+            rest => rest.strip_prefix('='),
+        }
+    });
+    match asked {
+        Some("always") => When::Always,
+        Some("never") => When::Never,
+        _ => When::Auto,
+    }
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs; field names are stable.
+    Json,
+}
+
+/// State folder of a mesh on this machine.
+#[derive(Clone, Debug, clap::Args)]
+pub struct State {
+    /// State folder of the mesh: keys, ledger, logs
+    #[arg(long = "state", value_name = "DIR", default_value = ".firedrill")]
+    pub path: std::path::PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn colour_is_found_before_parsing() {
+        let asked = |text: &str| color_asked(&text.split(' ').map(Into::into).collect::<Vec<_>>());
+        assert_eq!(asked("firedrill check"), When::Auto);
+        assert_eq!(asked("firedrill --color never check"), When::Never);
+        assert_eq!(asked("firedrill check --color=always"), When::Always);
+        assert_eq!(asked("firedrill check --color"), When::Auto);
     }
 }

@@ -3,22 +3,25 @@
 
 mod cli;
 mod command;
+mod effective;
+mod failure;
+mod manifests;
+mod render;
 mod sample;
+mod summary;
 mod supervisor;
+mod terminal;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match cli::run(cli::Cli::parse()) {
-        Ok(code) => code,
-        Err(report) => {
-            eprintln!("{report:?}");
-            ExitCode::from(cli::INTERNAL)
-        }
-    }
+    let cli = cli::Cli::read();
+    let terminal = cli.terminal();
+    cli.run(&terminal).unwrap_or_else(|report| {
+        terminal.failure(&report);
+        failure::exit_of(&report).into()
+    })
 }

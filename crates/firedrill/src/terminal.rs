@@ -100,6 +100,11 @@ impl Terminal {
         painted(self.color, tone, &text)
     }
 
+    /// Text for standard error in a tone.
+    pub fn paint_error(&self, tone: Tone, text: impl fmt::Display) -> String {
+        painted(self.color_errors, tone, &text)
+    }
+
     /// Prints a line on standard output. When its reader has gone, nothing more is printed, and the command goes on:
     /// its effects and its exit code matter more than its words.
     pub fn line(&self, text: impl fmt::Display) {

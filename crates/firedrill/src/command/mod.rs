@@ -1,5 +1,7 @@
 //! One module for each command: its arguments, and what it does with the crates.
 
+pub mod check;
+pub mod completion;
 pub mod control;
 pub mod exec;
 pub mod proxy;

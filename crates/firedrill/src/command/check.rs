@@ -1,0 +1,85 @@
+//! `firedrill check`: is it valid, and what does it say.
+
+use std::process::ExitCode;
+
+use model::{Problem, Severity, Source};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::Format,
+    effective, failure::Exit,
+    manifests::{self, Files},
+    summary,
+    terminal::Terminal,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  firedrill check                       the *.yaml files of this folder
+  firedrill check -f mesh.yaml -f drills.yaml
+  firedrill check -f config --effective       with every default filled in
+  firedrill check --format json | jq .problems
+  kustomize build | firedrill check -f -";
+
+/// Arguments of `firedrill check`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    files: Files,
+    /// Also print the configuration with every default filled in
+    #[arg(long)]
+    effective: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Prints every problem and, if there is no error, what the configuration holds.
+///
+/// # Errors
+/// When the files cannot be read.
+pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let sources = manifests::read(&args.files.paths)?;
+    let (config, problems) = match model::parse(&sources) {
+        Ok(parsed) => (Some(parsed.config), parsed.warnings),
+        Err(problems) => (None, problems),
+    };
+    match args.format {
+        Format::Json => {
+            let mut answer = json!({"valid": config.is_some(), "problems": problems});
+            if let Some(config) = &config {
+                answer["summary"] = summary::json(config);
+                if args.effective {
+                    answer["effective"] = Value::Array(effective::manifests(config));
+                }
+            }
+            terminal.line(format_args!("{answer:#}"));
+        }
+        Format::Text => {
+            show(&problems, &sources, terminal);
+            if let Some(config) = &config {
+                if args.effective {
+                    terminal.write(effective::yaml(config));
+                } else {
+                    terminal.write(summary::text(config, terminal));
+                }
+            }
+            if !args.effective || config.is_none() {
+                tally(&problems, terminal);
+            }
+        }
+    }
+    Ok(if config.is_some() { Exit::Success } else { Exit::Usage }.into())
+}
+
+fn show(problems: &[Problem], sources: &[Source], terminal: &Terminal) {
+    for problem in problems {
+        terminal.line(manifests::show(problem, sources, terminal.color()));
+    }
+}
+
+fn tally(problems: &[Problem], terminal: &Terminal) {
+    let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+    terminal.line(manifests::tally(errors, problems.len() - errors, terminal));
+}

@@ -1,0 +1,35 @@
+//! `firedrill completion`: the completion script of a shell.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::{cli::Cli, failure::Exit, terminal::Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  source <(firedrill completion bash)
+  firedrill completion bash > /etc/bash_completion.d/firedrill
+  firedrill completion zsh  > \"${fpath[1]}/_firedrill\"
+  firedrill completion fish > ~/.config/fish/completions/firedrill.fish";
+
+/// Arguments of `firedrill completion`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Prints the script.
+///
+/// # Errors
+/// None.
+pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "firedrill", &mut script);
+    terminal.write(String::from_utf8_lossy(&script));
+    Ok(Exit::Success.into())
+}
