@@ -1,0 +1,12 @@
+//! End to end: the release binary, real processes, real peers, real faults. `make e2e` builds what they need.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod demo;
+mod envoy;
+mod failover;
+mod kill;
+mod nginx;
+mod security;
+mod supervise;
+mod verdict;
