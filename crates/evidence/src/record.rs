@@ -10,7 +10,8 @@ pub type Nanos = i64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Anchor {
-    /// Nanoseconds since the Unix epoch.
+    /// Nanoseconds since the Unix epoch. A string in JSON, where integers beyond 2^53 are not exact.
+    #[serde(with = "crate::canonical::big")]
     pub wall: i64,
     /// Bound on the difference between the clocks of any two observers of this attempt, in nanoseconds.
     pub error: Nanos,
@@ -343,4 +344,65 @@ pub struct Attempt {
     pub programs: std::collections::BTreeMap<String, String>,
     /// How it ended.
     pub ending: Ending,
+}
+
+/// What goes into the ledger before anything else happens: the number of the attempt is given to exactly this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Registration {
+    /// Drill name.
+    pub drill: String,
+    /// Plan name.
+    pub plan: String,
+    /// The canonical plan and drill; its digest is computed when it is registered.
+    pub registered: serde_json::Value,
+    /// Type, purpose, people, scope: for the report.
+    pub about: serde_json::Value,
+    /// The region that the scenario takes away, if it does.
+    pub lost_region: Option<String>,
+    /// Where recovery goes, in order.
+    pub recovery_regions: Vec<String>,
+    /// Zero of all times of the attempt.
+    pub anchor: Anchor,
+    /// What is asked.
+    pub objectives: Objectives,
+}
+
+impl Registration {
+    /// `sha256:…` over the canonical plan and drill.
+    ///
+    /// # Errors
+    /// If `registered` has no canonical form.
+    pub fn digest(&self) -> Result<String, crate::canonical::CanonicalError> {
+        crate::canonical::digest_of(&self.registered)
+    }
+
+    /// An attempt with nothing seen yet; large integers in opaque values are strings, as the ledger holds them.
+    ///
+    /// # Errors
+    /// If `registered` has no canonical form.
+    pub fn attempt(&self, number: u64, ending: Ending) -> Result<Attempt, crate::canonical::CanonicalError> {
+        Ok(Attempt {
+            drill: self.drill.clone(),
+            number,
+            plan: self.plan.clone(),
+            digest: self.digest()?,
+            registered: crate::canonical::exact(self.registered.clone()),
+            about: crate::canonical::exact(self.about.clone()),
+            lost_region: self.lost_region.clone(),
+            recovery_regions: self.recovery_regions.clone(),
+            anchor: self.anchor.clone(),
+            objectives: self.objectives.clone(),
+            phases: Vec::new(),
+            timeline: Vec::new(),
+            probes: Vec::new(),
+            guards: Vec::new(),
+            findings: Vec::new(),
+            residue: Residue::default(),
+            journal: Vec::new(),
+            events: Vec::new(),
+            programs: std::collections::BTreeMap::new(),
+            ending,
+        })
+    }
 }
