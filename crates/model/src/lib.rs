@@ -6,8 +6,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod config;
+mod lower;
 pub mod name;
+mod near;
 pub mod problem;
+mod raw;
+mod read;
+mod tree;
 pub mod unit;
 
 pub use problem::{Problem, Severity, Source};
@@ -26,6 +31,22 @@ pub struct Parsed {
 /// # Errors
 /// Every problem at once, in order of file and line; warnings among them.
 pub fn parse(sources: &[Source]) -> Result<Parsed, Vec<Problem>> {
-    let _ = sources;
-    Err(Vec::new())
+    let mut cx = read::Cx::new(sources);
+    let mut manifests = Vec::new();
+    for (file, source) in sources.iter().enumerate() {
+        let (documents, flaws) = tree::documents(file, &source.text);
+        for flaw in flaws {
+            cx.error("yaml", flaw.at, flaw.message).mend(flaw.help);
+        }
+        // An empty document, as after a last `---`, says nothing.
+        let said = documents.iter().filter(|d| !matches!(d.value, tree::Value::Null));
+        manifests.extend(said.filter_map(|document| raw::manifest(document, &mut cx)));
+    }
+    let config = lower::config(&manifests, &mut cx);
+    let problems = cx.finish();
+    let sound = problems.iter().all(|p| p.severity == Severity::Warning);
+    match config {
+        Some(config) if sound => Ok(Parsed { config, warnings: problems }),
+        _ => Err(problems),
+    }
 }

@@ -1,0 +1,228 @@
+//! From what is written to a [`Config`]: references resolved, defaults filled in, impossible combinations refused.
+
+mod action;
+mod drill;
+mod guard;
+mod mesh;
+mod plan;
+mod policy;
+mod relations;
+mod service;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    config::Config,
+    name::{DrillName, PlanName, RegionName, ServiceName},
+    near::{list, nearest},
+    raw::{self, Manifest, Spec},
+    read::{At, Cx, Time},
+    tree::Loc,
+};
+
+/// Names that may be referred to, also those of manifests that could not be read as a whole.
+pub(crate) struct World {
+    /// In the mesh's order; `None`: there is no mesh that can be read, so no reference to one is judged.
+    pub regions: Option<Vec<RegionName>>,
+    /// Where each service is named.
+    pub services: BTreeMap<String, Loc>,
+    /// Where each gateway is named; `None` as with regions.
+    pub gateways: Option<BTreeMap<String, Loc>>,
+    /// Where each plan is named.
+    pub plans: BTreeMap<String, Loc>,
+}
+
+/// Kinds and names of everything read, by kind.
+struct Sorted<'m> {
+    mesh: Option<(&'m Manifest, &'m At<raw::Mesh>)>,
+    services: Vec<(&'m Manifest, &'m At<raw::Service>)>,
+    plans: Vec<(&'m Manifest, &'m At<raw::RecoveryPlan>)>,
+    drills: Vec<(&'m Manifest, &'m At<raw::Drill>)>,
+    backups: Vec<(&'m Manifest, &'m At<raw::Backup>)>,
+}
+
+/// Where the parts of the configuration were written, for checks between them.
+pub(crate) struct Written<'m> {
+    pub services: BTreeMap<ServiceName, (&'m Manifest, &'m At<raw::Service>)>,
+    pub plans: BTreeMap<PlanName, (&'m Manifest, &'m At<raw::RecoveryPlan>)>,
+    pub drills: BTreeMap<DrillName, (&'m Manifest, &'m At<raw::Drill>)>,
+}
+
+/// Everything together. `None`: a problem was reported.
+pub(crate) fn config(manifests: &[Manifest], cx: &mut Cx<'_>) -> Option<Config> {
+    let before = cx.errors();
+    let (sorted, world) = sort(manifests, cx);
+    let defaults = sorted.mesh.and_then(|(_, m)| m.defaults.as_ref());
+    let mesh = sorted.mesh.and_then(|(manifest, spec)| mesh::mesh(manifest, spec, &world, cx));
+    let mut written = Written { services: BTreeMap::new(), plans: BTreeMap::new(), drills: BTreeMap::new() };
+    let mut services = BTreeMap::new();
+    for (manifest, spec) in sorted.services {
+        let name = manifest.name.value.clone();
+        let service = service::service(manifest, spec, defaults, &world, cx);
+        written.services.insert(name.clone(), (manifest, spec));
+        services.extend(service.map(|s| (name, s)));
+    }
+    let mut plans = BTreeMap::new();
+    for (manifest, spec) in sorted.plans {
+        let Ok(name) = PlanName::new(manifest.name.as_str()) else { continue };
+        let plan = plan::plan(name.clone(), spec, &world, cx);
+        written.plans.insert(name.clone(), (manifest, spec));
+        plans.extend(plan.map(|p| (name, p)));
+    }
+    let mut drills = BTreeMap::new();
+    for (manifest, spec) in sorted.drills {
+        let Ok(name) = DrillName::new(manifest.name.as_str()) else { continue };
+        let drill = drill::drill(name.clone(), spec, &world, cx);
+        written.drills.insert(name.clone(), (manifest, spec));
+        drills.extend(drill.map(|d| (name, d)));
+    }
+    let mut backups = BTreeMap::new();
+    for (manifest, spec) in sorted.backups {
+        let backup = service::backup(manifest, spec, &world, cx);
+        backups.extend(backup.map(|b| (b.name.clone(), b)));
+    }
+    let config = Config { mesh: mesh?, services, plans, drills, backups };
+    relations::check(&config, &written, cx);
+    (cx.errors() == before).then_some(config)
+}
+
+fn sort<'m>(manifests: &'m [Manifest], cx: &mut Cx<'_>) -> (Sorted<'m>, World) {
+    let mut sorted = Sorted { mesh: None, services: vec![], plans: vec![], drills: vec![], backups: vec![] };
+    let mut seen: BTreeMap<(&str, &str), Loc> = BTreeMap::new();
+    let mut meshes: Option<(Loc, bool)> = None;
+    for manifest in manifests {
+        let kind = match &manifest.spec {
+            Spec::Mesh(_) => "Mesh",
+            Spec::Service(_) => "Service",
+            Spec::RecoveryPlan(_) => "RecoveryPlan",
+            Spec::Drill(_) => "Drill",
+            Spec::Backup(_) => "Backup",
+        };
+        let (name, at) = (manifest.name.as_str(), manifest.name.at);
+        if let Some(first) = seen.get(&(kind, name)).copied() {
+            let first = cx.place(first);
+            cx.error("duplicate-name", at, format!("there are two manifests of kind {kind} with the name `{name}`"))
+                .mend("rename or delete one of them")
+                .see(first, "first named here");
+            continue;
+        }
+        seen.insert((kind, name), at);
+        match &manifest.spec {
+            Spec::Mesh(spec) => {
+                if let Some((first, _)) = meshes {
+                    let first = cx.place(first);
+                    cx.error("duplicate-mesh", at, "there are two manifests of kind Mesh").mend("keep one").see(first, "the first is here");
+                    continue;
+                }
+                meshes = Some((at, spec.is_some()));
+                sorted.mesh = spec.as_ref().map(|s| (manifest, s));
+            }
+            Spec::Service(spec) => sorted.services.extend(spec.as_ref().map(|s| (manifest, s))),
+            Spec::RecoveryPlan(spec) => sorted.plans.extend(spec.as_ref().map(|s| (manifest, s))),
+            Spec::Drill(spec) => sorted.drills.extend(spec.as_ref().map(|s| (manifest, s))),
+            Spec::Backup(spec) => sorted.backups.extend(spec.as_ref().map(|s| (manifest, s))),
+        }
+    }
+    if meshes.is_none() {
+        // Not when reading failed: the broken document may be the mesh.
+        if cx.errors() == 0 {
+            cx.error_nowhere("missing-mesh", "there is no manifest of kind Mesh")
+                .mend("write one with `trustDomain`, `regions` and `gateways`; `firedrill init` prints a starter");
+        }
+    }
+    let names = |kind: &str| seen.iter().filter(|((k, _), _)| *k == kind).map(|((_, n), at)| ((*n).to_owned(), *at)).collect();
+    let world = World {
+        regions: sorted.mesh.map(|(_, m)| m.regions.iter().map(|r| r.value.clone()).collect()),
+        services: names("Service"),
+        gateways: sorted.mesh.map(|(_, m)| {
+            m.gateways.iter().flat_map(|g| g.iter()).map(|g| (g.name.as_str().to_owned(), g.name.at)).collect()
+        }),
+        plans: names("RecoveryPlan"),
+    };
+    (sorted, world)
+}
+
+/// Reports a name that is not among the known ones.
+fn dangling<'k>(what: &str, name: &str, at: Loc, known: impl Iterator<Item = &'k str> + Clone, cx: &mut Cx<'_>) {
+    let help = match nearest(name, known.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.clone().next().is_none() => format!("there is no {what} at all"),
+        None => format!("there is {}", list(known)),
+    };
+    cx.error("unknown-name", at, format!("there is no {what} `{name}`")).mend(help);
+}
+
+impl World {
+    /// Whether a region exists; reports if not.
+    pub(crate) fn region(&self, region: &At<RegionName>, cx: &mut Cx<'_>) -> Option<RegionName> {
+        if let Some(regions) = self.regions.as_ref().filter(|known| !known.contains(&region.value)) {
+            dangling("region", region.as_str(), region.at, regions.iter().map(RegionName::as_str), cx);
+            return None;
+        }
+        Some(region.value.clone())
+    }
+
+    /// Whether a service exists; reports if not.
+    pub(crate) fn service(&self, service: &At<ServiceName>, cx: &mut Cx<'_>) -> Option<ServiceName> {
+        if !self.services.contains_key(service.as_str()) {
+            dangling("service", service.as_str(), service.at, self.services.keys().map(String::as_str), cx);
+            return None;
+        }
+        Some(service.value.clone())
+    }
+}
+
+/// Reports values that are in a list twice.
+fn no_repeats<T: PartialEq + std::fmt::Display>(items: &[At<T>], what: &str, cx: &mut Cx<'_>) {
+    for (i, item) in items.iter().enumerate() {
+        if let Some(first) = items.iter().take(i).find(|other| other.value == item.value) {
+            let first = cx.place(first.at);
+            cx.error("duplicate-name", item.at, format!("the {what} `{}` is named twice", item.value))
+                .mend("delete one of them")
+                .see(first, "first named here");
+        }
+    }
+}
+
+/// A list that must not be empty.
+fn not_empty<T>(items: &At<Vec<T>>, message: &str, cx: &mut Cx<'_>) {
+    // Items that could not be read were reported and left out: the list is empty only if it is written so.
+    if items.is_empty() && cx.text(items.at).chars().all(|c| c.is_whitespace() || "[]".contains(c)) {
+        cx.error("empty-list", items.head, message).mend("name at least one");
+    }
+}
+
+/// A duration above 0; the default if it is not written.
+fn positive(time: Option<&At<Time>>, default: Duration, cx: &mut Cx<'_>) -> Duration {
+    let Some(time) = time else { return default };
+    if time.value.0.is_zero() {
+        cx.error("zero", time.at, "the duration must be longer than 0").mend("write a duration, as `1s`");
+    }
+    time.value.0
+}
+
+/// argv, never empty.
+fn argv(command: &At<Vec<At<String>>>, cx: &mut Cx<'_>) -> Vec<String> {
+    not_empty(command, "the command is empty", cx);
+    command.iter().map(|word| word.value.clone()).collect()
+}
+
+/// A path that begins with `/`; printable ASCII without blanks.
+fn path(path: &At<String>, cx: &mut Cx<'_>) -> String {
+    if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
+        cx.error("bad-path", path.at, format!("`{}` is not a path", path.value))
+            .mend("begin it with `/`, without blanks; write other characters percent-encoded");
+    }
+    path.value.clone()
+}
+
+/// An HTTP method in upper case.
+fn method(text: &str, at: Loc, cx: &mut Cx<'_>) -> Option<String> {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
+    if KNOWN.contains(&text) {
+        return Some(text.to_owned());
+    }
+    let help = nearest(text, KNOWN).map_or_else(|| format!("use one of {}", list(KNOWN)), |m| format!("did you mean `{m}`?"));
+    cx.error("unknown-value", at, format!("`{text}` is not an HTTP method")).mend(help);
+    None
+}

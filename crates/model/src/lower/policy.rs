@@ -1,0 +1,176 @@
+//! Traffic policy: the service's fields over the mesh's over the defaults.
+
+use std::time::Duration;
+
+use super::{path, positive};
+use crate::{
+    config::{ActiveCheck, Detection, Hedge, Retries, RetryOn, TrafficPolicy},
+    raw,
+    read::{At, Cx, OrOff, Time},
+    unit::print_duration,
+};
+
+/// What one manifest says about policy; a `Policy` of the mesh, or the fields of a service.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Said<'r> {
+    pub timeout: Option<&'r At<Time>>,
+    pub retries: Option<&'r At<raw::Retries>>,
+    pub hedge: Option<&'r At<OrOff<raw::Hedge>>>,
+    pub detection: Option<&'r At<raw::Detection>>,
+}
+
+impl<'r> Said<'r> {
+    pub(crate) fn by_mesh(policy: Option<&'r At<raw::Policy>>) -> Self {
+        let Some(policy) = policy else { return Self::default() };
+        Self {
+            timeout: policy.timeout.as_ref(),
+            retries: policy.retries.as_ref(),
+            hedge: policy.hedge.as_ref(),
+            detection: policy.detection.as_ref(),
+        }
+    }
+
+    pub(crate) fn by_service(service: &'r raw::Service) -> Self {
+        Self {
+            timeout: service.timeout.as_ref(),
+            retries: service.retries.as_ref(),
+            hedge: service.hedge.as_ref(),
+            detection: service.detection.as_ref(),
+        }
+    }
+}
+
+/// Effective policy. Problems of the mesh's own fields are reported with the mesh, not again with each service:
+/// `own` is what the manifest says whose problems are reported now, `base` what it builds on.
+pub(crate) fn policy(own: Said<'_>, base: Said<'_>, cx: &mut Cx<'_>) -> TrafficPolicy {
+    let timeout = match (own.timeout, base.timeout) {
+        (Some(time), _) => positive(Some(time), Duration::ZERO, cx),
+        (None, base) => base.map_or(Duration::from_secs(15), |t| t.value.0),
+    };
+    let retries = retries(own, base, timeout, cx);
+    let hedge = hedge(own, base, &retries, cx);
+    TrafficPolicy { timeout, hedge, detection: detection(own, base, cx), retries }
+}
+
+fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) -> Retries {
+    let (own_retries, base_retries) = (own.retries.map(|r| &r.value), base.retries.map(|r| &r.value));
+    let own_attempts = own_retries.and_then(|r| r.attempts.as_ref());
+    if let Some(attempts) = own_attempts.filter(|a| a.value > 10) {
+        cx.error("out-of-range", attempts.at, format!("{} repeats are too many", attempts.value)).mend("write at most 10");
+    }
+    let attempts = own_attempts.or(base_retries.and_then(|r| r.attempts.as_ref())).map_or(2, |a| a.value);
+    let own_per_try = own_retries.and_then(|r| r.per_try.as_ref());
+    let written = own_per_try.or(base_retries.and_then(|r| r.per_try.as_ref()));
+    let per_try = match own_per_try {
+        Some(time) => positive(Some(time), Duration::ZERO, cx),
+        None => written.map_or(timeout / 3, |t| t.value.0),
+    };
+    // To be blamed on this manifest only if it wrote one of the two.
+    if let (true, Some(at)) = (per_try > timeout, own_per_try.or(own.timeout)) {
+        let (per_try, timeout) = (print_duration(per_try), print_duration(timeout));
+        cx.error("per-try-above-timeout", at.at, format!("`perTry` ({per_try}) is longer than `timeout` ({timeout}), which bounds all tries"))
+            .mend("shorten `perTry` or lengthen `timeout`");
+    }
+    let on = own_retries.and_then(|r| r.on.as_ref()).or(base_retries.and_then(|r| r.on.as_ref()));
+    let all = vec![RetryOn::ConnectFailure, RetryOn::Reset, RetryOn::GatewayError];
+    let on = on.map_or(all, |on| {
+        let mut classes = Vec::new();
+        for class in on.iter() {
+            let class = match class.value {
+                raw::RetryOn::ConnectFailure => RetryOn::ConnectFailure,
+                raw::RetryOn::Reset => RetryOn::Reset,
+                raw::RetryOn::GatewayError => RetryOn::GatewayError,
+            };
+            if !classes.contains(&class) {
+                classes.push(class);
+            }
+        }
+        classes
+    });
+    Retries { attempts, per_try, on }
+}
+
+fn hedge(own: Said<'_>, base: Said<'_>, retries: &Retries, cx: &mut Cx<'_>) -> Option<Hedge> {
+    if let Some(OrOff::On(hedge)) = own.hedge.map(|h| &h.value) {
+        positive(Some(&hedge.at_least), Duration::ZERO, cx);
+        if hedge.at_least.value > hedge.at_most.value {
+            cx.error("impossible-range", hedge.at_least.at, "`atLeast` is longer than `atMost`").mend("exchange them");
+        }
+    }
+    match own.hedge.or(base.hedge).map(|h| &h.value) {
+        Some(OrOff::Off) => None,
+        Some(OrOff::On(hedge)) => Some(Hedge { at_least: hedge.at_least.value.0, at_most: hedge.at_most.value.0 }),
+        None => {
+            let at_most = retries.per_try / 2;
+            Some(Hedge { at_least: Duration::from_millis(20).min(at_most), at_most })
+        }
+    }
+}
+
+fn detection(own: Said<'_>, base: Said<'_>, cx: &mut Cx<'_>) -> Detection {
+    let (own, base) = (own.detection.map(|d| &d.value), base.detection.map(|d| &d.value));
+    let own_errors = own.and_then(|d| d.consecutive_errors.as_ref());
+    if let Some(At { value: OrOff::On(0), at, .. }) = own_errors {
+        cx.error("zero", *at, "0 failures in a row would take every endpoint out").mend("write at least 1, or `off`");
+    }
+    let consecutive_errors = match own_errors.or(base.and_then(|d| d.consecutive_errors.as_ref())).map(|e| &e.value) {
+        Some(OrOff::Off) => None,
+        Some(OrOff::On(count)) => Some(*count),
+        None => Some(5),
+    };
+    let ejection = match own.and_then(|d| d.ejection.as_ref()) {
+        Some(time) => positive(Some(time), Duration::ZERO, cx),
+        None => base.and_then(|d| d.ejection.as_ref()).map_or(Duration::from_secs(30), |t| t.value.0),
+    };
+    let own_check = own.and_then(|d| d.active_check.as_ref());
+    if let Some(At { value: OrOff::On(check), at, .. }) = own_check {
+        judge_check(check, *at, cx);
+    }
+    let active_check = match own_check.or(base.and_then(|d| d.active_check.as_ref())).map(|c| &c.value) {
+        Some(OrOff::Off) => None,
+        Some(OrOff::On(check)) => Some(active_check(check)),
+        None => Some(active_check(&raw::ActiveCheck {
+            http: None,
+            tcp: None,
+            every: None,
+            timeout: None,
+            unhealthy_after: None,
+            healthy_after: None,
+        })),
+    };
+    Detection { consecutive_errors, ejection, active_check }
+}
+
+fn judge_check(check: &raw::ActiveCheck, at: crate::tree::Loc, cx: &mut Cx<'_>) {
+    if let Some(http) = &check.http {
+        path(http, cx);
+    }
+    match (&check.http, &check.tcp) {
+        (Some(_), Some(tcp)) => {
+            cx.error("choose-one", tcp.head, "an active check is either `http` or `tcp`").mend("delete one of them");
+        }
+        (_, Some(tcp)) if !tcp.value => {
+            cx.error("choose-one", tcp.at, "`tcp: false` checks nothing").mend("write `http: /path`, or `activeCheck: off`");
+        }
+        _ => {}
+    }
+    let every = positive(check.every.as_ref(), Duration::from_secs(1), cx);
+    if !every.is_zero() && every < Duration::from_millis(10) {
+        cx.error("out-of-range", at, "checks more often than each 10ms would be a load of their own").mend("write `every: 100ms` or longer");
+    }
+    positive(check.timeout.as_ref(), every, cx);
+    for count in [&check.unhealthy_after, &check.healthy_after].into_iter().flatten().filter(|c| c.value == 0) {
+        cx.error("zero", count.at, "the count must be at least 1").mend("write 1 or more");
+    }
+}
+
+fn active_check(check: &raw::ActiveCheck) -> ActiveCheck {
+    let every = check.every.as_ref().map_or(Duration::from_secs(1), |t| t.value.0);
+    ActiveCheck {
+        http: check.http.as_ref().map(|p| p.value.clone()),
+        every,
+        timeout: check.timeout.as_ref().map_or(every.min(Duration::from_secs(1)), |t| t.value.0),
+        unhealthy_after: check.unhealthy_after.as_ref().map_or(2, |c| c.value),
+        healthy_after: check.healthy_after.as_ref().map_or(2, |c| c.value),
+    }
+}

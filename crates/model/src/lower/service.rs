@@ -1,0 +1,197 @@
+//! Kinds `Service` and `Backup`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    World, argv, dangling, method, no_repeats, not_empty, path,
+    policy::{Said, policy},
+    positive,
+};
+use crate::{
+    config::{Allow, Backup, Caller, Endpoint, Place, Prefer, Protocol, RegionPreference, Service},
+    name::{GatewayName, RegionName, ServiceName, WorkloadName},
+    raw::{self, Manifest},
+    read::{At, Cx},
+};
+
+/// Cluster of a sidecar's own workload: a service of this name could not be told from it.
+const RESERVED: [&str; 1] = ["local"];
+
+pub(crate) fn service(
+    manifest: &Manifest,
+    spec: &At<raw::Service>,
+    defaults: Option<&At<raw::Policy>>,
+    world: &World,
+    cx: &mut Cx<'_>,
+) -> Option<Service> {
+    let name = &manifest.name;
+    if RESERVED.contains(&name.as_str()) {
+        cx.error("reserved-name", name.at, format!("a service cannot be named `{}`", name.value)).mend("choose another name");
+    }
+    let protocol = protocol(spec, cx);
+    let endpoints = endpoints(name, &spec.endpoints, world, cx);
+    let calls = spec.calls.as_ref().map_or(&[][..], |c| &c.value[..]);
+    no_repeats(calls, "service", cx);
+    let calls = calls.iter().filter_map(|c| world.service(c, cx)).collect();
+    let authorization = spec.authorization.as_ref().map(|a| authorization(a, protocol, world, cx));
+    let policy = policy(Said::by_service(&spec.value), Said::by_mesh(defaults), cx);
+    let http_check = policy.detection.active_check.as_ref().is_some_and(|c| c.http.is_some());
+    if protocol == Protocol::Tcp && http_check {
+        let at = spec.detection.as_ref().map_or(spec.head, |d| d.head);
+        cx.error("check-does-not-fit", at, "an `http` check does not fit a service with protocol tcp")
+            .mend("write `detection: {activeCheck: {tcp: true}}` in this service");
+    }
+    Some(Service {
+        name: name.value.clone(),
+        protocol,
+        endpoints,
+        calls,
+        policy,
+        routes: routes(spec, world, cx),
+        authorization,
+    })
+}
+
+fn protocol(spec: &raw::Service, cx: &mut Cx<'_>) -> Protocol {
+    let Some(protocol) = &spec.protocol else { return Protocol::Http };
+    match protocol.value {
+        raw::Protocol::Http => Protocol::Http,
+        raw::Protocol::Http2 => Protocol::Http2,
+        raw::Protocol::Tcp => Protocol::Tcp,
+        raw::Protocol::Grpc => {
+            cx.error("not-supported", protocol.at, "the protocol grpc is not supported yet").mend("write `http2` to carry it as plain HTTP/2");
+            Protocol::Http2
+        }
+    }
+}
+
+fn endpoints(name: &ServiceName, written: &At<Vec<At<raw::Endpoint>>>, world: &World, cx: &mut Cx<'_>) -> Vec<Endpoint> {
+    not_empty(written, "a service needs at least one endpoint", cx);
+    let mut numbers: BTreeMap<RegionName, usize> = BTreeMap::new();
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for endpoint in written.iter() {
+        let places = places(endpoint, &endpoints, cx);
+        let Some(region) = world.region(&endpoint.region, cx) else { continue };
+        if let Some(weight) = endpoint.weight.as_ref().filter(|w| !(1..=10_000).contains(&w.value)) {
+            cx.error("out-of-range", weight.at, "the weight must be from 1 to 10000").mend("write 1, or delete the endpoint to take it out");
+        }
+        for place in places {
+            let number = numbers.entry(region.clone()).or_default();
+            let Ok(workload) = WorkloadName::new(format!("{name}-{region}-{number}")) else {
+                cx.error("bad-name", endpoint.region.at, format!("the workload name `{name}-{region}-{number}` has more than 63 characters"))
+                    .mend("shorten the name of the service or of the region");
+                break;
+            };
+            *number += 1;
+            endpoints.push(Endpoint {
+                workload,
+                region: region.clone(),
+                version: endpoint.version.as_ref().map_or_else(|| "v1".to_owned(), |v| v.value.clone()),
+                capacity: endpoint.capacity.as_ref().map(|c| c.value),
+                weight: endpoint.weight.as_ref().map_or(1, |w| w.value),
+                place,
+            });
+        }
+    }
+    endpoints
+}
+
+fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) -> Vec<Place> {
+    let written = [endpoint.run.is_some(), endpoint.address.is_some(), endpoint.addresses.is_some()];
+    if written.iter().filter(|w| **w).count() != 1 {
+        cx.error("choose-one", endpoint.head, "an endpoint is either started here (`run`) or runs already (`address` or `addresses`)")
+            .mend("write exactly one of `run: [command, argument]`, `address: 127.0.0.1:8081`, `addresses: […]`");
+        return Vec::new();
+    }
+    if let Some(run) = &endpoint.run {
+        let count = endpoint.count.as_ref().map_or(1, |c| c.value);
+        if !(1..=100).contains(&count) {
+            let at = endpoint.count.as_ref().map_or(endpoint.at, |c| c.at);
+            cx.error("out-of-range", at, "the count must be from 1 to 100").mend("write 1, or delete the endpoint to have none");
+            return Vec::new();
+        }
+        let command = argv(run, cx);
+        return (0..count).map(|_| Place::Run(command.clone())).collect();
+    }
+    if let Some(count) = endpoint.count.as_ref().filter(|c| c.value != 1) {
+        cx.error("count-of-address", count.head, "`count` needs `run`: an address is one instance").mend("name each instance in `addresses`");
+    }
+    let addresses = endpoint.address.iter().chain(endpoint.addresses.iter().flat_map(|a| a.iter()));
+    let mut places: Vec<Place> = Vec::new();
+    for address in addresses {
+        let place = Place::Address(address.value.0);
+        if places.contains(&place) || before.iter().any(|e| e.place == place) {
+            cx.error("duplicate-address", address.at, format!("{} is an endpoint of this service already", address.value.0))
+                .mend("delete one of them");
+        }
+        places.push(place);
+    }
+    places
+}
+
+fn routes(spec: &raw::Service, world: &World, cx: &mut Cx<'_>) -> Vec<RegionPreference> {
+    let mut routes: Vec<RegionPreference> = Vec::new();
+    for route in spec.routes.iter().flat_map(|r| r.iter()) {
+        let caller = match &route.when {
+            None => None,
+            Some(when) => match world.service(&when.caller, cx) {
+                None => continue,
+                found => found,
+            },
+        };
+        if routes.iter().any(|r| r.caller.is_none() || r.caller == caller) {
+            cx.error("unreachable-route", route.head, "this route is never used: one before it matches the same callers")
+                .mend("put rules for one caller before the rule for all, and write each caller once");
+        }
+        let prefer = match &route.prefer.value {
+            raw::Prefer::SameRegion(_) => Prefer::SameRegion,
+            raw::Prefer::Order(regions) => {
+                if regions.is_empty() {
+                    cx.error("empty-list", route.prefer.head, "`prefer` names no region").mend("write `sameRegion`, or regions in order");
+                }
+                no_repeats(regions, "region", cx);
+                Prefer::Order(regions.iter().filter_map(|r| world.region(r, cx)).collect())
+            }
+        };
+        routes.push(RegionPreference { caller, prefer });
+    }
+    routes
+}
+
+fn authorization(written: &At<raw::Authorization>, protocol: Protocol, world: &World, cx: &mut Cx<'_>) -> Vec<Allow> {
+    let mut allowed = Vec::new();
+    for allow in written.allow.iter() {
+        let methods = allow.methods.as_ref().map_or(&[][..], |m| &m.value[..]);
+        let paths = allow.paths.as_ref().map_or(&[][..], |p| &p.value[..]);
+        if let (Protocol::Tcp, Some(first)) = (protocol, methods.first().or(paths.first())) {
+            cx.error("check-does-not-fit", first.at, "a service with protocol tcp has no methods and paths").mend("delete `methods` and `paths`");
+        }
+        let methods = methods.iter().filter_map(|m| method(m, m.at, cx)).collect();
+        let paths = paths.iter().map(|p| path(p, cx)).collect();
+        let Some(from) = caller(&allow.from, world, cx) else { continue };
+        allowed.push(Allow { from, methods, paths });
+    }
+    allowed
+}
+
+fn caller(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Caller> {
+    if world.services.contains_key(&from.value) {
+        return ServiceName::new(&from.value).ok().map(Caller::Service);
+    }
+    let Some(gateways) = &world.gateways else {
+        return None; // the mesh could not be read, which was reported
+    };
+    if gateways.contains_key(&from.value) {
+        return GatewayName::new(&from.value).ok().map(Caller::Gateway);
+    }
+    let known = world.services.keys().chain(gateways.keys()).map(String::as_str);
+    dangling("service or gateway", &from.value, from.at, known, cx);
+    None
+}
+
+pub(crate) fn backup(manifest: &Manifest, spec: &At<raw::Backup>, world: &World, cx: &mut Cx<'_>) -> Option<Backup> {
+    let every = positive(Some(&spec.every), std::time::Duration::ZERO, cx);
+    let (command, restore, check) = (argv(&spec.command, cx), argv(&spec.restore, cx), argv(&spec.check, cx));
+    let service = world.service(&spec.service, cx)?;
+    Some(Backup { name: manifest.name.as_str().to_owned(), service, every, command, restore, check })
+}
