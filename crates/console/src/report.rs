@@ -1,0 +1,521 @@
+//! One self-contained HTML file for one attempt: reads well on a screen and on paper, loads nothing, runs nothing.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use evidence::{
+    record::{Attempt, Nanos, Point, ProbeRecord, Severity, Verdict},
+    results::{ObjectiveResult, Results},
+};
+use serde_json::Value;
+
+use crate::{
+    chart::{Chart, Frame, Line, Mark, Scale, Shade, number},
+    html::{escape, table},
+    series::{Second, by_second},
+    waterfall::waterfall,
+};
+
+const STYLE: &str = include_str!("report.css");
+
+/// Writes the report. `bundle` is the file name that its reader should verify.
+pub fn report(attempt: &Attempt, results: &Results, bundle: &str) -> String {
+    let title = format!("{}, attempt {}", attempt.drill, attempt.number);
+    let mut page = format!(
+        r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{} — fire drill</title><style>{STYLE}</style></head><body><main>"#,
+        escape(&title)
+    );
+    for part in [
+        header(attempt, results),
+        cards(results),
+        objectives(results),
+        recovery(results),
+        charts(attempt, results),
+        timeline(results),
+        losses(results),
+        findings(results),
+        probes(results),
+        guards(results),
+        residue(attempt, results),
+        journal(attempt),
+        about(attempt),
+        verify(bundle),
+    ] {
+        page.push_str(&part);
+    }
+    page.push_str("</main></body></html>\n");
+    page
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Passed => "passed",
+        Verdict::Failed => "failed",
+        Verdict::Aborted => "aborted",
+        Verdict::Refused => "refused",
+        Verdict::Crashed => "crashed",
+        Verdict::Inconclusive => "inconclusive",
+    }
+}
+
+fn header(attempt: &Attempt, results: &Results) -> String {
+    let verdict = word(results.verdict);
+    let purpose = attempt.about.get("purpose").and_then(Value::as_str).unwrap_or_default();
+    let began = results.timeline.first().map(|p| p.time.as_str()).unwrap_or_default();
+    let mut out = format!(
+        r#"<header><div><h1>{}, attempt {}</h1><p>{}</p><p class="soft">Recovery plan <b>{}</b>{}<br><code>{}</code></p></div><div class="verdict {verdict}">{verdict}</div></header>"#,
+        escape(&attempt.drill),
+        attempt.number,
+        escape(purpose),
+        escape(&attempt.plan),
+        if began.is_empty() { String::new() } else { format!(", first point {}", escape(began)) },
+        escape(&attempt.digest),
+    );
+    if !results.reasons.is_empty() {
+        out.push_str("<ul>");
+        for reason in &results.reasons {
+            let _ = write!(out, "<li>{}</li>", escape(reason));
+        }
+        out.push_str("</ul>");
+    }
+    out
+}
+
+fn card(name: &str, value: &str, of: &str) -> String {
+    format!(
+        r#"<div class="card"><span class="name">{}</span><b>{}</b><span class="of">{}</span></div>"#,
+        escape(name),
+        escape(value),
+        escape(of)
+    )
+}
+
+fn cards(results: &Results) -> String {
+    let measured = &results.measured;
+    let asked = |name: &str| results.objectives.iter().find(|o| o.name == name).map(|o| o.asked);
+    let objective =
+        |name: &str| asked(name).map_or("no objective".to_owned(), |a| format!("objective {} s", number(a)));
+    let mut out = String::from(r#"<div class="cards">"#);
+    if let Some(recovery) = &measured.recovery {
+        let value = if !recovery.client_visible {
+            "no outage".to_owned()
+        } else if recovery.censored {
+            format!("> {} s", number(recovery.seconds))
+        } else {
+            format!("{} s ± {}", number(recovery.seconds), number(recovery.error))
+        };
+        out.push_str(&card("Recovery time (client's side)", &value, &objective("recoveryTime")));
+    }
+    if let Some(loss) = &measured.loss {
+        let value = format!("{} of {}", loss.lost, loss.acknowledged);
+        let of = format!("acknowledged writes lost, {} s; {}", number(loss.seconds), objective("dataLoss"));
+        out.push_str(&card("Data loss", &value, &of));
+    }
+    out.push_str(&card("Bad seconds", &number(measured.bad_seconds), "failed requests over the rate, worst probe"));
+    if let Some(failback) = &measured.failback {
+        let value = format!("{} of {}", failback.failed, failback.offered);
+        out.push_str(&card("Failed in failback", &value, &format!("{} writes lost", failback.lost)));
+    }
+    if let Some(abort) = measured.time_to_abort {
+        out.push_str(&card("Time to abort", &format!("{} s", number(abort)), "from the trip to no fault at any proxy"));
+    }
+    let residue = &results.residue;
+    let of = if residue.unchanged == residue.proxies { "no residue" } else { "residue left" };
+    out.push_str(&card("Proxies as before", &format!("{} of {}", residue.unchanged, residue.proxies), of));
+    out.push_str("</div>");
+    out
+}
+
+fn met(objective: &ObjectiveResult) -> &'static str {
+    match objective.met {
+        Some(true) => r#"<span class="yes">met</span>"#,
+        Some(false) => r#"<span class="no">missed</span>"#,
+        None => r#"<span class="unsure">inconclusive</span>"#,
+    }
+}
+
+fn objectives(results: &Results) -> String {
+    if results.objectives.is_empty() {
+        return String::new();
+    }
+    let unit = |name: &str| if name == "successRate" { "%" } else { "s" };
+    let rows: Vec<Vec<String>> = results
+        .objectives
+        .iter()
+        .map(|o| {
+            let unit = unit(&o.name);
+            vec![
+                escape(&o.name),
+                format!("{} {unit}", number(o.asked)),
+                o.measured.map_or("not measured".to_owned(), |m| format!("{} {unit}", precise(m))),
+                format!("± {} {unit}", precise(o.error)),
+                met(o).to_owned(),
+            ]
+        })
+        .collect();
+    format!("<h2>Objectives</h2>{}", table(&["objective", "asked", "measured", "error bound", ""], &rows))
+}
+
+/// Enough digits for milliseconds.
+fn precise(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1.0 { number_of(value, 4) } else { number_of(value, 3) }
+}
+
+fn number_of(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn recovery(results: &Results) -> String {
+    let Some(picture) = waterfall(results) else { return String::new() };
+    format!(
+        r#"<h2>Recovery, phase by phase</h2>{picture}<p class="soft">Each phase was observed at the proxies and the control plane; the last bar is what clients saw. A phase whose points were not seen in this order is left out.</p>"#
+    )
+}
+
+/// Where zero of the charts lies: the fault, else the first sample.
+fn origin(attempt: &Attempt) -> Nanos {
+    let point = |p: Point| attempt.timeline.iter().find(|t| t.point == p).map(|t| t.time);
+    point(Point::T0c)
+        .or_else(|| point(Point::T0e))
+        .or_else(|| attempt.probes.iter().filter_map(|p| p.samples.first()).map(|s| s.due).min())
+        .unwrap_or(0)
+}
+
+fn frame(attempt: &Attempt, results: &Results) -> Option<Frame> {
+    let origin = origin(attempt);
+    let seconds = |nanos: Nanos| (nanos - origin) as f64 / 1e9;
+    let dues = || attempt.probes.iter().flat_map(|p| p.samples.iter().map(|s| s.due));
+    let (from, to) = (seconds(dues().min()?).floor(), seconds(dues().max()?).ceil());
+    if to <= from {
+        return None;
+    }
+    let shades = attempt
+        .phases
+        .iter()
+        .map(|p| Shade {
+            from: seconds(p.from).clamp(from, to),
+            to: p.to.map_or(to, seconds).clamp(from, to),
+            name: p.name.clone(),
+        })
+        .collect();
+    let marks = results
+        .timeline
+        .iter()
+        .map(|p| Mark {
+            at: p.offset,
+            label: label(p.point).to_owned(),
+            title: format!("{} at +{:.3} s: {}", label(p.point), p.offset, meaning(p.point)),
+        })
+        .collect();
+    Some(Frame { from, to, shades, marks })
+}
+
+fn charts(attempt: &Attempt, results: &Results) -> String {
+    let Some(frame) = frame(attempt, results) else { return String::new() };
+    let origin = origin(attempt);
+    let mut out = String::from("<h2>What clients saw</h2>");
+    for probe in &attempt.probes {
+        let seconds = by_second(probe, origin);
+        let rate = 1e9 / probe.interval.max(1) as f64;
+        let _ = write!(
+            out,
+            "<h3>{} <span class=\"soft\">({} requests a second)</span></h3>",
+            escape(&probe.name),
+            number(rate)
+        );
+        out.push_str(&outcomes(&frame, &seconds, rate));
+        out.push_str(&latency(&frame, &seconds));
+        out.push_str(&regions(&frame, probe, &seconds));
+    }
+    out
+}
+
+fn points(seconds: &BTreeMap<i64, Second>, value: impl Fn(&Second) -> Option<f64>) -> Vec<(f64, Option<f64>)> {
+    seconds.iter().map(|(at, second)| (*at as f64, value(second))).collect()
+}
+
+fn outcomes(frame: &Frame, seconds: &BTreeMap<i64, Second>, rate: f64) -> String {
+    let band = |class: &str, name: &str, value: &dyn Fn(&Second) -> f64| Line {
+        name: name.to_owned(),
+        class: class.to_owned(),
+        points: points(seconds, |s| Some(value(s))),
+    };
+    let bands = [band("ok", "answered", &|s| f64::from(s.ok)), band("failed", "failed", &|s| f64::from(s.failed))];
+    let worst = seconds.values().filter_map(Second::success).fold(100.0, f64::min);
+    format!(
+        r#"<p class="legend"><span class="key ok"></span>answered<span class="key failed"></span>failed, requests by the second in which they were due; worst second {} %</p>{}"#,
+        number(worst),
+        Chart::new(frame, 90.0, Scale::Linear(rate.ceil()), "/s", "Requests answered and failed over time")
+            .stack(&bands)
+            .finish()
+    )
+}
+
+fn latency(frame: &Frame, seconds: &BTreeMap<i64, Second>) -> String {
+    let line = |class: &str, share: f64| Line {
+        name: class.to_owned(),
+        class: class.to_owned(),
+        points: points(seconds, |s| s.quantile(share)).into_iter().map(|(at, v)| (at + 0.5, v)).collect(),
+    };
+    let lines = [line("p50", 0.5), line("p99", 0.99)];
+    let values = || lines.iter().flat_map(|l| l.points.iter().filter_map(|p| p.1));
+    let low = 10_f64.powf(values().fold(1.0, f64::min).max(0.01).log10().floor());
+    let high = 10_f64.powf(values().fold(10.0, f64::max).log10().ceil());
+    let [p50, p99] = &lines;
+    format!(
+        r#"<p class="legend"><span class="key p50"></span>median<span class="key p99"></span>99th percentile of good answers, from the time a request was due</p>{}"#,
+        Chart::new(frame, 110.0, Scale::Log(low, high), "ms", "Latency over time").line(p50).line(p99).finish()
+    )
+}
+
+fn regions(frame: &Frame, probe: &ProbeRecord, seconds: &BTreeMap<i64, Second>) -> String {
+    let known: Vec<&String> =
+        probe.regions.iter().filter(|r| seconds.values().any(|s| s.regions.contains_key(*r))).collect();
+    if known.is_empty() {
+        return String::new();
+    }
+    let share = |second: &Second, region: &str| {
+        let total: u32 = second.regions.values().sum();
+        (total > 0).then(|| 100.0 * f64::from(second.regions.get(region).copied().unwrap_or(0)) / f64::from(total))
+    };
+    let bands: Vec<Line> = known
+        .iter()
+        .enumerate()
+        .map(|(index, region)| Line {
+            name: format!("{region} %"),
+            class: format!("r{}", index % 4),
+            points: points(seconds, |s| share(s, region)),
+        })
+        .collect();
+    let keys: String = known
+        .iter()
+        .enumerate()
+        .map(|(index, region)| format!(r#"<span class="key r{}"></span>{}"#, index % 4, escape(region)))
+        .collect();
+    format!(
+        r#"<p class="legend">{keys}, share of good answers by region</p>{}"#,
+        Chart::new(frame, 60.0, Scale::Linear(100.0), "%", "Traffic share by region").stack(&bands).finish()
+    )
+}
+
+fn label(point: Point) -> &'static str {
+    match point {
+        Point::T0c => "t0c",
+        Point::T0e => "t0e",
+        Point::T1 => "t1",
+        Point::T2 => "t2",
+        Point::T3 => "t3",
+        Point::T4 => "t4",
+        Point::T5 => "t5",
+        Point::T6 => "t6",
+        Point::T7 => "t7",
+        Point::T8 => "t8",
+        Point::T9 => "t9",
+        Point::T10 => "t10",
+    }
+}
+
+fn meaning(point: Point) -> &'static str {
+    match point {
+        Point::T0c => "fault commanded",
+        Point::T0e => "fault effective",
+        Point::T1 => "first failure a client saw",
+        Point::T2 => "detected",
+        Point::T3 => "decided",
+        Point::T4 => "shift commanded",
+        Point::T5 => "last proxy has the shift",
+        Point::T6 => "first success from the recovery region",
+        Point::T7 => "start of the first window in which every objective holds",
+        Point::T8 => "failback commanded",
+        Point::T9 => "failback sustained",
+        Point::T10 => "all clear",
+    }
+}
+
+fn timeline(results: &Results) -> String {
+    if results.timeline.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = results
+        .timeline
+        .iter()
+        .map(|p| {
+            vec![
+                format!("<b>{}</b>", label(p.point)),
+                meaning(p.point).to_owned(),
+                format!("{:+.3} s", p.offset),
+                format!("± {} s", precise(p.error)),
+                escape(&p.observer),
+                escape(&p.note),
+                format!("<span class=\"soft\">{}</span>", escape(&p.time)),
+            ]
+        })
+        .collect();
+    format!("<h2>Timeline</h2>{}", table(&["", "point", "offset", "error", "seen by", "note", "time (UTC)"], &rows))
+}
+
+fn losses(results: &Results) -> String {
+    let Some(loss) = &results.measured.loss else { return String::new() };
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("acknowledged and judged", loss.acknowledged.to_string()),
+        row("lost: acknowledged and absent", format!("<b>{}</b>", loss.lost)),
+        row("of these acknowledged after the fault", loss.lost_after_fault.to_string()),
+        row("age of the oldest lost write at the fault", format!("{} s", precise(loss.seconds))),
+        row("indeterminate: never acknowledged", loss.indeterminate.to_string()),
+        row("duplicated", loss.duplicated.to_string()),
+        row("reordered", loss.reordered.to_string()),
+        row("resurrected: absent, then back", loss.resurrected.to_string()),
+        row("acknowledged after the last read-back, not judged", loss.unjudged.to_string()),
+        row("split brain", if loss.split_brain { "<span class=\"no\">seen</span>".into() } else { "not seen".into() }),
+    ];
+    if let Some(failback) = &results.measured.failback {
+        rows.push(row("lost by the failback", failback.lost.to_string()));
+    }
+    format!("<h2>Writes</h2>{}", table(&["", ""], &rows))
+}
+
+fn findings(results: &Results) -> String {
+    if results.findings.is_empty() {
+        return "<h2>Findings</h2><p>None.</p>".to_owned();
+    }
+    let severity = |s: Severity| match s {
+        Severity::High => "high",
+        Severity::Medium => "medium",
+        Severity::Low => "low",
+    };
+    let rows: Vec<Vec<String>> = results
+        .findings
+        .iter()
+        .map(|f| {
+            let class = severity(f.severity);
+            vec![
+                format!(r#"<span class="{class}">{class}</span>"#),
+                format!("<b>{}</b><br><span class=\"soft\">{}</span>", escape(&f.title), escape(&f.detail)),
+                escape(&f.fix),
+            ]
+        })
+        .collect();
+    format!("<h2>Findings</h2>{}", table(&["severity", "finding", "how to mend it"], &rows))
+}
+
+fn probes(results: &Results) -> String {
+    let milliseconds = |seconds: Option<f64>| seconds.map_or("–".to_owned(), |s| format!("{} ms", number(s * 1e3)));
+    let rows: Vec<Vec<String>> = results
+        .probes
+        .iter()
+        .map(|p| {
+            let classes: Vec<String> = p.failures.iter().map(|(class, n)| format!("{n} {}", escape(class))).collect();
+            vec![
+                escape(&p.name),
+                p.offered.to_string(),
+                p.sent.to_string(),
+                p.answered.to_string(),
+                p.failed.to_string(),
+                if classes.is_empty() { "–".to_owned() } else { classes.join(", ") },
+                milliseconds(p.baseline.as_ref().and_then(|s| s.p99)),
+                milliseconds(p.fault.as_ref().and_then(|s| s.p99)),
+            ]
+        })
+        .collect();
+    format!(
+        "<h2>Probes</h2>{}",
+        table(&["probe", "offered", "sent", "answered", "failed", "failures", "p99 baseline", "p99 fault"], &rows)
+    )
+}
+
+fn guards(results: &Results) -> String {
+    if results.guards.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = results
+        .guards
+        .iter()
+        .map(|g| {
+            vec![
+                escape(&g.guard),
+                g.tripped
+                    .map_or("not tripped".to_owned(), |t| format!("<span class=\"no\">tripped at {t:+.3} s</span>")),
+                g.seen.as_deref().map(escape).unwrap_or_default(),
+                g.time_to_abort.map_or(String::new(), |t| format!("clear after {} s", precise(t))),
+            ]
+        })
+        .collect();
+    format!("<h2>Guards</h2>{}", table(&["guard", "", "saw", ""], &rows))
+}
+
+fn residue(attempt: &Attempt, results: &Results) -> String {
+    let short = |digest: Option<&String>| {
+        digest.map_or("<span class=\"no\">no answer</span>".to_owned(), |d| {
+            format!("<code>{}</code>", escape(&d.chars().take(23).collect::<String>()))
+        })
+    };
+    let rows: Vec<Vec<String>> = attempt
+        .residue
+        .before
+        .iter()
+        .map(|(proxy, before)| {
+            let after = attempt.residue.after.get(proxy);
+            let same = after == Some(before);
+            vec![
+                escape(proxy),
+                short(Some(before)),
+                short(after),
+                if same {
+                    "<span class=\"yes\">as before</span>".into()
+                } else {
+                    "<span class=\"no\">changed</span>".into()
+                },
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<h2>Residue</h2><p>{} of {} proxies have the configuration that they had before the fault.</p><details><summary>Digests</summary>{}</details>",
+        results.residue.unchanged,
+        results.residue.proxies,
+        table(&["proxy", "before", "after", ""], &rows)
+    )
+}
+
+fn journal(attempt: &Attempt) -> String {
+    let origin = origin(attempt);
+    let rows: Vec<Vec<String>> = attempt
+        .journal
+        .iter()
+        .map(|entry| {
+            vec![format!("{:+.3} s", (entry.time - origin) as f64 / 1e9), escape(&entry.kind), escape(&entry.text)]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<h2>What was done</h2><details><summary>Journal, {} entries</summary>{}</details>",
+        rows.len(),
+        table(&["offset", "", ""], &rows)
+    )
+}
+
+fn about(attempt: &Attempt) -> String {
+    let programs: Vec<Vec<String>> =
+        attempt.programs.iter().map(|(name, version)| vec![escape(name), escape(version)]).collect();
+    let registered = serde_json::to_string_pretty(&attempt.registered).unwrap_or_default();
+    let about = serde_json::to_string_pretty(&attempt.about).unwrap_or_default();
+    format!(
+        "<h2>As registered</h2><details><summary>Plan and drill</summary><pre>{}</pre></details><details><summary>Purpose, people, scope</summary><pre>{}</pre></details>{}",
+        escape(&registered),
+        escape(&about),
+        table(&["program", "version"], &programs)
+    )
+}
+
+fn verify(bundle: &str) -> String {
+    format!(
+        r#"<h2>How to verify</h2><p>This page is a view. The record is the sealed bundle; checking it needs no network, no installation and no trust in this page:</p><pre>firedrill evidence verify {0}
+firedrill evidence show {0} --format json</pre><h3>What this does not show</h3><ul><li>That the system recovers from a fault that this drill did not make.</li><li>That clients elsewhere saw the same: the probes ran where the engine ran.</li><li>That the signing key was in the right hands; compare its fingerprint with one that you got another way.</li><li>Compliance. It is evidence toward a control, never the control.</li></ul>"#,
+        escape(bundle)
+    )
+}
