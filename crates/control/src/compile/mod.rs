@@ -1,0 +1,422 @@
+//! (manifests, placements, durable switches) → one snapshot per proxy. Pure.
+
+mod policy;
+mod tiers;
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use model::{
+    config::{Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
+    name::{RegionName, ServiceName},
+};
+use thiserror::Error;
+pub use tiers::Switches;
+use xds::snapshot::{
+    AllowRule, Authorization, Balancer, CircuitBreakers, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
+    EndpointSet, Forward, HttpListener, Limits, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
+    RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
+};
+
+use crate::api::{Placement, Placements, Role};
+
+/// Name of the trust bundle in every snapshot.
+pub const TRUST: &str = "mesh";
+/// Name of the cluster (and of the service it stands for) that leads from a sidecar to its workload.
+const LOCAL: &str = "local";
+/// Bound on a connection over loopback to the workload beside a sidecar.
+const LOCAL_CONNECT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Why there is no snapshot for a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no snapshot for proxy {proxy}: {reason}")]
+pub struct CompileError {
+    /// The proxy.
+    pub proxy: String,
+    /// What is wrong, and what would mend it.
+    pub reason: String,
+}
+
+/// SPIFFE id of a service.
+pub fn service_id(config: &Config, service: &str) -> String {
+    format!("spiffe://{}/service/{service}", config.mesh.trust_domain)
+}
+
+/// SPIFFE id of a gateway.
+pub fn gateway_id(config: &Config, gateway: &str) -> String {
+    format!("spiffe://{}/gateway/{gateway}", config.mesh.trust_domain)
+}
+
+/// SPIFFE id of a placed proxy; `None` if the manifests do not know what it stands before.
+pub fn proxy_id(config: &Config, placement: &Placement) -> Option<String> {
+    match &placement.role {
+        Role::Sidecar { service, .. } => {
+            config.services.keys().any(|s| s.as_str() == service).then(|| service_id(config, service))
+        }
+        Role::Gateway { gateway, .. } => {
+            config.mesh.gateways.iter().any(|g| g.name.as_str() == gateway).then(|| gateway_id(config, gateway))
+        }
+    }
+}
+
+/// Services that a proxy sends requests to.
+pub fn called_by<'a>(config: &'a Config, placement: &Placement) -> Vec<&'a Service> {
+    let mut names: Vec<&ServiceName> = match &placement.role {
+        Role::Sidecar { service, .. } => {
+            let own = config.services.values().find(|s| s.name.as_str() == service);
+            own.map(|s| s.calls.iter().collect()).unwrap_or_default()
+        }
+        Role::Gateway { gateway, .. } => {
+            let own = config.mesh.gateways.iter().find(|g| g.name.as_str() == gateway);
+            own.map(|g| g.routes.iter().map(|r| &r.service).collect()).unwrap_or_default()
+        }
+    };
+    names.sort();
+    names.dedup();
+    names.into_iter().filter_map(|name| config.services.get(name)).collect()
+}
+
+/// Makes the snapshot of every placed proxy. `roots` is the trust bundle in PEM.
+pub fn compile(
+    config: &Config,
+    placements: &Placements,
+    switches: &Switches,
+    roots: &str,
+) -> BTreeMap<String, Result<Snapshot, CompileError>> {
+    let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
+        Role::Sidecar { workload, inbound, .. } => Some((workload.as_str(), *inbound)),
+        Role::Gateway { .. } => None,
+    });
+    let compiler = Compiler { config, inbound: inbound.collect(), switches, roots };
+    let proxies = placements.proxies.iter();
+    proxies
+        .map(|placement| {
+            let snapshot = compiler.proxy(placement);
+            let error = |reason| CompileError { proxy: placement.proxy.clone(), reason };
+            (placement.proxy.clone(), snapshot.map_err(error))
+        })
+        .collect()
+}
+
+struct Compiler<'a> {
+    config: &'a Config,
+    /// Where sidecars accept mutual TLS, by workload.
+    inbound: BTreeMap<&'a str, SocketAddr>,
+    switches: &'a Switches,
+    roots: &'a str,
+}
+
+/// The caller of clusters that are being made.
+struct From<'a> {
+    service: Option<&'a ServiceName>,
+    region: Option<&'a RegionName>,
+}
+
+impl Compiler<'_> {
+    fn proxy(&self, placement: &Placement) -> Result<Snapshot, String> {
+        let mut snapshot = Snapshot {
+            trust: vec![TrustBundle { name: TRUST.to_owned(), roots: self.roots.to_owned() }],
+            ..Snapshot::default()
+        };
+        match &placement.role {
+            Role::Sidecar { service, workload, region, app, inbound, outbound } => {
+                let service = self.config.services.values().find(|s| s.name.as_str() == service).ok_or_else(|| {
+                    format!("there is no service `{service}` in the manifests; apply them or correct the placement")
+                })?;
+                let endpoint = service
+                    .endpoints
+                    .iter()
+                    .find(|e| e.workload.as_str() == workload && e.region.as_str() == region)
+                    .ok_or_else(|| format!("service `{}` has no workload `{workload}` in {region}", service.name))?;
+                self.inbound_side(&mut snapshot, service, endpoint, *app, *inbound)?;
+                self.outbound_side(&mut snapshot, service, endpoint, *outbound, placement)?;
+            }
+            Role::Gateway { gateway, listen } => {
+                let gateway = self.config.mesh.gateways.iter().find(|g| g.name.as_str() == gateway).ok_or_else(|| {
+                    format!("there is no gateway `{gateway}` in the manifests; apply them or correct the placement")
+                })?;
+                self.gateway_side(&mut snapshot, gateway, listen.unwrap_or(gateway.listen), placement)?;
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn inbound_side(
+        &self,
+        snapshot: &mut Snapshot,
+        service: &Service,
+        endpoint: &Endpoint,
+        app: SocketAddr,
+        inbound: SocketAddr,
+    ) -> Result<(), String> {
+        let protocol = policy::upstream_protocol(service.protocol);
+        no_tcp(service)?;
+        snapshot.listeners.push(Listener {
+            name: "inbound".to_owned(),
+            address: inbound,
+            direction: Direction::Inbound,
+            tls: Some(ListenerTls { trust: TRUST.to_owned() }),
+            protocol: ListenerProtocol::Http(HttpListener {
+                routes: "inbound".to_owned(),
+                authorization: Some(self.authorization(service)),
+                limits: Limits::default(),
+            }),
+        });
+        // The caller's proxy bounds the whole request; a second bound here would only race with it.
+        let action = forward(LOCAL, std::time::Duration::ZERO);
+        snapshot.routes.push(RouteTable {
+            name: "inbound".to_owned(),
+            hosts: vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])],
+        });
+        snapshot.clusters.push(Cluster {
+            name: LOCAL.to_owned(),
+            service: LOCAL.to_owned(),
+            protocol,
+            connect_timeout: LOCAL_CONNECT,
+            balancer: Balancer::RoundRobin,
+            tls: None,
+            health_check: None,
+            outlier: None,
+            breakers: CircuitBreakers::default(),
+            panic_threshold: 0,
+            ramp: None,
+        });
+        let local = WireEndpoint {
+            name: endpoint.workload.to_string(),
+            address: app,
+            version: endpoint.version.clone(),
+            weight: 1,
+        };
+        snapshot.endpoints.push(EndpointSet {
+            cluster: LOCAL.to_owned(),
+            localities: vec![locality(&endpoint.region, 0, 1, vec![local])],
+        });
+        Ok(())
+    }
+
+    fn outbound_side(
+        &self,
+        snapshot: &mut Snapshot,
+        service: &Service,
+        endpoint: &Endpoint,
+        outbound: SocketAddr,
+        placement: &Placement,
+    ) -> Result<(), String> {
+        snapshot.listeners.push(http_listener("outbound", outbound, Direction::Outbound));
+        let from = From { service: Some(&service.name), region: Some(&endpoint.region) };
+        let mut hosts = Vec::new();
+        for callee in called_by(self.config, placement) {
+            let name = callee.name.as_str();
+            self.add_cluster(snapshot, callee, name.to_owned(), &self.tiers(callee, &from))?;
+            let mut domains = vec![name.to_owned()];
+            // A region of the same name as the trust domain keeps `service.region`, which is the more specific wish.
+            if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
+                domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
+            }
+            hosts.push(host(name, domains, vec![all_to(policy::forward(name, &callee.policy))]));
+            for region in self.regions_of(callee) {
+                let pinned = format!("{name}.{region}");
+                self.add_cluster(snapshot, callee, pinned.clone(), &[vec![(region.clone(), 1)]])?;
+                let routes = vec![all_to(policy::forward(&pinned, &callee.policy))];
+                hosts.push(host(&pinned, vec![pinned.clone()], routes));
+            }
+        }
+        snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts });
+        Ok(())
+    }
+
+    fn gateway_side(
+        &self,
+        snapshot: &mut Snapshot,
+        gateway: &Gateway,
+        listen: SocketAddr,
+        placement: &Placement,
+    ) -> Result<(), String> {
+        snapshot.listeners.push(http_listener("gateway", listen, Direction::Gateway));
+        let from = From { service: None, region: None };
+        for callee in called_by(self.config, placement) {
+            self.add_cluster(snapshot, callee, callee.name.to_string(), &self.tiers(callee, &from))?;
+            // A region that is switched off durably is not in the service's cluster; a cluster of its own keeps it under
+            // health checks, so that its return is seen.
+            for region in self.regions_of(callee) {
+                if self.switches.contains_key(&(callee.name.clone(), region.clone())) {
+                    let pinned = format!("{}.{region}", callee.name);
+                    self.add_cluster(snapshot, callee, pinned, &[vec![(region, 1)]])?;
+                }
+            }
+        }
+        let routes = gateway.routes.iter().filter_map(|route| {
+            let service = self.config.services.get(&route.service)?;
+            let action = policy::forward(service.name.as_str(), &service.policy);
+            Some(Route { matches: prefix(&route.prefix), action })
+        });
+        let hosts = vec![host("gateway", vec!["*".to_owned()], routes.collect())];
+        snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts });
+        Ok(())
+    }
+
+    /// Who may call: as written, else those that name the service in `calls` and the gateways that route to it.
+    fn authorization(&self, service: &Service) -> Authorization {
+        let callers = self.callers(service);
+        let Some(allow) = &service.authorization else {
+            let all = AllowRule { principals: callers, methods: Vec::new(), paths: Vec::new() };
+            return Authorization { allow: if all.principals.is_empty() { Vec::new() } else { vec![all] } };
+        };
+        let mut rules: Vec<AllowRule> = allow
+            .iter()
+            .map(|rule| AllowRule {
+                principals: vec![match &rule.from {
+                    Caller::Service(name) => service_id(self.config, name.as_str()),
+                    Caller::Gateway(name) => gateway_id(self.config, name.as_str()),
+                }],
+                methods: rule.methods.clone(),
+                paths: rule.paths.clone(),
+            })
+            .collect();
+        // Callers' proxies check the health through this listener: a check that is refused would take the endpoint out.
+        let check = service.policy.detection.active_check.as_ref().and_then(|check| check.http.clone());
+        if let Some(path) = check.filter(|_| !callers.is_empty()) {
+            rules.push(AllowRule { principals: callers, methods: vec!["GET".to_owned()], paths: vec![path] });
+        }
+        Authorization { allow: rules }
+    }
+
+    fn callers(&self, service: &Service) -> Vec<String> {
+        let services = self.config.services.values().filter(|s| s.calls.contains(&service.name));
+        let gateways = self.config.mesh.gateways.iter();
+        let gateways = gateways.filter(|g| g.routes.iter().any(|r| r.service == service.name));
+        services
+            .map(|s| service_id(self.config, s.name.as_str()))
+            .chain(gateways.map(|g| gateway_id(self.config, g.name.as_str())))
+            .collect()
+    }
+
+    /// Regions that have endpoints of a service, in the mesh's order.
+    fn regions_of(&self, service: &Service) -> Vec<RegionName> {
+        let regions = self.config.mesh.regions.iter();
+        regions.filter(|region| service.endpoints.iter().any(|e| e.region == **region)).cloned().collect()
+    }
+
+    fn tiers(&self, callee: &Service, from: &From<'_>) -> Vec<tiers::Tier> {
+        let order = tiers::order(self.config, callee, from.service, from.region);
+        tiers::tiers(&callee.name, &order, self.switches)
+    }
+
+    fn add_cluster(
+        &self,
+        snapshot: &mut Snapshot,
+        callee: &Service,
+        name: String,
+        tiers: &[tiers::Tier],
+    ) -> Result<(), String> {
+        no_tcp(callee)?;
+        if callee.name.as_str() == LOCAL {
+            return Err(format!("a service cannot be called `{LOCAL}`: sidecars use that name for their workload"));
+        }
+        let outside = callee.endpoints.iter().filter(|e| matches!(e.place, Place::Address(_))).count();
+        if outside != 0 && outside != callee.endpoints.len() {
+            return Err(format!(
+                "service `{}` mixes `run:` and `address:` endpoints; make two services of it",
+                callee.name
+            ));
+        }
+        let tls = (outside == 0).then(|| ClusterTls {
+            trust: TRUST.to_owned(),
+            server_ids: vec![service_id(self.config, callee.name.as_str())],
+        });
+        let plan = self.config.plans.values().find(|plan| plan.services.contains(&callee.name));
+        snapshot.clusters.push(Cluster {
+            name: name.clone(),
+            service: callee.name.to_string(),
+            protocol: policy::upstream_protocol(callee.protocol),
+            connect_timeout: policy::connect_timeout(&callee.policy),
+            balancer: Balancer::LeastRequest,
+            tls,
+            health_check: policy::health_check(&callee.policy),
+            outlier: policy::outlier(&callee.policy),
+            breakers: CircuitBreakers::default(),
+            // Endpoints that are known to be down get nothing: the caller sees a fast 503 instead of a slow one.
+            panic_threshold: 0,
+            ramp: plan.filter(|_| tiers.len() > 1).and_then(|plan| policy::ramp(&plan.failback)),
+        });
+        snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, tiers) });
+        Ok(())
+    }
+
+    /// Priorities are gapless: a tier without endpoints gets none.
+    fn localities(&self, callee: &Service, tiers: &[tiers::Tier]) -> Vec<Locality> {
+        let mut localities = Vec::new();
+        let mut priority = 0;
+        for tier in tiers {
+            let before = localities.len();
+            for (region, share) in tier {
+                let endpoints: Vec<_> = callee
+                    .endpoints
+                    .iter()
+                    .filter(|e| e.region == *region)
+                    .filter_map(|e| self.wire_endpoint(e))
+                    .collect();
+                if !endpoints.is_empty() {
+                    localities.push(locality(region, priority, *share, endpoints));
+                }
+            }
+            if localities.len() > before {
+                priority += 1;
+            }
+        }
+        localities
+    }
+
+    fn wire_endpoint(&self, endpoint: &Endpoint) -> Option<WireEndpoint> {
+        let address = match &endpoint.place {
+            Place::Address(address) => *address,
+            Place::Run(_) => *self.inbound.get(endpoint.workload.as_str())?,
+        };
+        Some(WireEndpoint {
+            name: endpoint.workload.to_string(),
+            address,
+            version: endpoint.version.clone(),
+            weight: endpoint.weight,
+        })
+    }
+}
+
+/// The outbound listener tells services apart by host, which bytes do not carry.
+fn no_tcp(service: &Service) -> Result<(), String> {
+    if service.protocol == Protocol::Tcp {
+        return Err(format!("service `{}` speaks tcp, which is not carried through sidecars yet", service.name));
+    }
+    Ok(())
+}
+
+fn http_listener(name: &str, address: SocketAddr, direction: Direction) -> Listener {
+    let http = HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default() };
+    Listener { name: name.to_owned(), address, direction, tls: None, protocol: ListenerProtocol::Http(http) }
+}
+
+fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name: name.to_owned(), domains, routes }
+}
+
+fn prefix(path: &str) -> RouteMatch {
+    RouteMatch { path: PathMatch::Prefix(path.to_owned()), methods: Vec::new(), headers: Vec::new() }
+}
+
+fn all_to(action: RouteAction) -> Route {
+    Route { matches: prefix("/"), action }
+}
+
+fn forward(cluster: &str, timeout: std::time::Duration) -> RouteAction {
+    RouteAction::Forward(Forward {
+        clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
+        timeout,
+        retry: None,
+        hedge: None,
+    })
+}
+
+fn locality(region: &RegionName, priority: u32, weight: u32, endpoints: Vec<WireEndpoint>) -> Locality {
+    Locality { region: region.to_string(), zone: String::new(), priority, weight, endpoints }
+}
+
+#[cfg(test)]
+mod tests;
