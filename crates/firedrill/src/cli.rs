@@ -59,6 +59,9 @@ enum Command {
     /// Start a command that dies with its parent.
     #[command(hide = true)]
     Exec(command::exec::Args),
+    /// Kill what a supervisor leaves behind.
+    #[command(hide = true)]
+    Guard(command::guard::Args),
 }
 
 impl Cli {
@@ -93,6 +96,7 @@ impl Cli {
             Command::Sample(args) => command::sample::run(args),
             Command::Completion(args) => command::completion::run(&args, terminal),
             Command::Exec(args) => command::exec::run(&args),
+            Command::Guard(args) => command::guard::run(&args),
         }
     }
 }

@@ -5,6 +5,7 @@ mod cli;
 mod command;
 mod effective;
 mod failure;
+mod logging;
 mod manifests;
 mod render;
 mod sample;

@@ -4,6 +4,7 @@ pub mod check;
 pub mod completion;
 pub mod control;
 pub mod exec;
+pub mod guard;
 pub mod proxy;
 pub mod sample;
 pub mod up;
