@@ -193,9 +193,8 @@ impl Mesh {
         let mut digests = BTreeMap::new();
         for proxy in self.proxies().await {
             let answer = self.web.send(get(proxy.admin, "/status"), Duration::from_millis(500)).await;
-            let digest = answer.and_then(|a| {
-                a.json()["digest"].as_str().map(str::to_owned).ok_or_else(|| "no digest".to_owned())
-            });
+            let digest = answer
+                .and_then(|a| a.json()["digest"].as_str().map(str::to_owned).ok_or_else(|| "no digest".to_owned()));
             digests.insert(proxy.name, digest);
         }
         digests

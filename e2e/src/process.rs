@@ -11,8 +11,8 @@ use tokio::process::{Child, Command};
 
 /// The binary under test: `FIREDRILL_BIN`, else the release build of this workspace.
 pub fn binary() -> PathBuf {
-    let path = std::env::var_os("FIREDRILL_BIN")
-        .map_or_else(|| workspace().join("target/release/firedrill"), PathBuf::from);
+    let path =
+        std::env::var_os("FIREDRILL_BIN").map_or_else(|| workspace().join("target/release/firedrill"), PathBuf::from);
     assert!(path.is_file(), "{} is missing: cargo build --release -p firedrill", path.display());
     path
 }

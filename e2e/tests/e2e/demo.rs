@@ -15,7 +15,19 @@ async fn the_demo_passes_and_leaves_evidence_that_verifies() {
     println!("demo took {:?}", demo.took);
     // The bar of the issue.
     assert!(demo.took < Duration::from_secs(75), "{:?}", demo.took);
-    for expected in ["mTLS on", "attempt 1", "preflight", "baseline", "east is lost", "recovered", "loss", "failback", "no residue", "PASSED", "accounts in west calls fx in east"] {
+    for expected in [
+        "mTLS on",
+        "attempt 1",
+        "preflight",
+        "baseline",
+        "east is lost",
+        "recovered",
+        "loss",
+        "failback",
+        "no residue",
+        "PASSED",
+        "accounts in west calls fx in east",
+    ] {
         assert!(demo.out.contains(expected), "`{expected}` is missing");
     }
 
@@ -35,7 +47,9 @@ async fn the_demo_passes_and_leaves_evidence_that_verifies() {
     assert!(!objectives.is_empty() && objectives.iter().all(|o| o["met"] == true), "{objectives:?}");
 
     let html = std::fs::read_to_string(out.join("lose-east-1.html")).unwrap();
-    for picture in ["Phases of the recovery", "Latency over time", "Traffic share by region", "Requests answered and failed"] {
+    for picture in
+        ["Phases of the recovery", "Latency over time", "Traffic share by region", "Requests answered and failed"]
+    {
         assert!(html.contains(picture), "{picture}");
     }
     for outside in ["http://www", "https://", "<script", "<link", "<img"] {

@@ -37,7 +37,11 @@ fn short(text: String) -> String {
 }
 
 async fn digests(mesh: &Mesh) -> Result<Digests, String> {
-    mesh.digests().await.into_iter().map(|(name, digest)| digest.map(|d| (name.clone(), d)).map_err(|e| format!("{name}: {e}"))).collect()
+    mesh.digests()
+        .await
+        .into_iter()
+        .map(|(name, digest)| digest.map(|d| (name.clone(), d)).map_err(|e| format!("{name}: {e}")))
+        .collect()
 }
 
 /// Time until every proxy is as before.
@@ -48,7 +52,9 @@ async fn restored(mesh: &Mesh, before: &Digests, since: Instant) -> Duration {
             return since.elapsed();
         }
         let differing = match &after {
-            Ok(after) => format!("{:?}", before.iter().filter(|(name, d)| after.get(*name) != Some(d)).collect::<Vec<_>>()),
+            Ok(after) => {
+                format!("{:?}", before.iter().filter(|(name, d)| after.get(*name) != Some(d)).collect::<Vec<_>>())
+            }
             Err(reason) => reason.clone(),
         };
         assert!(since.elapsed() < BOUND, "{:?} after the kill: {differing}", since.elapsed());
@@ -74,7 +80,8 @@ async fn flows(mesh: &Mesh) {
 }
 
 async fn strike(mesh: &Mesh, victim: Victim, engine: u32, random: &mut fastrand::Rng) -> Instant {
-    let control = async || u32::try_from(mesh.now().await["controlProcess"]["pid"].as_u64().expect("a pid")).expect("a pid");
+    let control =
+        async || u32::try_from(mesh.now().await["controlProcess"]["pid"].as_u64().expect("a pid")).expect("a pid");
     match victim {
         Victim::Engine => signal(engine, Signal::KILL),
         Victim::Control => signal(control().await, Signal::KILL),

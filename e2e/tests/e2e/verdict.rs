@@ -88,7 +88,11 @@ async fn control_c_aborts_cleanly_and_is_sealed() {
     let pid = drill.id().expect("running");
     // In the middle of the fault: the supervisor says that processes are held.
     e2e::mesh::until(Duration::from_secs(40), async || {
-        mesh.now().await["workloads"].to_string().contains("killed").then_some(()).ok_or("no region is lost yet".to_owned())
+        mesh.now().await["workloads"]
+            .to_string()
+            .contains("killed")
+            .then_some(())
+            .ok_or("no region is lost yet".to_owned())
     })
     .await;
     signal(pid, Signal::INT);
