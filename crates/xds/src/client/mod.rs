@@ -1,5 +1,9 @@
 //! The ADS client: a state machine that collects complete snapshots, and the gRPC stream around it.
 
+mod connector;
+mod core;
+mod session;
+
 use std::{future::Future, io, sync::Arc, time::Duration};
 
 use tokio::{
@@ -52,15 +56,21 @@ pub struct ClientConfig {
     pub authority: String,
 }
 
+/// Updates that wait for their receiver.
+const WAITING: usize = 64;
+
 /// Starts the client as a task of the current runtime. It calls `connect` for each connection (TCP and TLS are the
 /// caller's), reconnects with jittered back-off (100 ms to 2 s), and ends when the receiver is dropped. The channel is
 /// bounded: a receiver that does not read holds the stream back.
+///
+/// Named things of a snapshot come sorted by name.
 pub fn start<C, F, IO>(config: ClientConfig, connect: C) -> mpsc::Receiver<Update>
 where
     C: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let _ = (config, connect);
-    mpsc::channel(16).1
+    let (updates, receiver) = mpsc::channel(WAITING);
+    tokio::spawn(session::run(config, Arc::new(connect), updates));
+    receiver
 }

@@ -1,14 +1,28 @@
 //! The ADS server: one state machine per stream, and the gRPC service around it.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+mod connection;
+mod desired;
+mod service;
+mod shared;
+mod stream;
 
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use futures_util::Stream;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::broadcast,
 };
+use tokio_stream::StreamExt;
 
+use self::{connection::Connection, service::Ads, shared::Shared};
 use crate::{codec::CodecError, node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};
 
 /// What a proxy presents when it opens a stream.
@@ -92,21 +106,24 @@ pub struct ServeError(String);
 /// The ADS server. Clones share one state.
 #[derive(Clone)]
 pub struct Server {
-    notices: broadcast::Sender<Notice>,
-    authenticator: Arc<Authenticator>,
+    shared: Arc<Shared>,
 }
 
+/// How often a silent connection is asked for a sign of life, and how long it may take to give one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
 impl Server {
-    /// A server that knows no proxy yet.
+    /// A server that knows no proxy yet. The authenticator is called with each stream's first message.
     pub fn new(authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
-        Self { notices: broadcast::Sender::new(1024), authenticator: Arc::new(authenticator) }
+        Self { shared: Arc::new(Shared::new(Box::new(authenticator))) }
     }
 
-    /// Serves connections (for instance TLS streams whose handshake is done) until `shutdown`, which ends every stream.
-    /// `incoming` should yield only connections that are ready; an `Err` item ends the server.
+    /// Serves connections (for instance TLS streams whose handshake is done) until `shutdown`, which ends every stream
+    /// of this server, for good. `incoming` should yield only connections that are ready; an `Err` item is one lost
+    /// connection and no more.
     ///
     /// # Errors
-    /// If accepting failed.
+    /// If the transport failed.
     pub async fn serve<IO, E>(
         &self,
         incoming: impl Stream<Item = Result<IO, E>>,
@@ -116,19 +133,29 @@ impl Server {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let _ = (incoming, &self.authenticator);
-        shutdown.await;
-        Ok(())
+        let incoming = incoming.map(|connection| connection.map(Connection));
+        let shared = Arc::clone(&self.shared);
+        let ending = async move {
+            shutdown.await;
+            shared.close_all();
+        };
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(SIGN_OF_LIFE))
+            .http2_keepalive_timeout(Some(SIGN_OF_LIFE))
+            .max_concurrent_streams(8)
+            .add_service(AggregatedDiscoveryServiceServer::new(Ads(Arc::clone(&self.shared))))
+            .serve_with_incoming_shutdown(incoming, ending)
+            .await
+            .map_err(|error| ServeError(error.to_string()))
     }
 
     /// Makes `snapshot` what the proxy is told, now or when it connects. Answers the version on the wire: `version`, or
     /// `version+n` if other content had that version before. Content equal to what is published changes nothing.
     ///
     /// # Errors
-    /// If it cannot be encoded or refers to what it does not hold; then nothing changes.
+    /// If it cannot be encoded, or [`codec::check`](crate::codec::check) refuses it; then nothing changes.
     pub fn publish(&self, proxy: &str, version: &str, snapshot: Arc<Snapshot>) -> Result<String, CodecError> {
-        let _ = (proxy, snapshot);
-        Ok(version.to_owned())
+        self.shared.change(proxy, |desired| desired.publish(version, snapshot)).map(|(version, _)| version)
     }
 
     /// Makes these the overlays that the proxy is told, each for its time to live from now. Those left out are taken
@@ -137,33 +164,31 @@ impl Server {
     /// # Errors
     /// If one cannot be encoded; then nothing changes.
     pub fn set_overlays(&self, proxy: &str, overlays: Vec<(Overlay, Duration)>) -> Result<(), CodecError> {
-        let _ = (proxy, overlays);
-        Ok(())
+        self.shared.change(proxy, |desired| desired.set_overlays(overlays, Instant::now()))
     }
 
     /// Renews overlays (by id) for their new times to live from now. Ids that the proxy has not got are passed over.
     pub fn heartbeat(&self, proxy: &str, overlays: &[(String, Duration)]) {
-        let _ = (proxy, overlays);
+        self.shared.change(proxy, |desired| desired.heartbeat(overlays, Instant::now()));
     }
 
     /// Forgets a proxy and ends its stream.
     pub fn remove(&self, proxy: &str) {
-        let _ = proxy;
+        self.shared.remove(proxy);
     }
 
     /// A proxy's state; `None` if it was never published to nor connected.
     pub fn proxy(&self, proxy: &str) -> Option<ProxyState> {
-        let _ = proxy;
-        None
+        self.shared.proxy(proxy)
     }
 
-    /// Every proxy's state.
+    /// Every proxy's state, by name.
     pub fn proxies(&self) -> BTreeMap<String, ProxyState> {
-        BTreeMap::new()
+        self.shared.proxies()
     }
 
     /// Notices from now on. A receiver that falls more than 1024 behind is told how many it missed.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.notices.subscribe()
+        self.shared.subscribe()
     }
 }

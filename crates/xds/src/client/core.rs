@@ -1,0 +1,294 @@
+//! The client's side of a stream as a pure state machine: collects resources until a snapshot is whole, refuses what
+//! does not decode and keeps what is in force, and tells a heartbeat from a change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use envoy_types::pb::{
+    envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource as Wrapper},
+    google::{protobuf::Any, rpc::Status},
+};
+use prost::{Message, Name};
+
+use super::Update;
+use crate::{
+    codec::{self, Resource},
+    node::NodeInfo,
+    overlay::Overlay,
+    resource::ResourceKind,
+    snapshot::{ListenerProtocol, Snapshot},
+};
+
+/// gRPC's INVALID_ARGUMENT.
+const INVALID: i32 = 3;
+
+/// What the client holds. A new stream starts anew, but for what was last handed out.
+#[derive(Debug)]
+pub(super) struct ClientCore {
+    node: NodeInfo,
+    kinds: BTreeMap<ResourceKind, Held>,
+    emitted: Option<(String, Arc<Snapshot>)>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    version: String,
+    nonce: String,
+    names: BTreeSet<String>,
+    /// Each with the version of the response that brought it.
+    resources: BTreeMap<String, (String, Resource)>,
+}
+
+/// What to send and what to tell after a response.
+#[derive(Debug, Default)]
+pub(super) struct Reaction {
+    pub requests: Vec<DiscoveryRequest>,
+    pub updates: Vec<Update>,
+}
+
+/// What an overlay response holds.
+enum Overlays {
+    All(Vec<(Overlay, Duration)>),
+    Renewed(Vec<(String, Duration)>),
+}
+
+impl ClientCore {
+    pub fn new(node: NodeInfo) -> Self {
+        Self { node, kinds: BTreeMap::new(), emitted: None }
+    }
+
+    /// Begins a stream: everything of the kinds that have "everything". The first message says who we are.
+    pub fn open(&mut self) -> Vec<DiscoveryRequest> {
+        self.kinds.clear();
+        let kinds = [ResourceKind::Cluster, ResourceKind::Listener, ResourceKind::Overlay];
+        let mut requests: Vec<_> = kinds.into_iter().map(|kind| self.request(kind, None)).collect();
+        if let Some(first) = requests.first_mut() {
+            first.node = Some(self.node.to_proto());
+        }
+        requests
+    }
+
+    /// Takes in a response.
+    pub fn on_response(&mut self, response: &DiscoveryResponse) -> Reaction {
+        let mut reaction = Reaction::default();
+        let Some(kind) = ResourceKind::of_type_url(&response.type_url) else {
+            // We never asked for it. It is answered all the same, so that the server learns.
+            reaction.requests.push(DiscoveryRequest {
+                type_url: response.type_url.clone(),
+                response_nonce: response.nonce.clone(),
+                error_detail: Some(refusal("resources of this type are not supported")),
+                ..DiscoveryRequest::default()
+            });
+            return reaction;
+        };
+        self.kinds.entry(kind).or_default().nonce.clone_from(&response.nonce);
+        match self.take(kind, response) {
+            Ok(update) => {
+                reaction.requests.push(self.request(kind, None));
+                reaction.updates.extend(update);
+                self.subscribe(kind, &mut reaction.requests);
+                reaction.updates.extend(self.whole());
+            }
+            Err(reason) => {
+                reaction.requests.push(self.request(kind, Some(&reason)));
+                let version = response.version_info.clone();
+                reaction.updates.push(Update::Rejected { kind, version, reason });
+            }
+        }
+        reaction
+    }
+
+    /// Decodes all of a response before any of it counts.
+    fn take(&mut self, kind: ResourceKind, response: &DiscoveryResponse) -> Result<Option<Update>, String> {
+        let held = self.kinds.entry(kind).or_default();
+        let version = &response.version_info;
+        if kind == ResourceKind::Overlay {
+            let update = match read_overlays(response, &held.version)? {
+                Overlays::All(overlays) => Update::Overlays(overlays),
+                Overlays::Renewed(overlays) => Update::Heartbeat(overlays),
+            };
+            held.version.clone_from(version);
+            return Ok(Some(update));
+        }
+        let mut resources = BTreeMap::new();
+        for any in &response.resources {
+            let resource = decode(kind, any)?;
+            let name = resource.name().to_owned();
+            if resources.insert(name.clone(), (version.clone(), resource)).is_some() {
+                return Err(format!("{kind} {name} is there twice"));
+            }
+        }
+        held.version.clone_from(version);
+        if kind.has_wildcard() {
+            held.resources = resources;
+        } else {
+            // A server may send only what changed.
+            resources.retain(|name, _| held.names.contains(name));
+            held.resources.extend(resources);
+        }
+        Ok(None)
+    }
+
+    /// After clusters and listeners: asks for what they refer to, if that changed.
+    fn subscribe(&mut self, kind: ResourceKind, requests: &mut Vec<DiscoveryRequest>) {
+        let named = match kind {
+            ResourceKind::Cluster => [
+                (ResourceKind::Trust, self.trust_named()),
+                (ResourceKind::Endpoints, self.names(ResourceKind::Cluster)),
+            ],
+            ResourceKind::Listener => {
+                [(ResourceKind::Trust, self.trust_named()), (ResourceKind::Routes, self.tables_named())]
+            }
+            _ => return,
+        };
+        for (kind, names) in named {
+            let held = self.kinds.entry(kind).or_default();
+            if held.names != names {
+                held.resources.retain(|name, _| names.contains(name));
+                held.names = names;
+                requests.push(self.request(kind, None));
+            }
+        }
+    }
+
+    fn request(&self, kind: ResourceKind, error: Option<&str>) -> DiscoveryRequest {
+        let mut request = DiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            error_detail: error.map(refusal),
+            ..DiscoveryRequest::default()
+        };
+        if let Some(held) = self.kinds.get(&kind) {
+            request.version_info.clone_from(&held.version);
+            request.response_nonce.clone_from(&held.nonce);
+            request.resource_names = held.names.iter().cloned().collect();
+        }
+        request
+    }
+
+    fn held(&self, kind: ResourceKind) -> impl Iterator<Item = &Resource> {
+        self.kinds.get(&kind).into_iter().flat_map(|held| held.resources.values().map(|(_, resource)| resource))
+    }
+
+    fn names(&self, kind: ResourceKind) -> BTreeSet<String> {
+        self.held(kind).map(|resource| resource.name().to_owned()).collect()
+    }
+
+    fn trust_named(&self) -> BTreeSet<String> {
+        let resources = self.held(ResourceKind::Cluster).chain(self.held(ResourceKind::Listener));
+        let trust = resources.filter_map(|resource| match resource {
+            Resource::Cluster(cluster) => cluster.tls.as_ref().map(|tls| tls.trust.clone()),
+            Resource::Listener(listener) => listener.tls.as_ref().map(|tls| tls.trust.clone()),
+            _ => None,
+        });
+        trust.collect()
+    }
+
+    fn tables_named(&self) -> BTreeSet<String> {
+        let tables = self.held(ResourceKind::Listener).filter_map(|resource| match resource {
+            Resource::Listener(listener) => match &listener.protocol {
+                ListenerProtocol::Http(http) => Some(http.routes.clone()),
+                ListenerProtocol::Tcp { .. } => None,
+            },
+            _ => None,
+        });
+        tables.collect()
+    }
+
+    /// A new snapshot, if what is held is whole: every kind at one version, everything that is referred to there. Our
+    /// control plane sends all kinds of a snapshot under one version, so parts of two are never put together.
+    fn whole(&mut self) -> Option<Update> {
+        let version = self.kinds.get(&ResourceKind::Listener)?.version.clone();
+        if version.is_empty() || self.kinds.get(&ResourceKind::Cluster)?.version != version {
+            return None;
+        }
+        for kind in [ResourceKind::Trust, ResourceKind::Endpoints, ResourceKind::Routes] {
+            let held = self.kinds.get(&kind)?;
+            let there = |name| held.resources.get(name).is_some_and(|(at, _)| *at == version);
+            if !held.names.iter().all(there) {
+                return None;
+            }
+        }
+        let snapshot = self.assemble();
+        if let Err(error) = codec::check(&snapshot) {
+            let reason = error.to_string();
+            return Some(Update::Rejected { kind: ResourceKind::Listener, version, reason });
+        }
+        if self.emitted.as_ref().is_some_and(|(at, last)| *at == version && **last == snapshot) {
+            return None;
+        }
+        let snapshot = Arc::new(snapshot);
+        self.emitted = Some((version.clone(), Arc::clone(&snapshot)));
+        Some(Update::Snapshot { version, snapshot })
+    }
+
+    fn assemble(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for kind in ResourceKind::ALL {
+            for resource in self.held(kind) {
+                match resource.clone() {
+                    Resource::Trust(bundle) => snapshot.trust.push(bundle),
+                    Resource::Cluster(cluster) => snapshot.clusters.push(cluster),
+                    Resource::Endpoints(set) => snapshot.endpoints.push(set),
+                    Resource::Listener(listener) => snapshot.listeners.push(listener),
+                    Resource::Routes(table) => snapshot.routes.push(table),
+                    Resource::Overlay(_) => {}
+                }
+            }
+        }
+        snapshot
+    }
+}
+
+fn refusal(reason: &str) -> Status {
+    Status { code: INVALID, message: reason.to_owned(), details: Vec::new() }
+}
+
+fn decode(kind: ResourceKind, any: &Any) -> Result<Resource, String> {
+    if any.type_url != kind.type_url() {
+        return Err(format!("{} in a response of {kind}", any.type_url));
+    }
+    codec::decode_resource(&any.type_url, &any.value).map_err(|error| error.to_string())
+}
+
+/// A response without any body, of the version that is in force, renews what it names; any other is the whole set.
+fn read_overlays(response: &DiscoveryResponse, in_force: &str) -> Result<Overlays, String> {
+    let mut all = Vec::new();
+    let mut renewed = Vec::new();
+    let mut names = BTreeSet::new();
+    for any in &response.resources {
+        if any.type_url != Wrapper::type_url() {
+            return Err(format!("an overlay without a time to live ({})", any.type_url));
+        }
+        let wrapper = Wrapper::decode(any.value.as_slice()).map_err(|error| format!("not a resource: {error}"))?;
+        let ttl = read_ttl(&wrapper)?;
+        if !names.insert(wrapper.name.clone()) {
+            return Err(format!("Runtime {} is there twice", wrapper.name));
+        }
+        let Some(body) = &wrapper.resource else {
+            renewed.push((wrapper.name, ttl));
+            continue;
+        };
+        match decode(ResourceKind::Overlay, body)? {
+            Resource::Overlay(overlay) if overlay.id == wrapper.name => all.push((overlay, ttl)),
+            other => return Err(format!("Runtime {} is wrapped as {}", other.name(), wrapper.name)),
+        }
+    }
+    match (all.is_empty(), renewed.is_empty()) {
+        (_, true) => Ok(Overlays::All(all)),
+        (true, false) if response.version_info == in_force => Ok(Overlays::Renewed(renewed)),
+        _ => Err("overlays without a body in a new version".to_owned()),
+    }
+}
+
+fn read_ttl(wrapper: &Wrapper) -> Result<Duration, String> {
+    let ttl = wrapper.ttl.as_ref().and_then(|ttl| {
+        Some(Duration::new(
+            u64::try_from(ttl.seconds).ok()?,
+            u32::try_from(ttl.nanos).ok().filter(|n| *n < 1_000_000_000)?,
+        ))
+    });
+    ttl.filter(|ttl| !ttl.is_zero()).ok_or_else(|| format!("Runtime {}: no time to live", wrapper.name))
+}

@@ -1,0 +1,175 @@
+//! The HTTP side of a listener ↔ `HttpConnectionManager`.
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            common::mutation_rules::v3::{HeaderMutation as Mutation, header_mutation::Action},
+            core::v3::{
+                HeaderValue, HeaderValueOption, Http2ProtocolOptions, HttpProtocolOptions,
+                header_value_option::HeaderAppendAction,
+            },
+        },
+        extensions::filters::{
+            http::{
+                fault::v3::HttpFault,
+                header_mutation::v3::{HeaderMutation, Mutations},
+                rbac::v3::Rbac,
+                router::v3::Router,
+            },
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, HttpFilter, Rds,
+                http_connection_manager::{RouteSpecifier, ServerHeaderTransformation},
+                http_filter::ConfigType,
+            },
+        },
+    },
+    google::protobuf,
+};
+use prost::Name;
+
+use super::{
+    authorization,
+    wire::{
+        At, Checked, ads, duration, ensure, ensure_duration, ensure_name, need, number, pack, read_duration,
+        read_number, same, unpack, wrong, yes,
+    },
+};
+use crate::snapshot::{Authorization, Direction, HttpListener, Limits};
+
+const RBAC: &str = "envoy.filters.http.rbac";
+
+/// Envoy's bound on the size of request headers, in KiB.
+const MOST_HEADER_KIB: u32 = 8192;
+
+pub(super) fn validate(http: &HttpListener) -> Checked<()> {
+    ensure_name(&http.routes, "rds.route_config_name")?;
+    let limits = &http.limits;
+    let bytes = 1..=MOST_HEADER_KIB * 1024;
+    ensure(bytes.contains(&limits.header_bytes), "max_request_headers_kb", || "must be in 1 B to 8 MiB".to_owned())?;
+    ensure(limits.headers > 0, "max_headers_count", || "is zero".to_owned())?;
+    ensure(limits.connections > 0, "max_connections", || "is zero".to_owned())?;
+    let streams = 1..=i32::MAX.unsigned_abs();
+    ensure(streams.contains(&limits.concurrent_streams), "max_concurrent_streams", || {
+        format!("{} is not supported", limits.concurrent_streams)
+    })?;
+    ensure_duration(limits.header_timeout, "request_headers_timeout")?;
+    ensure_duration(limits.idle_timeout, "idle_timeout")?;
+    http.authorization.iter().try_for_each(|rules| authorization::validate(rules).at(RBAC))
+}
+
+pub(super) fn write(http: &HttpListener, name: &str, direction: Direction) -> HttpConnectionManager {
+    let limits = &http.limits;
+    HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: ads(),
+            route_config_name: http.routes.clone(),
+        })),
+        http_filters: write_filters(http.authorization.as_ref(), direction),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: duration(limits.idle_timeout),
+            max_headers_count: number(limits.headers),
+            ..HttpProtocolOptions::default()
+        }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            max_concurrent_streams: number(limits.concurrent_streams),
+            ..Http2ProtocolOptions::default()
+        }),
+        max_request_headers_kb: number(limits.header_bytes.div_ceil(1024)),
+        request_headers_timeout: duration(limits.header_timeout),
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        // What comes from outside may not steer us by `x-envoy-*` headers, nor slip past a path rule by dots.
+        use_remote_address: Some(protobuf::BoolValue { value: direction == Direction::Gateway }),
+        normalize_path: yes(),
+        ..HttpConnectionManager::default()
+    }
+}
+
+/// Authorization first; faults next to the router. The fault filter is there, without a fault, for overlays.
+fn write_filters(authorization: Option<&Authorization>, direction: Direction) -> Vec<HttpFilter> {
+    let mut filters = Vec::new();
+    if let Some(rules) = authorization {
+        filters.push(filter(RBAC, &Rbac { rules: Some(authorization::write(rules)), ..Rbac::default() }));
+    }
+    if direction != Direction::Inbound {
+        filters.push(filter("envoy.filters.http.header_mutation", &answered_by()));
+    }
+    filters.push(filter("envoy.filters.http.fault", &HttpFault::default()));
+    filters.push(filter("envoy.filters.http.router", &Router::default()));
+    filters
+}
+
+fn filter(name: &str, config: &impl Name) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack(config))),
+        ..HttpFilter::default()
+    }
+}
+
+/// Sets `x-firedrill-answered-by: <region>;<workload>;<version>;tries=<n>` where endpoints are chosen for the client.
+fn answered_by() -> HeaderMutation {
+    let ours = |key: &str| format!("%UPSTREAM_METADATA([\"firedrill\", \"{key}\"])%");
+    let tries = "tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT%";
+    let header = HeaderValueOption {
+        header: Some(HeaderValue {
+            key: "x-firedrill-answered-by".to_owned(),
+            value: format!("{};{};{};{tries}", ours("region"), ours("name"), ours("version")),
+            ..HeaderValue::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    };
+    HeaderMutation {
+        mutations: Some(Mutations {
+            response_mutations: vec![Mutation { action: Some(Action::Append(header)) }],
+            ..Mutations::default()
+        }),
+        ..HeaderMutation::default()
+    }
+}
+
+/// Reads what the manager holds; the number of connections and the exact number of header bytes are the listener's.
+pub(super) fn read(manager: &HttpConnectionManager) -> Checked<HttpListener> {
+    let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else {
+        return wrong("route_specifier", "only rds is supported");
+    };
+    let common = need(&manager.common_http_protocol_options, "common_http_protocol_options")?;
+    let http2 = need(&manager.http2_protocol_options, "http2_protocol_options")?;
+    let limits = Limits {
+        headers: read_number(&common.max_headers_count, "common_http_protocol_options.max_headers_count")?,
+        header_timeout: read_duration(&manager.request_headers_timeout, "request_headers_timeout")?,
+        idle_timeout: read_duration(&common.idle_timeout, "common_http_protocol_options.idle_timeout")?,
+        concurrent_streams: read_number(
+            &http2.max_concurrent_streams,
+            "http2_protocol_options.max_concurrent_streams",
+        )?,
+        ..Limits::default()
+    };
+    Ok(HttpListener { routes: rds.route_config_name.clone(), authorization: read_filters(manager)?, limits })
+}
+
+fn read_filters(manager: &HttpConnectionManager) -> Checked<Option<Authorization>> {
+    let filters = &manager.http_filters;
+    let first = filters.first().filter(|filter| filter.name == RBAC);
+    let rules = first.map(|filter| read_authorization(filter).at("http_filters[0]")).transpose()?;
+    // The rest is the same on every listener of a direction; a stranger is named rather than shown as bytes.
+    let known = ["envoy.filters.http.header_mutation", "envoy.filters.http.fault", "envoy.filters.http.router"];
+    for (index, filter) in filters.iter().enumerate().skip(usize::from(rules.is_some())) {
+        ensure(known.contains(&filter.name.as_str()), &format!("http_filters[{index}]"), || {
+            format!("{} is not supported", filter.name)
+        })?;
+    }
+    Ok(rules)
+}
+
+fn read_authorization(filter: &HttpFilter) -> Checked<Authorization> {
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return wrong("typed_config", "is missing");
+    };
+    let rbac: Rbac = unpack(any).at("typed_config")?;
+    let rules = authorization::read(need(&rbac.rules, "typed_config.rules")?).at("typed_config.rules")?;
+    let expected = Rbac { rules: Some(authorization::write(&rules)), ..Rbac::default() };
+    same(&rbac, &expected).at("typed_config")?;
+    Ok(rules)
+}

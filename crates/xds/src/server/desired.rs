@@ -1,0 +1,120 @@
+//! What one proxy is to have: encoded once, when it is published.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use envoy_types::pb::google::protobuf::Any;
+
+use crate::{
+    codec::{self, CodecError, Resource},
+    overlay::Overlay,
+    resource::ResourceKind,
+    snapshot::Snapshot,
+};
+
+/// What one proxy is to have.
+#[derive(Debug, Default)]
+pub(super) struct Desired {
+    pub snapshot: Option<Published>,
+    pub overlays: BTreeMap<String, LeasedOverlay>,
+    /// Counts changes of the set of overlays: its version on the wire.
+    pub generation: u64,
+    /// Counts heartbeats; each renewed overlay holds the count of its last one.
+    pub renewals: u64,
+}
+
+/// A snapshot, encoded.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub snapshot: Arc<Snapshot>,
+    /// As the publisher named it.
+    pub name: String,
+    /// As the wire names it: the name, with a count if other content had it before.
+    pub version: String,
+    count: u64,
+    pub resources: BTreeMap<ResourceKind, BTreeMap<String, Any>>,
+}
+
+/// An overlay, encoded, with its deadline here.
+#[derive(Debug)]
+pub(super) struct LeasedOverlay {
+    overlay: Overlay,
+    pub body: Any,
+    pub deadline: Option<Instant>,
+    pub renewed: u64,
+}
+
+impl LeasedOverlay {
+    /// Time left at `now`; `None` if there is none.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+impl Desired {
+    /// Returns the version on the wire, and whether anything changed.
+    pub fn publish(&mut self, name: &str, snapshot: Arc<Snapshot>) -> Result<(String, bool), CodecError> {
+        if let Some(current) = &self.snapshot
+            && *current.snapshot == *snapshot
+        {
+            return Ok((current.version.clone(), false));
+        }
+        codec::check(&snapshot)?;
+        let mut resources: BTreeMap<ResourceKind, BTreeMap<String, Any>> = BTreeMap::new();
+        for resource in codec::resources(&snapshot) {
+            let body = encode(&resource)?;
+            resources.entry(resource.kind()).or_default().insert(resource.name().to_owned(), body);
+        }
+        let count = match &self.snapshot {
+            Some(current) if current.name == name => current.count + 1,
+            _ => 0,
+        };
+        let version = if count == 0 { name.to_owned() } else { format!("{name}+{count}") };
+        self.snapshot = Some(Published { snapshot, name: name.to_owned(), version: version.clone(), count, resources });
+        Ok((version, true))
+    }
+
+    /// Replaces the overlays. The same overlays with new times to live are a heartbeat, not a new generation.
+    pub fn set_overlays(&mut self, overlays: Vec<(Overlay, Duration)>, now: Instant) -> Result<(), CodecError> {
+        let mut next = BTreeMap::new();
+        for (overlay, ttl) in overlays {
+            let body = encode(&Resource::Overlay(overlay.clone()))?;
+            let deadline = now.checked_add(ttl);
+            next.insert(overlay.id.clone(), LeasedOverlay { overlay, body, deadline, renewed: self.renewals });
+        }
+        let live = |overlay: &&LeasedOverlay| overlay.left(now).is_some();
+        let same = next.len() == self.overlays.len()
+            && next.values().zip(self.overlays.values()).all(|(a, b)| a.overlay == b.overlay && live(&b));
+        if same {
+            self.renewals += 1;
+            next.values_mut().for_each(|overlay| overlay.renewed = self.renewals);
+        } else {
+            self.generation += 1;
+        }
+        self.overlays = next;
+        Ok(())
+    }
+
+    /// Renews overlays. One whose time has passed is gone at the proxy, and is sent again in full.
+    pub fn heartbeat(&mut self, overlays: &[(String, Duration)], now: Instant) {
+        self.renewals += 1;
+        for (id, ttl) in overlays {
+            if let Some(overlay) = self.overlays.get_mut(id) {
+                if overlay.left(now).is_none() {
+                    self.generation += 1;
+                }
+                overlay.deadline = now.checked_add(*ttl);
+                overlay.renewed = self.renewals;
+            }
+        }
+    }
+}
+
+fn encode(resource: &Resource) -> Result<Any, CodecError> {
+    let value = codec::encode_resource(resource)?;
+    Ok(Any { type_url: resource.kind().type_url().to_owned(), value })
+}

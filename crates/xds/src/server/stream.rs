@@ -1,0 +1,281 @@
+//! One stream of state-of-the-world ADS as a pure state machine: what was asked for, what was sent, what was answered,
+//! and from that, what to send next. No I/O and no clock of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use envoy_types::pb::{
+    envoy::service::{
+        discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource},
+        runtime::v3::Runtime,
+    },
+    google::protobuf::{self, Any, Struct},
+};
+use prost::{Message, Name};
+
+use super::{
+    Nack,
+    desired::{Desired, Published},
+};
+use crate::resource::ResourceKind;
+
+/// A proxy that asks for more names than this at once is not ours.
+const MOST_NAMES: usize = 10_000;
+
+/// Longest detail of a refusal that is kept, in bytes.
+const LONGEST_DETAIL: usize = 4096;
+
+/// State of one stream.
+#[derive(Debug, Default)]
+pub(super) struct StreamCore {
+    kinds: BTreeMap<ResourceKind, Subscription>,
+    nonces: u64,
+    renewals: u64,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    /// Empty means everything where the kind has that, nothing otherwise.
+    names: BTreeSet<String>,
+    sent: Option<Sent>,
+    acked: Option<String>,
+    refused: Option<String>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    version: String,
+    nonce: String,
+    names: BTreeSet<String>,
+    answered: bool,
+}
+
+/// What a request told.
+#[derive(Debug, PartialEq)]
+pub(super) enum Heard {
+    /// A subscription, or an answer to something older than the last response.
+    Nothing,
+    Acked {
+        kind: ResourceKind,
+        version: String,
+    },
+    Nacked(Nack),
+}
+
+impl StreamCore {
+    /// Takes in a request. An error is the peer's fault and ends the stream.
+    pub fn on_request(&mut self, request: &DiscoveryRequest) -> Result<Heard, String> {
+        let Some(kind) = ResourceKind::of_type_url(&request.type_url) else {
+            // A stock Envoy may ask for kinds that we do not serve; it is left waiting, as the protocol has it.
+            return Ok(Heard::Nothing);
+        };
+        if request.resource_names.len() > MOST_NAMES {
+            return Err(format!("more than {MOST_NAMES} names of {kind}"));
+        }
+        let subscription = self.kinds.entry(kind).or_default();
+        let fresh = request.response_nonce.is_empty();
+        let last = subscription.sent.as_ref().is_some_and(|sent| sent.nonce == request.response_nonce);
+        if !fresh && !last {
+            // It answers an older response; the answer to the last one is still to come, with the names of that time.
+            return Ok(Heard::Nothing);
+        }
+        subscription.names = request.resource_names.iter().filter(|name| *name != "*").cloned().collect();
+        if fresh {
+            subscription.sent = None;
+            return Ok(Heard::Nothing);
+        }
+        Ok(subscription.answer(kind, request))
+    }
+
+    /// The next response, if one is due. Called again after each, until there is none: each call sees the latest
+    /// configuration, so a slow proxy skips what was overtaken.
+    pub fn next_response(&mut self, desired: &Desired, now: Instant) -> Option<DiscoveryResponse> {
+        let snapshot = desired.snapshot.as_ref();
+        let due = snapshot.and_then(|published| {
+            let mut kinds = ResourceKind::ALL.into_iter().filter(|kind| *kind != ResourceKind::Overlay);
+            kinds.find(|kind| self.due(*kind, published)).map(|kind| (kind, published))
+        });
+        match due {
+            Some((kind, published)) => Some(self.send(kind, published)),
+            None => self.next_overlays(desired, now),
+        }
+    }
+
+    /// Make before break: endpoints only once their clusters are taken in, listeners once both are, routes once the
+    /// listeners are. A refusal stops the rest of that version: what is in force stays in force, whole.
+    fn due(&self, kind: ResourceKind, published: &Published) -> bool {
+        let Some(subscription) = self.kinds.get(&kind) else { return false };
+        let version = &published.version;
+        let in_turn = match kind {
+            ResourceKind::Trust | ResourceKind::Cluster | ResourceKind::Overlay => true,
+            ResourceKind::Endpoints => self.settled(ResourceKind::Cluster, version),
+            ResourceKind::Listener => self.settled(ResourceKind::Cluster, version) && self.endpoints_settled(published),
+            ResourceKind::Routes => self.settled(ResourceKind::Listener, version),
+        };
+        let present = kind.has_wildcard() || !subscription.chosen(kind, published).is_empty();
+        in_turn && present && subscription.wants(kind, published)
+    }
+
+    /// Whether this kind is accepted at this version, or not asked for at all.
+    fn settled(&self, kind: ResourceKind, version: &str) -> bool {
+        self.kinds.get(&kind).is_none_or(|subscription| subscription.accepted(version))
+    }
+
+    /// Whether the endpoints of every cluster were asked for and accepted.
+    fn endpoints_settled(&self, published: &Published) -> bool {
+        let needed = published.resources.get(&ResourceKind::Endpoints);
+        let Some(needed) = needed.filter(|_| self.kinds.contains_key(&ResourceKind::Cluster)) else { return true };
+        let Some(subscription) = self.kinds.get(&ResourceKind::Endpoints) else { return false };
+        let covered = |sent: &Sent| needed.keys().all(|name| sent.names.contains(name));
+        subscription.accepted(&published.version) && subscription.sent.as_ref().is_some_and(covered)
+    }
+
+    fn send(&mut self, kind: ResourceKind, published: &Published) -> DiscoveryResponse {
+        let nonce = self.nonce();
+        let subscription = self.kinds.entry(kind).or_default();
+        let resources = subscription.chosen(kind, published);
+        subscription.sending(&published.version, &nonce);
+        respond(kind, &published.version, nonce, resources)
+    }
+
+    fn nonce(&mut self) -> String {
+        self.nonces += 1;
+        self.nonces.to_string()
+    }
+
+    /// Overlays wait for nothing: a fault must go when its lease goes, whatever became of the snapshot.
+    fn next_overlays(&mut self, desired: &Desired, now: Instant) -> Option<DiscoveryResponse> {
+        let subscription = self.kinds.get(&ResourceKind::Overlay)?;
+        let version = desired.generation.to_string();
+        let wildcard = subscription.names.is_empty();
+        let resources = if subscription.wants_version(&version) || (!wildcard && subscription.wants_names()) {
+            self.renewals = desired.renewals;
+            if wildcard { all_overlays(desired, now) } else { layers(desired, &subscription.names) }
+        } else if wildcard && desired.renewals > self.renewals && subscription.accepted(&version) {
+            let seen = std::mem::replace(&mut self.renewals, desired.renewals);
+            let resources = heartbeats(desired, seen, now);
+            if resources.is_empty() {
+                return None;
+            }
+            resources
+        } else {
+            return None;
+        };
+        let nonce = self.nonce();
+        self.kinds.entry(ResourceKind::Overlay).or_default().sending(&version, &nonce);
+        Some(respond(ResourceKind::Overlay, &version, nonce, resources))
+    }
+}
+
+impl Subscription {
+    fn answer(&mut self, kind: ResourceKind, request: &DiscoveryRequest) -> Heard {
+        let Some(sent) = self.sent.as_mut() else { return Heard::Nothing };
+        if std::mem::replace(&mut sent.answered, true) {
+            // The same nonce again only changes the names.
+            return Heard::Nothing;
+        }
+        let version = sent.version.clone();
+        match &request.error_detail {
+            None => {
+                self.acked = Some(version.clone());
+                self.refused = None;
+                Heard::Acked { kind, version }
+            }
+            Some(error) => {
+                self.refused = Some(version.clone());
+                let mut detail = error.message.clone();
+                let end = (0..=LONGEST_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
+                detail.truncate(end.unwrap_or(0));
+                Heard::Nacked(Nack { kind, version, detail })
+            }
+        }
+    }
+
+    fn outstanding(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| !sent.answered)
+    }
+
+    fn accepted(&self, version: &str) -> bool {
+        !self.outstanding() && self.acked.as_deref() == Some(version) && self.refused.as_deref() != Some(version)
+    }
+
+    /// One response of a kind is under way at a time, so what a slow proxy gets next is the latest.
+    fn wants_version(&self, version: &str) -> bool {
+        let sent = self.sent.as_ref().map(|sent| sent.version.as_str());
+        !self.outstanding() && sent != Some(version)
+    }
+
+    fn wants_names(&self) -> bool {
+        !self.outstanding() && self.sent.as_ref().is_none_or(|sent| !self.names.is_subset(&sent.names))
+    }
+
+    fn wants(&self, kind: ResourceKind, published: &Published) -> bool {
+        let refused = self.refused.as_deref() == Some(published.version.as_str());
+        let names = !kind.has_wildcard() && self.wants_names();
+        // A refused version is not sent again, unless under a new subscription or for more names.
+        (self.wants_version(&published.version) && !(refused && self.sent.is_some())) || names
+    }
+
+    fn chosen(&self, kind: ResourceKind, published: &Published) -> Vec<Any> {
+        let Some(resources) = published.resources.get(&kind) else { return Vec::new() };
+        let everything = kind.has_wildcard() && self.names.is_empty();
+        let chosen = resources.iter().filter(|(name, _)| everything || self.names.contains(*name));
+        chosen.map(|(_, body)| body.clone()).collect()
+    }
+
+    fn sending(&mut self, version: &str, nonce: &str) {
+        let (version, nonce) = (version.to_owned(), nonce.to_owned());
+        self.sent = Some(Sent { version, nonce, names: self.names.clone(), answered: false });
+    }
+}
+
+fn respond(kind: ResourceKind, version: &str, nonce: String, resources: Vec<Any>) -> DiscoveryResponse {
+    DiscoveryResponse {
+        version_info: version.to_owned(),
+        resources,
+        type_url: kind.type_url().to_owned(),
+        nonce,
+        ..DiscoveryResponse::default()
+    }
+}
+
+/// The whole set, each overlay with the time left to it.
+fn all_overlays(desired: &Desired, now: Instant) -> Vec<Any> {
+    let live = desired.overlays.iter().filter_map(|(id, overlay)| Some((id, overlay, overlay.left(now)?)));
+    live.map(|(id, overlay, left)| leased(desired, id, left, Some(overlay.body.clone()))).collect()
+}
+
+/// Renewals since `seen`: same version, no body.
+fn heartbeats(desired: &Desired, seen: u64, now: Instant) -> Vec<Any> {
+    let renewed = desired.overlays.iter().filter(|(_, overlay)| overlay.renewed > seen);
+    renewed.filter_map(|(id, overlay)| Some(leased(desired, id, overlay.left(now)?, None))).collect()
+}
+
+fn leased(desired: &Desired, id: &str, left: Duration, body: Option<Any>) -> Any {
+    let ttl = protobuf::Duration {
+        seconds: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(left.subsec_nanos()).unwrap_or(0),
+    };
+    let resource = Resource {
+        name: id.to_owned(),
+        version: desired.generation.to_string(),
+        resource: body,
+        ttl: Some(ttl),
+        ..Resource::default()
+    };
+    Any { type_url: Resource::type_url(), value: resource.encode_to_vec() }
+}
+
+/// Layers that an Envoy asks for by name: it needs an answer to start. None of our overlays is a value that it reads.
+fn layers(desired: &Desired, names: &BTreeSet<String>) -> Vec<Any> {
+    let layer = |name: &String| match desired.overlays.get(name) {
+        Some(overlay) => overlay.body.clone(),
+        None => {
+            let empty = Runtime { name: name.clone(), layer: Some(Struct::default()) };
+            Any { type_url: ResourceKind::Overlay.type_url().to_owned(), value: empty.encode_to_vec() }
+        }
+    };
+    names.iter().map(layer).collect()
+}
