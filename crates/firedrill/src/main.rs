@@ -7,6 +7,7 @@ mod effective;
 mod failure;
 mod logging;
 mod manifests;
+mod mesh;
 mod render;
 mod sample;
 mod summary;

@@ -16,22 +16,36 @@ pub fn text(config: &Config, terminal: &Terminal) -> String {
     let mesh = &config.mesh;
     let mut out = String::new();
     let title = |text: &str| terminal.paint(Tone::Strong, text);
-    let _ = writeln!(out, "{} {}: regions {}, trust domain {}", title("Mesh"), mesh.name, join(&mesh.regions), mesh.trust_domain);
+    let _ = writeln!(
+        out,
+        "{} {}: regions {}, trust domain {}",
+        title("Mesh"),
+        mesh.name,
+        join(&mesh.regions),
+        mesh.trust_domain
+    );
     for gateway in &mesh.gateways {
         let routes: Vec<_> = gateway.routes.iter().map(|r| format!("{} → {}", r.prefix, r.service)).collect();
-        let _ = writeln!(out, "  {:<9} {:<16} {}   {}", "gateway", gateway.name, gateway.listen, routes.join(", "));
+        let _ = writeln!(out, "  {:<9} {:<16} {}   {}", "gateway", gateway.name.as_str(), gateway.listen, routes.join(", "));
     }
     for service in config.services.values() {
-        let _ = writeln!(out, "  {:<9} {:<16} {}", "service", service.name, of_service(service));
+        let _ = writeln!(out, "  {:<9} {:<16} {}", "service", service.name.as_str(), of_service(service));
     }
     for plan in config.plans.values() {
-        let _ = writeln!(out, "  {:<9} {:<16} {}", "plan", plan.name, of_plan(plan));
+        let _ = writeln!(out, "  {:<9} {:<16} {}", "plan", plan.name.as_str(), of_plan(plan));
     }
     for drill in config.drills.values() {
-        let _ = writeln!(out, "  {:<9} {:<16} {}", "drill", drill.name, of_drill(drill));
+        let _ = writeln!(out, "  {:<9} {:<16} {}", "drill", drill.name.as_str(), of_drill(drill));
     }
     for backup in config.backups.values() {
-        let _ = writeln!(out, "  {:<9} {:<16} {} every {}", "backup", backup.name, backup.service, print_duration(backup.every));
+        let _ = writeln!(
+            out,
+            "  {:<9} {:<16} {} every {}",
+            "backup",
+            backup.name,
+            backup.service,
+            print_duration(backup.every)
+        );
     }
     out
 }

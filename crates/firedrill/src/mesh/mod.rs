@@ -1,0 +1,349 @@
+//! The mesh on this machine as a drill sees it: leases and overlays at the control plane, holds at the supervisor.
+
+mod audit;
+mod events;
+mod tls;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use control::{
+    api::{LeaseRequest, OverlayEffect, OverlayRequest, RecoveryState, Targets},
+    client::{Client as Control, ClientError as ControlError},
+};
+use drill::target::{EndpointReport, Lost, Observed, ProxyReport, Stamp, Target, TargetError};
+use model::{
+    config::{Config, FaultAction, FaultStep, LoseHow},
+    name::{PlanName, RegionName},
+};
+use xds::{clock::Clock, overlay};
+
+use crate::supervisor::{
+    api::{HoldHow, HoldRequest, MeshReport},
+    client::{Client as Supervisor, ClientError as SupervisorError},
+};
+
+const CONTROL: &str = "control plane";
+const SUPERVISOR: &str = "supervisor";
+
+/// A running mesh of this machine.
+#[derive(Debug)]
+pub struct MeshTarget {
+    clock: Clock,
+    config: Config,
+    mesh: MeshReport,
+    control: Control,
+    supervisor: Supervisor,
+    programs: BTreeMap<String, String>,
+    held: Mutex<BTreeMap<String, Held>>,
+    feed: tokio::sync::Mutex<events::Feed>,
+}
+
+/// What stands under one lease beside the control plane's overlays.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    ttl: Duration,
+    /// Hold ids at the supervisor by step.
+    holds: BTreeMap<String, String>,
+}
+
+impl MeshTarget {
+    /// Looks at a running mesh.
+    ///
+    /// # Errors
+    /// When control plane or supervisor do not answer.
+    pub async fn new(config: Config, control: Control, supervisor: Supervisor) -> Result<Self, TargetError> {
+        let mesh = supervisor.mesh().await.map_err(|e| of_supervisor("describe the mesh", e))?;
+        let proxies = control.proxies().await.map_err(of_control)?;
+        let mut programs = BTreeMap::from([
+            ("engine".to_owned(), format!("firedrill {}", env!("CARGO_PKG_VERSION"))),
+            ("system".to_owned(), system()),
+        ]);
+        for status in proxies.into_iter().filter_map(|proxy| proxy.status) {
+            programs.insert(format!("proxy {}", status.name), status.program);
+        }
+        Ok(Self {
+            clock: Clock::anchored(),
+            config,
+            mesh,
+            control,
+            supervisor,
+            programs,
+            held: Mutex::default(),
+            feed: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The mesh as its supervisor describes it.
+    pub fn mesh(&self) -> &MeshReport {
+        &self.mesh
+    }
+
+    fn held<R>(&self, change: impl FnOnce(&mut BTreeMap<String, Held>) -> R) -> R {
+        // The table is plain data: a thread that panicked with it in hand left it usable.
+        change(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn overlay(&self, lease: &str, name: &str, effect: OverlayEffect) -> Result<control::api::OverlayReport, TargetError> {
+        let request = OverlayRequest { targets: Targets::Concerned, effect };
+        self.control.lay_overlay(lease, &slug(name), &request).await.map_err(of_control)
+    }
+
+    async fn hold(&self, lease: &str, step: &str, region: &RegionName, how: HoldHow) -> Result<Lost, TargetError> {
+        let Some(ttl) = self.held(|held| held.get(lease).map(|held| held.ttl)) else {
+            return Err(TargetError::Refused {
+                who: SUPERVISOR,
+                what: format!("hold {region} down"),
+                reason: format!("lease {lease} is not held"),
+            });
+        };
+        let id = format!("{}.{}", slug(lease), slug(step));
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(crate::supervisor::api::MAX_TTL_MS);
+        let request = HoldRequest { id: id.clone(), region: region.to_string(), how, ttl_ms };
+        match self.supervisor.hold(&request).await {
+            Ok(report) => {
+                self.held(|held| {
+                    if let Some(held) = held.get_mut(lease) {
+                        held.holds.insert(step.to_owned(), id);
+                    }
+                });
+                Ok(Lost { workloads: report.workloads, proxies: report.proxies, effective: Some(report.effective.0) })
+            }
+            Err(error) => {
+                // It may have been taken although no answer came; if this fails too, it lapses by itself.
+                let _ = self.supervisor.release(&id).await;
+                Err(of_supervisor(&format!("hold {region} down"), error))
+            }
+        }
+    }
+}
+
+impl Target for MeshTarget {
+    fn now(&self) -> (Stamp, Duration) {
+        (self.clock.now().0, self.clock.error())
+    }
+
+    fn gateway(&self, name: &str) -> Option<SocketAddr> {
+        self.mesh.gateways.iter().find(|gateway| gateway.gateway == name).map(|gateway| gateway.listen)
+    }
+
+    fn programs(&self) -> BTreeMap<String, String> {
+        self.programs.clone()
+    }
+
+    async fn take_lease(&self, id: &str, ttl: Duration, plan: Option<&PlanName>) -> Result<(), TargetError> {
+        let request = LeaseRequest {
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+            reason: format!("drill {id}"),
+            holder: format!("drill engine, process {}", std::process::id()),
+            plan: plan.map(ToString::to_string),
+        };
+        self.control.take_lease(id, &request).await.map_err(of_control)?;
+        self.held(|held| held.insert(id.to_owned(), Held { ttl, holds: BTreeMap::new() }));
+        Ok(())
+    }
+
+    async fn heartbeat(&self, id: &str) -> Result<(), TargetError> {
+        let holds: Vec<String> =
+            self.held(|held| held.get(id).map(|held| held.holds.values().cloned().collect()).unwrap_or_default());
+        let at_control = async { self.control.heartbeat(id).await.map(drop).map_err(of_control) };
+        let at_supervisor = futures_util::future::join_all(holds.iter().map(|hold| self.supervisor.heartbeat(hold)));
+        let (control, supervisor) = tokio::join!(at_control, at_supervisor);
+        for result in supervisor {
+            result.map_err(|e| of_supervisor("renew its hold", e))?;
+        }
+        control
+    }
+
+    async fn release_lease(&self, id: &str) -> Result<(), TargetError> {
+        let holds: Vec<String> =
+            self.held(|held| held.remove(id)).map(|held| held.holds.into_values().collect()).unwrap_or_default();
+        // Faults at the proxies first: they go in milliseconds, processes take longer to come back.
+        let control = self.control.release_lease(id).await.map_err(of_control);
+        for hold in holds {
+            self.supervisor.release(&hold).await.map_err(|e| of_supervisor("end its hold", e))?;
+        }
+        control
+    }
+
+    async fn lay_harmless(&self, lease: &str) -> Result<String, TargetError> {
+        Ok(self.overlay(lease, "harmless", OverlayEffect::Harmless {}).await?.id)
+    }
+
+    async fn lose(&self, lease: &str, step: &str, region: &RegionName, how: LoseHow) -> Result<Lost, TargetError> {
+        match how {
+            LoseHow::Kill => self.hold(lease, step, region, HoldHow::Kill).await,
+            LoseHow::Pause => self.hold(lease, step, region, HoldHow::Pause).await,
+            LoseHow::Partition => {
+                let effect = OverlayEffect::Partition { region: region.to_string() };
+                let report = self.overlay(lease, step, effect).await?;
+                Ok(Lost { workloads: 0, proxies: report.proxies.len(), effective: None })
+            }
+        }
+    }
+
+    async fn fault(&self, lease: &str, step: &str, fault: &FaultStep) -> Result<Vec<String>, TargetError> {
+        Ok(vec![self.overlay(lease, step, OverlayEffect::Fault(at_proxies(fault))).await?.id])
+    }
+
+    async fn undo(&self, lease: &str, step: &str) -> Result<(), TargetError> {
+        let hold = self.held(|held| held.get_mut(lease).and_then(|held| held.holds.remove(step)));
+        match hold {
+            Some(hold) => self.supervisor.release(&hold).await.map_err(|e| of_supervisor("end its hold", e)),
+            None => self.control.remove_overlay(lease, &slug(step)).await.map_err(of_control),
+        }
+    }
+
+    async fn failover(&self, plan: &PlanName, reason: &str) -> Result<(), TargetError> {
+        self.control.failover(plan.as_str(), reason).await.map(drop).map_err(of_control)
+    }
+
+    async fn failback(&self, plan: &PlanName, reason: &str) -> Result<(), TargetError> {
+        self.control.failback(plan.as_str(), reason).await.map(drop).map_err(of_control)
+    }
+
+    async fn recovery_normal(&self, plan: &PlanName) -> Result<bool, TargetError> {
+        let reports = self.control.recovery().await.map_err(of_control)?;
+        match reports.iter().find(|report| report.plan == plan.as_str()) {
+            Some(report) => Ok(report.state == RecoveryState::Normal),
+            None => Err(TargetError::Refused {
+                who: CONTROL,
+                what: format!("tell the state of plan {plan}"),
+                reason: "it does not know the plan".to_owned(),
+            }),
+        }
+    }
+
+    async fn proxies(&self) -> Result<Vec<ProxyReport>, TargetError> {
+        Ok(self.control.proxies().await.map_err(of_control)?.into_iter().map(proxy_report).collect())
+    }
+
+    async fn audit(&self, plan: &PlanName) -> Result<Vec<EndpointReport>, TargetError> {
+        let trust = self.control.trust().await.map_err(of_control)?;
+        let proxies = self.control.proxies().await.map_err(of_control)?;
+        Ok(audit::endpoints(&self.config, &self.mesh, plan, &trust, &proxies, self.clock.now()).await)
+    }
+
+    async fn events(&self, after: u64, wait: Duration) -> Result<Vec<Observed>, TargetError> {
+        let mut feed = self.feed.lock().await;
+        feed.after(after, wait, &self.control, &self.supervisor).await
+    }
+
+    fn environment(&self, region: Option<&RegionName>) -> BTreeMap<String, String> {
+        environment(&self.mesh, region)
+    }
+}
+
+fn environment(mesh: &MeshReport, region: Option<&RegionName>) -> BTreeMap<String, String> {
+    let inside = mesh.workloads.iter().map(|w| (&w.service, &w.region, w.address));
+    let outside = mesh.outside.iter().map(|o| (&o.service, &o.region, o.address));
+    let mut endpoints: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (service, of, address) in inside.chain(outside) {
+        if region.is_none_or(|region| region.as_str() == of) {
+            let name = format!("FIREDRILL_ENDPOINTS_{}", service.to_uppercase().replace('-', "_"));
+            endpoints.entry(name).or_default().push(address.to_string());
+        }
+    }
+    let mut environment: BTreeMap<String, String> =
+        endpoints.into_iter().map(|(name, addresses)| (name, addresses.join(","))).collect();
+    environment.insert("FIREDRILL_STATE".to_owned(), mesh.state.display().to_string());
+    if let Some(region) = region {
+        environment.insert("FIREDRILL_REGION".to_owned(), region.to_string());
+    }
+    environment
+}
+
+fn proxy_report(proxy: control::api::ProxyReport) -> ProxyReport {
+    let Some(status) = proxy.status else {
+        let reason = proxy.error.unwrap_or_else(|| "it says nothing of itself".to_owned());
+        return ProxyReport {
+            name: proxy.name,
+            region: proxy.region,
+            service: proxy.service,
+            digest: Err(reason),
+            in_sync: false,
+            overlays: Vec::new(),
+            tries: BTreeMap::new(),
+            boot: String::new(),
+        };
+    };
+    let mut tries: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for cluster in &status.clusters {
+        for endpoint in &cluster.endpoints {
+            *tries.entry((cluster.service.clone(), endpoint.region.clone())).or_default() += endpoint.tries;
+        }
+    }
+    ProxyReport {
+        name: proxy.name,
+        region: proxy.region,
+        service: proxy.service,
+        digest: Ok(status.digest),
+        in_sync: proxy.in_sync,
+        overlays: status.overlays,
+        tries,
+        boot: status.boot,
+    }
+}
+
+fn at_proxies(step: &FaultStep) -> overlay::Fault {
+    let action = match &step.action {
+        FaultAction::Delay(delay) => overlay::FaultAction::Delay { fixed: *delay },
+        FaultAction::Abort(status) => overlay::FaultAction::Abort { status: *status },
+        FaultAction::Refuse => overlay::FaultAction::Refuse,
+        FaultAction::Reset => overlay::FaultAction::Reset,
+        FaultAction::Blackhole => overlay::FaultAction::Blackhole,
+    };
+    overlay::Fault {
+        matches: overlay::FaultMatch {
+            service: Some(step.service.to_string()),
+            region: step.region.as_ref().map(ToString::to_string),
+            path: step.path.clone(),
+            method: step.method.clone(),
+            header: None,
+        },
+        percent: step.percent.0,
+        action,
+    }
+}
+
+fn of_control(error: ControlError) -> TargetError {
+    match error {
+        ControlError::Refused { what, reason, .. } => TargetError::Refused { who: CONTROL, what, reason },
+        other => TargetError::Unreachable { who: CONTROL, reason: other.to_string() },
+    }
+}
+
+fn of_supervisor(what: &str, error: SupervisorError) -> TargetError {
+    match error {
+        SupervisorError::Refused { reason, .. } => {
+            TargetError::Refused { who: SUPERVISOR, what: what.to_owned(), reason }
+        }
+        SupervisorError::Unreachable(reason) => TargetError::Unreachable { who: SUPERVISOR, reason },
+    }
+}
+
+/// What may stand in a path and in a resource's name.
+fn slug(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' }).collect()
+}
+
+fn system() -> String {
+    let name = rustix::system::uname();
+    let part = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    format!("{} {} {}", part(name.sysname()), part(name.release()), part(name.machine()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_a_path_is_plain() {
+        assert_eq!(slug("lose east/1"), "lose-east-1");
+        assert_eq!(slug("step-0"), "step-0");
+    }
+}
