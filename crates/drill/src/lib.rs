@@ -1,12 +1,25 @@
 //! The drill engine: an attempt's life, faults, probes, guards, timeline.
 //!
-//! It sees the mesh only through [`target::Target`].
+//! It sees the mesh only through [`target::Target`]. What is done when is decided by a pure state machine (`life`), fed
+//! with time and events by a thin shell.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod clock;
+mod command;
 pub mod engine;
+mod figures;
+mod findings;
+mod guard;
+mod life;
+mod preflight;
+pub mod probe;
 pub mod progress;
+mod register;
 pub mod target;
+#[cfg(test)]
+mod testing;
+mod timeline;
 
 pub use engine::{Abort, DrillError, LEASE_TTL, Places, Sealed, recover_crashed, run};
 pub use progress::Progress;

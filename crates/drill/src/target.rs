@@ -145,6 +145,11 @@ pub enum Meaning {
         /// Or why it failed.
         result: Result<(), String>,
     },
+    /// The recovery controller was told to fail back, or decided to.
+    FailbackCommanded {
+        /// Plan.
+        plan: String,
+    },
     /// Failback reached this share of the primary.
     RampStep {
         /// Percent.
@@ -175,6 +180,8 @@ pub struct Lost {
     pub proxies: usize,
     /// When the first effect was seen by whoever made it (process dead or stopped); `None` when only proxies' events tell.
     pub effective: Option<Stamp>,
+    /// Overlay ids that carry the loss (a partition's), to be matched with `OverlayApplied`; empty for processes.
+    pub overlays: Vec<String>,
 }
 
 /// Who may be asked what. Every effect is under the lease: when heartbeats stop, it goes away by itself.

@@ -1,0 +1,155 @@
+//! Commands of the user: bounded in time and output, and never outliving their step.
+
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Output that is kept, of each of stdout and stderr.
+const KEPT: usize = 4096;
+/// A pipe that a killed command's descendants hold open is not waited for longer than this.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Kills the command's whole process group when dropped before the command has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&self) {
+        if let Some(pid) = self.0 {
+            // Fails only if the group has no process any more, which is what is wanted.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs a command in a process group of its own, and gives the last of its output.
+///
+/// When its time is up or the future is dropped, the whole group is killed. argv[0] `firedrill` is the running binary.
+///
+/// # Errors
+/// A sentence, when it cannot be started, does not exit with 0, or takes too long.
+pub async fn run(
+    command: &[String],
+    environment: &BTreeMap<String, String>,
+    bound: Duration,
+) -> Result<String, String> {
+    let (program, arguments) = command.split_first().ok_or_else(|| "the command is empty".to_owned())?;
+    let own = if program == "firedrill" { std::env::current_exe().ok() } else { None };
+    let mut prepared = match own {
+        Some(path) => Command::new(path),
+        None => Command::new(program),
+    };
+    prepared.args(arguments).envs(environment).process_group(0);
+    prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = prepared.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
+    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    match timeout(bound, finish(&mut child)).await {
+        Ok(result) => {
+            let (status, output) = result.map_err(|error| format!("{program}: {error}"))?;
+            let output = output.trim().to_owned();
+            match (status.success(), output.is_empty()) {
+                (true, _) => Ok(output),
+                (false, true) => Err(format!("{program} ended with {status}")),
+                (false, false) => Err(format!("{program} ended with {status}: {output}")),
+            }
+        }
+        Err(_) => {
+            group.kill();
+            child.wait().await.map_err(|error| format!("{program}: {error}"))?;
+            Err(format!("{program} did not end within {bound:?} and was killed"))
+        }
+    }
+}
+
+async fn finish(child: &mut Child) -> std::io::Result<(std::process::ExitStatus, String)> {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let reading = async { tokio::join!(tail(out), tail(err)) };
+    tokio::pin!(reading);
+    // The pipes may be held open by something that the command left running: its exit is what counts.
+    let (status, read) = tokio::select! {
+        read = &mut reading => (child.wait().await?, Some(read)),
+        status = child.wait() => (status?, None),
+    };
+    let (out, err) = match read {
+        Some(read) => read,
+        None => timeout(DRAIN, reading).await.unwrap_or_default(),
+    };
+    let text = [out, err].concat();
+    Ok((status, String::from_utf8_lossy(&text).into_owned()))
+}
+
+async fn tail(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut pipe) = pipe else { return kept };
+    let mut buffer = [0u8; 4096];
+    // A read error ends the output; the exit status tells how the command ended.
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        kept.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        if kept.len() > KEPT {
+            kept.drain(..kept.len() - KEPT);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn argv(script: &str) -> Vec<String> {
+        ["sh", "-c", script].map(str::to_owned).to_vec()
+    }
+
+    async fn check(script: &str, expected: Result<&str, &str>) {
+        let environment = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
+        let seen = run(&argv(script), &environment, Duration::from_secs(10)).await;
+        match expected {
+            Ok(output) => assert_eq!(seen.as_deref(), Ok(output), "{script}"),
+            Err(part) => assert!(seen.as_ref().is_err_and(|e| e.contains(part)), "{script}: {seen:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn ends_and_output() {
+        check("echo $GREETING", Ok("hello")).await;
+        check("echo bad >&2; exit 3", Err("exit status: 3: bad")).await;
+        check("exit 4", Err("exit status: 4")).await;
+        let missing = run(&["no-such-program-1".to_owned()], &BTreeMap::new(), Duration::from_secs(1)).await;
+        assert!(missing.is_err_and(|e| e.contains("cannot be started")));
+        assert!(run(&[], &BTreeMap::new(), Duration::from_secs(1)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn killed_with_its_children() {
+        let folder = std::env::temp_dir().join(format!("drill-command-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let pid_file = folder.join("pid");
+        let script = format!("sleep 100 & echo $! > {}; wait", pid_file.display());
+        let seen = run(&argv(&script), &BTreeMap::new(), Duration::from_millis(700)).await;
+        assert!(seen.is_err_and(|e| e.contains("was killed")));
+        let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        // SIGKILL is not instant: the child is gone, or a zombie that nobody has reaped yet.
+        let gone = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Err(_) => true,
+            Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])),
+        };
+        for _ in 0..1000 {
+            if gone() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(gone());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

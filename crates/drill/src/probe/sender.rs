@@ -1,0 +1,158 @@
+//! Sending what is due, and noting how it ended.
+
+use std::{cell::Cell, rc::Rc};
+
+use bytes::Bytes;
+use evidence::record::{Nanos, Outcome};
+use http_body_util::Full;
+use hyper::{Request, header};
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Runtime, sync::mpsc, task::LocalSet, time::Instant};
+
+use super::{
+    ProbeSpec, SharedLog,
+    client::{Answer, Client},
+    lock,
+    log::{AnsweredBy, Ended},
+    pace::Due,
+};
+use crate::clock::{AttemptClock, nanos};
+
+/// Answers to probes are read up to here; a longer one still counts by its status.
+const BODY_BOUND: usize = 1 << 20;
+
+/// Body of a write.
+#[derive(Serialize)]
+struct WriteBody<'a> {
+    id: &'a str,
+    sequence: u64,
+    probe: &'a str,
+}
+
+/// What an acknowledgement may say.
+#[derive(Deserialize)]
+struct Acknowledgement {
+    epoch: Option<u64>,
+}
+
+/// The id of a write.
+pub fn write_id(run: &str, sequence: u64) -> String {
+    format!("{run}-{sequence}")
+}
+
+/// One probe at work.
+struct Line {
+    spec: ProbeSpec,
+    client: Client,
+    log: SharedLog,
+    in_flight: Cell<usize>,
+    bound: usize,
+    clock: AttemptClock,
+}
+
+/// Sends until the pacer ends, then until everything in flight has ended. Blocks the thread.
+pub fn send_all(
+    runtime: &Runtime,
+    clock: AttemptClock,
+    specs: Vec<ProbeSpec>,
+    logs: Vec<SharedLog>,
+    mut due: mpsc::Receiver<Due>,
+) {
+    let line = |(spec, log): (ProbeSpec, SharedLog)| {
+        let bound = spec.in_flight_bound();
+        let client = Client::new(spec.address, bound);
+        Rc::new(Line { client, log, in_flight: Cell::new(0), bound, clock, spec })
+    };
+    let lines: Vec<Rc<Line>> = specs.into_iter().zip(logs).map(line).collect();
+    let local = LocalSet::new();
+    local.block_on(runtime, async {
+        let mut tasks = tokio::task::JoinSet::new();
+        while let Some(due) = due.recv().await {
+            let Some(line) = lines.get(due.probe) else { continue };
+            if let Some(refused) = line.refuse(due) {
+                lock(&line.log).end(due.sequence, &refused);
+                continue;
+            }
+            lock(&line.log).begin(due.sequence);
+            line.in_flight.set(line.in_flight.get() + 1);
+            let line = line.clone();
+            tasks.spawn_local(async move {
+                let ended = line.ask(due).await;
+                line.in_flight.set(line.in_flight.get() - 1);
+                lock(&line.log).end(due.sequence, &ended);
+            });
+            // Reaps what has ended, so that the set stays as small as what is in flight.
+            while tasks.try_join_next().is_some() {}
+        }
+        while tasks.join_next().await.is_some() {}
+    });
+}
+
+impl Line {
+    /// Whether a due request is not to be sent: too late, or too many in flight.
+    fn refuse(&self, due: Due) -> Option<Ended> {
+        let now = self.clock.now();
+        let late = now - due.time >= nanos(self.spec.timeout);
+        let full = self.in_flight.get() >= self.bound;
+        (late || full).then_some(Ended {
+            time: now,
+            outcome: Outcome::NotSent,
+            answered: None,
+            sent: None,
+            epoch: None,
+        })
+    }
+
+    async fn ask(&self, due: Due) -> Ended {
+        let sent = Cell::new(None);
+        let deadline = Instant::from_std(self.clock.instant(due.time) + self.spec.timeout);
+        let result = match self.request(due.sequence) {
+            Ok(request) => {
+                let send = self.client.send(request, BODY_BOUND, || sent.set(Some(self.clock.now())));
+                tokio::time::timeout_at(deadline, send).await.unwrap_or(Err(Outcome::Timeout))
+            }
+            // A host or path that is no header or target cannot be sent at all.
+            Err(_) => Err(Outcome::NotSent),
+        };
+        self.ended(self.clock.now(), sent.get(), result)
+    }
+
+    fn ended(&self, time: Nanos, sent: Option<Nanos>, result: Result<Answer, Outcome>) -> Ended {
+        match result {
+            Err(outcome) => {
+                // Without a connection nothing was written.
+                let sent = sent.filter(|_| outcome != Outcome::Connect);
+                Ended { time, outcome, answered: None, sent, epoch: None }
+            }
+            Ok(answer) => {
+                let status = answer.head.status();
+                let good = status.is_success() || (status.is_redirection() && self.spec.writes.is_none());
+                let outcome = if good { Outcome::Ok } else { Outcome::Status(status.as_u16()) };
+                let header = answer.head.headers().get("x-firedrill-answered-by");
+                let answered = header.and_then(|value| value.to_str().ok()).map(AnsweredBy::parse);
+                let writes = self.spec.writes.is_some();
+                let acknowledgement = writes.then(|| serde_json::from_slice::<Acknowledgement>(&answer.body));
+                let epoch = acknowledgement.and_then(Result::ok).and_then(|a| a.epoch);
+                Ended { time, outcome, answered, sent, epoch }
+            }
+        }
+    }
+
+    fn request(&self, sequence: u64) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let spec = &self.spec;
+        let builder = Request::builder()
+            .method(spec.request.method.as_str())
+            .uri(spec.request.path.as_str())
+            .header(header::HOST, &spec.host)
+            .header("x-firedrill-probe", &spec.name);
+        match &spec.writes {
+            None => builder.body(Full::new(Bytes::new())),
+            Some(writes) => {
+                let id = write_id(&writes.run, sequence);
+                // Strings and a number: this cannot fail to serialise.
+                let body = serde_json::to_vec(&WriteBody { id: &id, sequence, probe: &writes.run }).unwrap_or_default();
+                builder.header(header::CONTENT_TYPE, "application/json").body(Full::new(Bytes::from(body)))
+            }
+        }
+    }
+}

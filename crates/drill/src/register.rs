@@ -1,0 +1,217 @@
+//! What is registered before anything else happens: plan and drill with every default filled in, as JSON.
+
+use std::time::Duration;
+
+use evidence::record::{Anchor, Objectives as Asked, Registration};
+use model::config::{
+    Config, Drill, DrillKind, FaultAction, FaultStep, GuardCondition, HttpRequest, LoseHow, Objectives, Pattern, Probe,
+    ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep, Step, Tier, Trigger,
+};
+use serde_json::{Value, json};
+
+use crate::clock::nanos;
+
+/// The registration of a drill of this plan.
+pub fn registration(config: &Config, drill: &Drill, plan: &RecoveryPlan, anchor: Anchor) -> Registration {
+    let Pattern::ActivePassive { standby, .. } = &plan.pattern;
+    Registration {
+        drill: drill.name.to_string(),
+        plan: plan.name.to_string(),
+        registered: json!({"plan": plan_json(plan), "drill": drill_json(drill)}),
+        about: about(config, drill, plan),
+        lost_region: lost_region(drill),
+        recovery_regions: standby.iter().map(ToString::to_string).collect(),
+        anchor,
+        objectives: asked(&plan.objectives),
+    }
+}
+
+/// The region that the scenario takes away: the first `lose`.
+pub fn lost_region(drill: &Drill) -> Option<String> {
+    drill.scenario.iter().find_map(|step| match &step.action {
+        ScenarioAction::Lose { region, .. } => Some(region.to_string()),
+        _ => None,
+    })
+}
+
+fn asked(objectives: &Objectives) -> Asked {
+    Asked {
+        recovery_time: objectives.recovery_time.map(nanos),
+        data_loss: objectives.data_loss.map(nanos),
+        success_rate: objectives.success_rate.0,
+        latency_p99: objectives.latency_p99.map(nanos),
+        sustain: nanos(objectives.sustain),
+    }
+}
+
+fn about(config: &Config, drill: &Drill, plan: &RecoveryPlan) -> Value {
+    json!({
+        "type": kind(drill.kind),
+        "purpose": drill.purpose,
+        "lead": drill.stakeholders.lead,
+        "approvers": drill.stakeholders.approvers,
+        "observers": drill.stakeholders.observers,
+        "mesh": config.mesh.name,
+        "trustDomain": config.mesh.trust_domain,
+        "regions": config.mesh.regions,
+        "services": plan.services,
+    })
+}
+
+fn kind(kind: DrillKind) -> &'static str {
+    match kind {
+        DrillKind::Live => "live",
+    }
+}
+
+/// Durations as numbers of seconds: one form, whatever the manifest wrote.
+fn s(duration: Duration) -> Value {
+    json!(duration.as_secs_f64())
+}
+
+fn plan_json(plan: &RecoveryPlan) -> Value {
+    let Pattern::ActivePassive { primary, standby, tier } = &plan.pattern;
+    let tier = match tier {
+        Tier::Hot => "hot",
+        Tier::Warm => "warm",
+        Tier::PilotLight => "pilotLight",
+    };
+    let steps: Vec<Value> = plan.failover.steps.iter().map(step_json).collect();
+    let before: Vec<Value> = plan.failback.steps.iter().map(run_json).collect();
+    json!({
+        "name": plan.name,
+        "services": plan.services,
+        "activePassive": {"primary": primary, "standby": standby, "tier": tier},
+        "objectives": {
+            "recoveryTime": plan.objectives.recovery_time.map(s),
+            "dataLoss": plan.objectives.data_loss.map(s),
+            "successRate": plan.objectives.success_rate,
+            "latencyP99": plan.objectives.latency_p99.map(s),
+            "sustain": s(plan.objectives.sustain),
+        },
+        "failover": {"trigger": trigger_json(plan.failover.trigger), "steps": steps},
+        "failback": {
+            "trigger": trigger_json(plan.failback.trigger),
+            "steps": before,
+            "ramp": plan.failback.ramp,
+            "dwell": s(plan.failback.dwell),
+        },
+    })
+}
+
+fn trigger_json(trigger: Trigger) -> Value {
+    match trigger {
+        Trigger::Manual => json!("manual"),
+        Trigger::Automatic { unhealthy_for } => json!({"automatic": {"unhealthyFor": s(unhealthy_for)}}),
+    }
+}
+
+fn step_json(step: &Step) -> Value {
+    match step {
+        Step::Shift { to } => json!({"shift": {"to": to}}),
+        Step::Run(run) => json!({"run": run_json(run)}),
+    }
+}
+
+fn run_json(run: &RunStep) -> Value {
+    json!({
+        "name": run.name,
+        "in": run.region,
+        "command": run.command,
+        "timeout": s(run.timeout),
+        "undo": run.undo,
+    })
+}
+
+fn drill_json(drill: &Drill) -> Value {
+    let probes: Vec<Value> = drill.probes.iter().map(probe_json).collect();
+    let scenario: Vec<Value> = drill.scenario.iter().map(scenario_json).collect();
+    let guards: Vec<Value> = drill.guards.iter().map(|guard| guard_json(&guard.probe, &guard.condition)).collect();
+    json!({
+        "name": drill.name,
+        "plan": drill.plan,
+        "type": kind(drill.kind),
+        "purpose": drill.purpose,
+        "stakeholders": {
+            "lead": drill.stakeholders.lead,
+            "approvers": drill.stakeholders.approvers,
+            "observers": drill.stakeholders.observers,
+        },
+        "probes": probes,
+        "baseline": s(drill.baseline),
+        "scenario": scenario,
+        "hold": s(drill.hold),
+        "guards": guards,
+    })
+}
+
+fn request(request: &HttpRequest) -> String {
+    let host = match &request.host {
+        ProbeHost::Gateway(name) => name.to_string(),
+        ProbeHost::Address(address) => address.to_string(),
+    };
+    format!("{} http://{host}{}", request.method, request.path)
+}
+
+fn probe_json(probe: &Probe) -> Value {
+    let mut value = json!({"name": probe.name, "rate": probe.rate, "timeout": s(probe.timeout)});
+    match &probe.kind {
+        ProbeKind::Http(get) => value["http"] = json!(request(get)),
+        ProbeKind::Writes { put, get } => value["writes"] = json!({"put": request(put), "get": request(get)}),
+    }
+    value
+}
+
+fn scenario_json(step: &ScenarioStep) -> Value {
+    let mut value = json!({"at": s(step.at), "for": step.lasts.map(s)});
+    match &step.action {
+        ScenarioAction::Lose { region, how } => {
+            value["lose"] = json!({"region": region, "how": how_text(*how)});
+        }
+        ScenarioAction::Fault(fault) => value["fault"] = fault_json(fault),
+        ScenarioAction::Run { name, command, undo, timeout } => {
+            value["run"] = json!({"name": name, "command": command, "undo": undo, "timeout": s(*timeout)});
+        }
+        ScenarioAction::Wait { duration } => value["wait"] = s(*duration),
+    }
+    value
+}
+
+/// As the manifest writes it.
+pub fn how_text(how: LoseHow) -> &'static str {
+    match how {
+        LoseHow::Kill => "kill",
+        LoseHow::Pause => "pause",
+        LoseHow::Partition => "partition",
+    }
+}
+
+fn fault_json(fault: &FaultStep) -> Value {
+    let action = match &fault.action {
+        FaultAction::Delay(delay) => json!({"delay": s(*delay)}),
+        FaultAction::Abort(status) => json!({"abort": status}),
+        FaultAction::Refuse => json!("refuse"),
+        FaultAction::Reset => json!("reset"),
+        FaultAction::Blackhole => json!("blackhole"),
+    };
+    json!({
+        "service": fault.service,
+        "region": fault.region,
+        "path": fault.path,
+        "method": fault.method,
+        "percent": fault.percent,
+        "action": action,
+    })
+}
+
+fn guard_json(probe: &model::name::ProbeName, condition: &GuardCondition) -> Value {
+    match condition {
+        GuardCondition::SuccessRateBelow { percent, over } => {
+            json!({"probe": probe, "successRateBelow": percent, "over": s(*over)})
+        }
+        GuardCondition::LatencyP99Above { latency, over } => {
+            json!({"probe": probe, "latencyP99Above": s(*latency), "over": s(*over)})
+        }
+        GuardCondition::IndeterminateAbove { count } => json!({"probe": probe, "indeterminateAbove": count}),
+    }
+}
