@@ -9,12 +9,15 @@ pub mod config;
 mod lower;
 pub mod name;
 mod near;
+mod print;
 pub mod problem;
 mod raw;
 mod read;
+pub mod schema;
 mod tree;
 pub mod unit;
 
+pub use print::{canonical, canonical_drill, canonical_text};
 pub use problem::{Problem, Severity, Source};
 
 /// What became of manifests without errors.

@@ -20,8 +20,8 @@ fn distance(a: &str, b: &str) -> usize {
     rows.pop().and_then(|row| row.last().copied()).unwrap_or(0)
 }
 
-/// The known word that was probably meant: a difference in case, at most a third of the letters wrong, or one is the
-/// beginning of the other.
+/// The known word that was probably meant: a difference in case, at most a third of the letters wrong, or the same
+/// beginning.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.is_empty() || word.len() > 64 {
         return None;
@@ -31,7 +31,8 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         let other = known.to_lowercase();
         let edits = distance(&lower, &other);
         let close = edits <= (word.chars().count().max(3) / 3).max(1);
-        let prefix = lower.len() >= 3 && (other.starts_with(&lower) || (other.len() >= 3 && lower.starts_with(&other)));
+        let shared = lower.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
+        let prefix = shared >= 4 || (shared >= 3 && shared == lower.len().min(other.len()));
         (close || prefix).then_some((edits, known))
     };
     known.into_iter().filter_map(rank).min().map(|(_, known)| known)

@@ -110,11 +110,6 @@ impl Problem {
         self
     }
 
-    pub(crate) fn mend_maybe(&mut self, help: Option<String>) -> &mut Self {
-        self.help = help.or(self.help.take());
-        self
-    }
-
     pub(crate) fn see(&mut self, place: Place, message: impl Into<String>) -> &mut Self {
         self.related.push(Related { place, message: message.into() });
         self
@@ -452,6 +447,7 @@ macro_rules! mapping {
         $(#[$meta])*
         #[derive(Clone, Debug, schemars::JsonSchema)]
         #[schemars(rename_all = "camelCase", deny_unknown_fields)]
+        #[allow(dead_code, reason = "some fields are only judged while they are read")]
         pub(crate) struct $name { $($(#[$field_meta])* pub $field: $type,)* }
 
         impl $crate::read::FromNode for $name {

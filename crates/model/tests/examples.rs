@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use model::{Parsed, Source};
+use model::{Parsed, Source, name::DrillName};
 
 /// All manifests of a folder under `examples/`.
 fn example(name: &str) -> Vec<Source> {
@@ -28,10 +28,40 @@ fn parse(sources: &[Source]) -> Parsed {
     })
 }
 
+/// Valid without warnings, and what is printed with all defaults is the same configuration.
+fn check(name: &str) -> model::config::Config {
+    let Parsed { config, warnings } = parse(&example(name));
+    assert_eq!(warnings, [], "{name}");
+    let printed = Source { path: "printed.yaml".to_owned(), text: config.to_yaml() };
+    let again = parse(std::slice::from_ref(&printed));
+    assert_eq!(again.config, config, "{}", printed.text);
+    assert_eq!(again.config.to_yaml(), printed.text);
+    config
+}
+
 #[test]
 fn bank() {
-    let parsed = parse(&example("bank"));
-    assert_eq!(parsed.warnings, []);
-    let config = parsed.config;
+    let config = check("bank");
     assert_eq!(config.services.len(), 3);
+    let accounts = config.services.values().next().unwrap();
+    let workloads: Vec<&str> = accounts.endpoints.iter().map(|e| e.workload.as_str()).collect();
+    assert_eq!(workloads, ["accounts-east-0", "accounts-east-1", "accounts-west-0", "accounts-west-1"]);
+    let drill = DrillName::new("lose-east").unwrap();
+    let registered = model::canonical_text(&model::canonical_drill(&config, &drill).unwrap());
+    assert!(registered.starts_with(r#"{"drill":{"apiVersion":"firedrill.dev/v1","kind":"Drill","#), "{registered}");
+}
+
+#[test]
+fn nginx() {
+    let config = check("nginx");
+    assert_eq!(config.drills.len(), 1);
+}
+
+#[test]
+fn every_example_is_tested() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir());
+    for name in names {
+        check(&name.file_name().unwrap().to_string_lossy());
+    }
 }

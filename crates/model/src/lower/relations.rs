@@ -1,7 +1,252 @@
-//! Checks between manifests.
+//! Checks between manifests. A manifest with problems of its own is not blamed for what it lacks: that may be there, but
+//! unreadable.
+
+use std::collections::BTreeMap;
 
 use super::Written;
-use crate::{config::Config, read::Cx};
+use crate::{
+    config::{
+        Caller, Config, Drill, GuardCondition, Pattern, Place, ProbeKind, Protocol, RecoveryPlan, Service, Trigger,
+    },
+    name::{RegionName, ServiceName},
+    raw,
+    read::{At, Cx},
+    unit::print_duration,
+};
+
+/// Workloads and gateways each need an address of the mesh's loopback subnet, which has room for this many.
+const WORKLOADS: usize = 249;
 
 /// Checks everything that needs more than one manifest.
-pub(crate) fn check(_config: &Config, _written: &Written<'_>, _cx: &mut Cx<'_>) {}
+pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
+    workloads(config, written, cx);
+    for service in config.services.values() {
+        if let Some((_, spec)) = written.services.get(&service.name) {
+            callers(service, spec, config, written, cx);
+            gateways(service, spec, config, cx);
+        }
+    }
+    let mut planned: BTreeMap<&ServiceName, &At<ServiceName>> = BTreeMap::new();
+    for plan in config.plans.values() {
+        if let Some((_, spec)) = written.plans.get(&plan.name) {
+            for service in spec.services.iter() {
+                if let Some(other) = planned.insert(&service.value, service).filter(|o| o.at != service.at && !spec.services.iter().any(|s| s.at == o.at)) {
+                    let other = cx.place(other.at);
+                    cx.error("service-in-two-plans", service.at, format!("the service `{}` is in two plans, which would move it against each other", service.value))
+                        .mend("leave it in one of them")
+                        .see(other, "the other plan");
+                }
+            }
+            endpoints(plan, spec, config, written, cx);
+            detection(plan, spec, config, written, cx);
+        }
+    }
+    for drill in config.drills.values() {
+        if let (Some((manifest, spec)), Some(plan)) = (written.drills.get(&drill.name), config.plans.get(&drill.plan)) {
+            scenario(spec, plan, config, cx);
+            if !manifest.flawed {
+                objectives(drill, spec, plan, cx);
+            }
+        }
+    }
+}
+
+fn workloads(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
+    let mut names: BTreeMap<&str, &ServiceName> = BTreeMap::new();
+    let mut count = config.mesh.gateways.len();
+    for service in config.services.values() {
+        let Some((manifest, spec)) = written.services.get(&service.name) else { continue };
+        for endpoint in &service.endpoints {
+            let other = names.insert(endpoint.workload.as_str(), &service.name).filter(|other| **other != service.name);
+            if let Some(other) = other {
+                cx.error("duplicate-name", manifest.name.at, format!("the workload `{}` of `{}` would have the same name as one of `{other}`", endpoint.workload, service.name))
+                    .mend("rename the service or the region: workloads are named `<service>-<region>-<n>`");
+                break;
+            }
+        }
+        count += service.endpoints.iter().filter(|e| matches!(e.place, Place::Run(_))).count();
+        if count > WORKLOADS {
+            cx.error("too-many-workloads", spec.endpoints.head, format!("more than {WORKLOADS} gateways and workloads in one mesh"))
+                .mend("lower `count`: a local mesh has that many addresses");
+            return;
+        }
+    }
+}
+
+fn is_outside(service: &Service) -> bool {
+    !service.endpoints.is_empty() && service.endpoints.iter().all(|e| matches!(e.place, Place::Address(_)))
+}
+
+/// `calls`, `authorization` and `routes` against each other.
+fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
+    let name = &service.name;
+    if let (Some(calls), true) = (spec.calls.as_ref().filter(|c| !c.is_empty()), is_outside(service)) {
+        cx.warning("calls-without-sidecar", calls.head, format!("`{name}` has no sidecar, so its calls do not go through the mesh"))
+            .mend("delete `calls`, or let the supervisor start the service with `run`");
+    }
+    if let (Some(authorization), Some(address)) = (&spec.authorization, spec.endpoints.iter().find(|e| e.run.is_none())) {
+        let address = cx.place(address.at);
+        cx.error("authorization-without-sidecar", authorization.head, format!("nothing can enforce who calls `{name}`: an endpoint with `address` has no sidecar"))
+            .mend("delete `authorization`, or let the supervisor start the endpoint with `run`")
+            .see(address, "reached without a sidecar");
+    }
+    for route in spec.routes.iter().flat_map(|r| r.iter()) {
+        let Some(when) = &route.when else { continue };
+        let calls = config.services.get(&when.caller.value).is_none_or(|c| c.calls.contains(name));
+        if !calls {
+            cx.warning("route-never-used", when.caller.at, format!("`{}` does not call `{name}`", when.caller.value))
+                .mend(format!("add `{name}` to the `calls` of `{}`, or delete the route", when.caller.value));
+        }
+    }
+    let Some(allowed) = &service.authorization else { return };
+    for callee in config.services.values().filter(|c| c.calls.contains(name)) {
+        if allowed.iter().any(|a| a.from == Caller::Service(callee.name.clone())) {
+            continue;
+        }
+        let Some((manifest, caller)) = written.services.get(&callee.name) else { continue };
+        let Some(call) = caller.calls.iter().flat_map(|c| c.iter()).find(|c| c.value == *name) else { continue };
+        if !manifest.flawed {
+            cx.warning("call-not-allowed", call.at, format!("`{}` calls `{name}`, but is not allowed to: it will be answered with 403", callee.name))
+                .mend(format!("add `- {{from: {}}}` to `authorization.allow` of `{name}`", callee.name));
+        }
+    }
+}
+
+fn gateways(service: &Service, spec: &raw::Service, config: &Config, cx: &mut Cx<'_>) {
+    for gateway in &config.mesh.gateways {
+        let routed = gateway.routes.iter().any(|r| r.service == service.name);
+        if routed && service.protocol == Protocol::Tcp {
+            let at = spec.protocol.as_ref().map_or(spec.endpoints.head, |p| p.at);
+            cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name)).mend("write `protocol: http`, or delete the gateway's route");
+        }
+        let denied = service.authorization.as_ref().is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
+        if let (true, true, Some(authorization)) = (routed, denied, &spec.authorization) {
+            cx.warning("call-not-allowed", authorization.head, format!("the gateway `{}` routes to `{}`, but is not allowed to call it: it will answer 403", gateway.name, service.name))
+                .mend(format!("add `- {{from: {}}}` to `allow`", gateway.name));
+        }
+        for endpoint in spec.endpoints.iter().flat_map(|e| e.address.iter().chain(e.addresses.iter().flat_map(|a| a.iter()))) {
+            if endpoint.value.0 == gateway.listen {
+                cx.error("overlapping-listen", endpoint.at, format!("the gateway `{}` listens on {}: it would call itself", gateway.name, gateway.listen))
+                    .mend("write the address of the service, or let the gateway listen elsewhere");
+            }
+        }
+    }
+}
+
+/// Every service of a plan must be where the plan moves it.
+fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
+    let Pattern::ActivePassive { primary, standby, .. } = &plan.pattern;
+    for name in spec.services.iter() {
+        let (Some(service), Some((manifest, service_spec))) = (config.services.get(&name.value), written.services.get(&name.value)) else {
+            continue;
+        };
+        if manifest.flawed {
+            continue;
+        }
+        let is_in = |region: &RegionName| service.endpoints.iter().any(|e| e.region == *region);
+        for (region, role) in std::iter::once((primary, "primary")).chain(standby.iter().map(|s| (s, "standby"))) {
+            if !is_in(region) {
+                let there = cx.place(service_spec.endpoints.head);
+                cx.error("no-endpoint", name.at, format!("`{}` has no endpoint in `{region}`, the {role} of this plan", name.value))
+                    .mend(format!("add an endpoint with `region: {region}` to the service, or take the service out of the plan"))
+                    .see(there, "its endpoints");
+            }
+        }
+        if let Some(routes) = service_spec.routes.as_ref().filter(|r| !r.is_empty()) {
+            let plan_place = cx.place(name.at);
+            cx.error("routes-without-effect", routes.head, format!("`routes` has no effect: the plan `{}` says where callers of `{}` go", plan.name, name.value))
+                .mend("delete `routes`, or take the service out of the plan")
+                .see(plan_place, "in the plan");
+        }
+    }
+}
+
+/// Failover that nothing can trigger is refused, not left to be found in a disaster.
+fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
+    for name in spec.services.iter() {
+        let Some(service) = config.services.get(&name.value) else { continue };
+        let detection = &service.policy.detection;
+        if detection.consecutive_errors.is_some() || detection.active_check.is_some() {
+            continue;
+        }
+        let off = written.services.get(&name.value).and_then(|(_, s)| s.detection.as_ref());
+        let place = off.map(|d| cx.place(d.head));
+        let problem = cx
+            .error("no-detection", name.at, format!("nothing detects that `{}` is lost: `consecutiveErrors` and `activeCheck` are both off", name.value))
+            .mend("turn one of them on in the service's `detection`, or in the mesh's `defaults`");
+        if let Some(place) = place {
+            problem.see(place, "turned off here");
+        }
+    }
+    if let (Trigger::Automatic { unhealthy_for }, Some(asked)) = (plan.failover.trigger, plan.objectives.recovery_time)
+        && unhealthy_for >= asked
+        && let Some(at) = &spec.failover.trigger
+    {
+        let (waits, asked) = (print_duration(unhealthy_for), print_duration(asked));
+        cx.warning("objective-out-of-reach", at.at, format!("failover waits for {waits}, and recovery shall take at most {asked}"))
+            .mend("shorten `unhealthyFor`");
+    }
+}
+
+fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, cx: &mut Cx<'_>) {
+    let Pattern::ActivePassive { primary, .. } = &plan.pattern;
+    for step in spec.scenario.iter() {
+        if let Some(lose) = &step.lose {
+            let region = &lose.region.value;
+            let how = lose.how.as_ref().map_or(raw::LoseHow::Kill, |h| h.value);
+            let all = || config.services.values().flat_map(|s| &s.endpoints).filter(|e| e.region == *region);
+            let outside = all().find(|e| matches!(e.place, Place::Address(_)));
+            if let (raw::LoseHow::Kill | raw::LoseHow::Pause, Some(outside)) = (how, outside) {
+                let (at, word) = (lose.how.as_ref().map_or(lose.region.at, |h| h.at), if how == raw::LoseHow::Kill { "killed" } else { "paused" });
+                cx.error("cannot-lose", at, format!("`{region}` cannot be {word}: `{}` runs outside the mesh (`address`)", outside.workload))
+                    .mend("write `how: partition`, or break it yourself by a `run` step with `undo`");
+            }
+            if config.mesh.regions.contains(region) && region != primary {
+                cx.warning("not-the-primary", lose.region.at, format!("`{region}` is not the primary of the plan `{}`, so nothing has to fail over", plan.name))
+                    .mend(format!("write `region: {primary}` to put the plan to the test"));
+            }
+        }
+        let Some(fault) = &step.fault else { continue };
+        let Some((region, service)) = fault.region.as_ref().zip(config.services.get(&fault.to.value)) else { continue };
+        if !service.endpoints.iter().any(|e| e.region == region.value) && config.mesh.regions.contains(&region.value) {
+            cx.error("no-endpoint", region.at, format!("`{}` has no endpoint in `{}`: the fault would hit nothing", service.name, region.value))
+                .mend("name a region in which it has one, or delete `region`");
+        }
+    }
+}
+
+/// What the drill can show against what the plan asks.
+fn objectives(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx<'_>) {
+    let asked = &plan.objectives;
+    let written: Vec<_> = spec.guards.iter().flat_map(|g| g.iter()).collect();
+    // One that was refused is left out of the drill, and then they cannot be paired.
+    let paired = if written.len() == drill.guards.len() { &drill.guards[..] } else { &[] };
+    for (guard, judged) in written.into_iter().zip(paired) {
+        match &judged.condition {
+            GuardCondition::SuccessRateBelow { percent, .. } if *percent >= asked.success_rate => {
+                let at = guard.success_rate.as_ref().map_or(guard.head, |s| s.at);
+                cx.error("guard-above-objective", at, format!("the guard trips below {percent}, but the plan is content with {}", asked.success_rate))
+                    .mend("write a lower percentage: a guard stops harm, objectives judge");
+            }
+            GuardCondition::LatencyP99Above { latency, .. } if asked.latency_p99.is_some_and(|l| *latency <= l) => {
+                let at = guard.latency_p99.as_ref().map_or(guard.head, |s| s.at);
+                let content = asked.latency_p99.map(print_duration).unwrap_or_default();
+                cx.error("guard-above-objective", at, format!("the guard trips above {}, but the plan is content with {content}", print_duration(*latency)))
+                    .mend("write a longer latency: a guard stops harm, objectives judge");
+            }
+            _ => {}
+        }
+    }
+    let needed = asked.recovery_time.unwrap_or_default().saturating_add(asked.sustain);
+    if drill.hold < needed {
+        let at = spec.hold.as_ref().map_or(spec.plan.at, |h| h.at);
+        let (hold, needed) = (print_duration(drill.hold), print_duration(needed));
+        cx.warning("hold-too-short", at, format!("a recovery in time may not be seen: the fault is held for {hold}, `recoveryTime` and `sustain` take {needed}"))
+            .mend(format!("write `hold: {needed}` or longer"));
+    }
+    let writes = drill.probes.iter().any(|p| matches!(p.kind, ProbeKind::Writes { .. }));
+    if asked.data_loss.is_some() && !writes {
+        cx.warning("loss-not-measured", spec.probes.head, format!("the plan `{}` has an objective for `dataLoss`, and no probe writes", plan.name))
+            .mend("add a probe with `writes`, or the objective is not judged");
+    }
+}

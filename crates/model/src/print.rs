@@ -1,0 +1,330 @@
+//! A configuration as manifests again, with every default written out: the canonical form, which digests are made of.
+//! Parsing it gives the same configuration.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    config::{
+        Allow, Backup, Caller, Config, Detection, Drill, Endpoint, FaultAction, FaultStep, Gateway, Guard, GuardCondition,
+        Hedge, HttpRequest, LoseHow, Mesh, Pattern, Place, Prefer, Probe, ProbeHost, ProbeKind, Protocol, RecoveryPlan,
+        RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TrafficPolicy, Trigger,
+    },
+    name::DrillName,
+    raw::API_VERSION,
+    unit::print_duration,
+};
+
+/// Every manifest with its defaults, in a fixed order: mesh, services, plans, drills, backups, each by name.
+pub fn canonical(config: &Config) -> Value {
+    let mut all = vec![document("Mesh", &config.mesh.name, mesh(&config.mesh))];
+    all.extend(config.services.values().map(|s| document("Service", s.name.as_str(), service(s))));
+    all.extend(config.plans.values().map(|p| document("RecoveryPlan", p.name.as_str(), plan(p))));
+    all.extend(config.drills.values().map(|d| document("Drill", d.name.as_str(), drill(d))));
+    all.extend(config.backups.values().map(|b| document("Backup", &b.name, backup(b))));
+    Value::Array(all)
+}
+
+/// The drill and the plan that it tests: what is registered before an attempt and what approvals sign. `None`: there is
+/// no such drill.
+pub fn canonical_drill(config: &Config, name: &DrillName) -> Option<Value> {
+    let tested = config.drills.get(name)?;
+    let tests = config.plans.get(&tested.plan)?;
+    Some(json!({
+        "drill": document("Drill", tested.name.as_str(), drill(tested)),
+        "plan": document("RecoveryPlan", tests.name.as_str(), plan(tests)),
+    }))
+}
+
+/// Canonical JSON (RFC 8785) of a value from [`canonical`] or [`canonical_drill`]: no blanks, keys sorted. The values
+/// hold no floating-point numbers and keys are ASCII, for which the RFC's order is that of bytes.
+pub fn canonical_text(value: &Value) -> String {
+    sorted(value).to_string()
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut pairs: Vec<(&String, &Value)> = map.iter().collect();
+            pairs.sort_by_key(|(key, _)| *key);
+            Value::Object(pairs.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
+    }
+}
+
+impl Config {
+    /// The manifests with every default visible, as YAML; [`crate::parse`] reads it back to the same configuration.
+    pub fn to_yaml(&self) -> String {
+        let documents = canonical(self);
+        let mut out = String::new();
+        for document in documents.as_array().into_iter().flatten() {
+            // Writing plain JSON values to a string has no way to fail.
+            let text = serde_saphyr::to_string(document).unwrap_or_else(|_| format!("{document}\n"));
+            if !out.is_empty() {
+                out.push_str("---\n");
+            }
+            out.push_str(&text);
+        }
+        out
+    }
+}
+
+fn document(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+fn mesh(mesh: &Mesh) -> Value {
+    json!({
+        "trustDomain": mesh.trust_domain,
+        "regions": mesh.regions,
+        "identity": {"builtin": {"certificateLifetime": print_duration(mesh.certificate_lifetime)}},
+        "gateways": mesh.gateways.iter().map(gateway).collect::<Vec<_>>(),
+        "defaults": policy(&mesh.defaults),
+    })
+}
+
+fn gateway(gateway: &Gateway) -> Value {
+    let routes: Vec<Value> = gateway.routes.iter().map(|r| json!({"prefix": r.prefix, "service": r.service})).collect();
+    json!({"name": gateway.name, "listen": gateway.listen, "routes": routes})
+}
+
+fn policy(policy: &TrafficPolicy) -> Value {
+    let on = |on: &RetryOn| match on {
+        RetryOn::ConnectFailure => "connectFailure",
+        RetryOn::Reset => "reset",
+        RetryOn::GatewayError => "gatewayError",
+    };
+    json!({
+        "timeout": print_duration(policy.timeout),
+        "retries": {
+            "attempts": policy.retries.attempts,
+            "perTry": print_duration(policy.retries.per_try),
+            "on": policy.retries.on.iter().map(on).collect::<Vec<_>>(),
+        },
+        "hedge": policy.hedge.as_ref().map_or(json!("off"), hedge),
+        "detection": detection(&policy.detection),
+    })
+}
+
+fn hedge(hedge: &Hedge) -> Value {
+    json!({"atLeast": print_duration(hedge.at_least), "atMost": print_duration(hedge.at_most)})
+}
+
+fn detection(detection: &Detection) -> Value {
+    let check = detection.active_check.as_ref().map_or(json!("off"), |check| {
+        let (kind, what) = check.http.as_ref().map_or(("tcp", json!(true)), |path| ("http", json!(path)));
+        json!({
+            kind: what,
+            "every": print_duration(check.every),
+            "timeout": print_duration(check.timeout),
+            "unhealthyAfter": check.unhealthy_after,
+            "healthyAfter": check.healthy_after,
+        })
+    });
+    json!({
+        "consecutiveErrors": detection.consecutive_errors.map_or(json!("off"), |n| json!(n)),
+        "ejection": print_duration(detection.ejection),
+        "activeCheck": check,
+    })
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn service(service: &Service) -> Value {
+    let protocol = match service.protocol {
+        Protocol::Http => "http",
+        Protocol::Http2 => "http2",
+        Protocol::Tcp => "tcp",
+    };
+    let mut spec = Map::new();
+    spec.insert("protocol".into(), json!(protocol));
+    spec.insert("endpoints".into(), service.endpoints.iter().map(endpoint).collect());
+    spec.insert("calls".into(), json!(service.calls));
+    spec.extend(object(policy(&service.policy)));
+    let routes = service.routes.iter().map(|route| {
+        let prefer = match &route.prefer {
+            Prefer::SameRegion => json!("sameRegion"),
+            Prefer::Order(regions) => json!(regions),
+        };
+        match &route.caller {
+            None => json!({"prefer": prefer}),
+            Some(caller) => json!({"when": {"caller": caller}, "prefer": prefer}),
+        }
+    });
+    spec.insert("routes".into(), routes.collect());
+    if let Some(allowed) = &service.authorization {
+        spec.insert("authorization".into(), json!({"allow": allowed.iter().map(allow).collect::<Vec<_>>()}));
+    }
+    Value::Object(spec)
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let mut out = object(json!({"region": endpoint.region, "version": endpoint.version, "weight": endpoint.weight}));
+    out.extend(endpoint.capacity.map(|c| ("capacity".to_owned(), json!(c.to_string()))));
+    let (kind, place) = match &endpoint.place {
+        Place::Run(command) => ("run", json!(command)),
+        Place::Address(address) => ("address", json!(address)),
+    };
+    out.insert(kind.to_owned(), place);
+    Value::Object(out)
+}
+
+fn allow(allow: &Allow) -> Value {
+    let from = match &allow.from {
+        Caller::Service(name) => name.as_str(),
+        Caller::Gateway(name) => name.as_str(),
+    };
+    json!({"from": from, "methods": allow.methods, "paths": allow.paths})
+}
+
+fn plan(plan: &RecoveryPlan) -> Value {
+    let Pattern::ActivePassive { primary, standby, tier } = &plan.pattern;
+    let tier = match tier {
+        Tier::Hot => "hot",
+        Tier::Warm => "warm",
+        Tier::PilotLight => "pilotLight",
+    };
+    let asked = &plan.objectives;
+    let mut objectives = Map::new();
+    let times = [("recoveryTime", asked.recovery_time), ("dataLoss", asked.data_loss), ("latencyP99", asked.latency_p99)];
+    objectives.extend(times.into_iter().filter_map(|(name, time)| Some((name.to_owned(), json!(print_duration(time?))))));
+    objectives.insert("successRate".into(), json!(asked.success_rate.to_string()));
+    objectives.insert("sustain".into(), json!(print_duration(asked.sustain)));
+    let step = |step: &Step| match step {
+        Step::Shift { to } => json!({"shift": {"to": to}}),
+        Step::Run(command) => json!({"run": run(command)}),
+    };
+    json!({
+        "services": plan.services,
+        "activePassive": {"primary": primary, "standby": standby, "tier": tier},
+        "objectives": objectives,
+        "failover": {"trigger": trigger(plan.failover.trigger), "steps": plan.failover.steps.iter().map(step).collect::<Vec<_>>()},
+        "failback": {
+            "trigger": trigger(plan.failback.trigger),
+            "steps": plan.failback.steps.iter().map(|s| json!({"run": run(s)})).collect::<Vec<_>>(),
+            "ramp": plan.failback.ramp.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "dwell": print_duration(plan.failback.dwell),
+        },
+    })
+}
+
+fn trigger(trigger: Trigger) -> Value {
+    match trigger {
+        Trigger::Manual => json!("manual"),
+        Trigger::Automatic { unhealthy_for } => json!({"automatic": {"unhealthyFor": print_duration(unhealthy_for)}}),
+    }
+}
+
+fn run(step: &RunStep) -> Value {
+    let mut out = object(json!({"name": step.name, "command": step.command, "timeout": print_duration(step.timeout)}));
+    out.extend(step.region.as_ref().map(|r| ("in".to_owned(), json!(r))));
+    out.extend(step.undo.as_ref().map(|u| ("undo".to_owned(), json!(u))));
+    Value::Object(out)
+}
+
+fn drill(drill: &Drill) -> Value {
+    let people = &drill.stakeholders;
+    let mut stakeholders = object(json!({"approvers": people.approvers, "observers": people.observers}));
+    stakeholders.extend(people.lead.as_ref().map(|l| ("lead".to_owned(), json!(l))));
+    let mut spec = object(json!({
+        "plan": drill.plan,
+        "type": "live",
+        "stakeholders": stakeholders,
+        "probes": drill.probes.iter().map(probe).collect::<Vec<_>>(),
+        "baseline": print_duration(drill.baseline),
+        "scenario": drill.scenario.iter().map(scenario).collect::<Vec<_>>(),
+        "hold": print_duration(drill.hold),
+        "guards": drill.guards.iter().map(guard).collect::<Vec<_>>(),
+    }));
+    if !drill.purpose.is_empty() {
+        spec.insert("purpose".into(), json!(drill.purpose));
+    }
+    Value::Object(spec)
+}
+
+fn probe(probe: &Probe) -> Value {
+    let mut out = object(json!({"name": probe.name, "rate": probe.rate.to_string(), "timeout": print_duration(probe.timeout)}));
+    let (kind, what) = match &probe.kind {
+        ProbeKind::Http(request) => ("http", json!(request.to_string())),
+        ProbeKind::Writes { put, get } => ("writes", json!({"put": put.to_string(), "get": get.to_string()})),
+    };
+    out.insert(kind.to_owned(), what);
+    Value::Object(out)
+}
+
+impl std::fmt::Display for HttpRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            ProbeHost::Gateway(name) => write!(f, "{} http://{name}{}", self.method, self.path),
+            ProbeHost::Address(address) => write!(f, "{} http://{address}{}", self.method, self.path),
+        }
+    }
+}
+
+fn scenario(step: &ScenarioStep) -> Value {
+    let mut out = object(json!({"at": print_duration(step.at)}));
+    out.extend(step.lasts.map(|d| ("for".to_owned(), json!(print_duration(d)))));
+    let (kind, what) = match &step.action {
+        ScenarioAction::Lose { region, how } => {
+            let how = match how {
+                LoseHow::Kill => "kill",
+                LoseHow::Pause => "pause",
+                LoseHow::Partition => "partition",
+            };
+            ("lose", json!({"region": region, "how": how}))
+        }
+        ScenarioAction::Fault(step) => ("fault", fault(step)),
+        ScenarioAction::Run { name, command, undo, timeout } => {
+            ("run", json!({"name": name, "command": command, "undo": undo, "timeout": print_duration(*timeout)}))
+        }
+        ScenarioAction::Wait { duration } => ("wait", json!(print_duration(*duration))),
+    };
+    out.insert(kind.to_owned(), what);
+    Value::Object(out)
+}
+
+fn fault(fault: &FaultStep) -> Value {
+    let mut out = object(json!({"to": fault.service, "percent": fault.percent.to_string()}));
+    out.extend(fault.region.as_ref().map(|r| ("region".to_owned(), json!(r))));
+    out.extend(fault.path.as_ref().map(|p| ("path".to_owned(), json!(p))));
+    out.extend(fault.method.as_ref().map(|m| ("method".to_owned(), json!(m))));
+    let (kind, what) = match fault.action {
+        FaultAction::Delay(time) => ("delay", json!(print_duration(time))),
+        FaultAction::Abort(status) => ("abort", json!(status)),
+        FaultAction::Refuse => ("refuse", json!(true)),
+        FaultAction::Reset => ("reset", json!(true)),
+        FaultAction::Blackhole => ("blackhole", json!(true)),
+    };
+    out.insert(kind.to_owned(), what);
+    Value::Object(out)
+}
+
+fn guard(guard: &Guard) -> Value {
+    match &guard.condition {
+        GuardCondition::SuccessRateBelow { percent, over } => {
+            json!({"probe": guard.probe, "successRate": format!("< {percent}"), "over": print_duration(*over)})
+        }
+        GuardCondition::LatencyP99Above { latency, over } => {
+            json!({"probe": guard.probe, "latencyP99": format!("> {}", print_duration(*latency)), "over": print_duration(*over)})
+        }
+        GuardCondition::IndeterminateAbove { count } => {
+            json!({"probe": guard.probe, "indeterminate": format!("> {count}")})
+        }
+    }
+}
+
+fn backup(backup: &Backup) -> Value {
+    json!({
+        "service": backup.service,
+        "every": print_duration(backup.every),
+        "command": backup.command,
+        "restore": backup.restore,
+        "check": backup.check,
+    })
+}
