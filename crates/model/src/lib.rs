@@ -36,16 +36,26 @@ pub struct Parsed {
 pub fn parse(sources: &[Source]) -> Result<Parsed, Vec<Problem>> {
     let mut cx = read::Cx::new(sources);
     let mut manifests = Vec::new();
+    let mut complete = true;
     for (file, source) in sources.iter().enumerate() {
         let (documents, flaws) = tree::documents(file, &source.text);
         for flaw in flaws {
-            cx.error("yaml", flaw.at, flaw.message).mend(flaw.help);
+            let open = flaw.open.map(|open| cx.place(open));
+            let problem = cx.error("yaml", flaw.at, flaw.message).mend(flaw.help);
+            if let Some(open) = open {
+                problem.see(open, "opened here, and not closed before");
+            }
+            complete = false;
         }
         // An empty document, as after a last `---`, says nothing.
         let said = documents.iter().filter(|d| !matches!(d.value, tree::Value::Null));
-        manifests.extend(said.filter_map(|document| raw::manifest(document, &mut cx)));
+        for document in said {
+            let manifest = raw::manifest(document, &mut cx);
+            complete &= manifest.is_some();
+            manifests.extend(manifest);
+        }
     }
-    let config = lower::config(&manifests, &mut cx);
+    let config = lower::config(&manifests, complete, &mut cx);
     let problems = cx.finish();
     let sound = problems.iter().all(|p| p.severity == Severity::Warning);
     match config {

@@ -661,8 +661,6 @@ mapping! {
 pub(crate) struct Manifest {
     /// Name and where it is written.
     pub name: At<ServiceName>,
-    /// The file said something wrong in this manifest: what seems missing may only be unreadable.
-    pub flawed: bool,
     /// By kind; `None` if it could not be read.
     pub spec: Spec,
 }
@@ -692,9 +690,9 @@ words! {
 
 /// Reads one document. `None`: a problem was reported, and not even kind and name are known.
 pub(crate) fn manifest(node: &Node, cx: &mut Cx<'_>) -> Option<Manifest> {
-    let before = cx.errors();
     let fields = ["apiVersion", "kind", "metadata", "spec"];
-    let fields = Fields::of(node, "a manifest", &fields.map(str::to_owned), cx)?;
+    let fields = fields.map(str::to_owned);
+    let fields = Fields::of(node, "a manifest", &fields, cx)?;
     let version = Text::from_field("apiVersion", &fields, cx);
     if let Some(version) = version.filter(|v| v.value != API_VERSION) {
         cx.error("unknown-value", version.at, format!("apiVersion `{}` is not known", version.value))
@@ -710,5 +708,5 @@ pub(crate) fn manifest(node: &Node, cx: &mut Cx<'_>) -> Option<Manifest> {
         Kind::Drill => Spec::Drill(At::from_field("spec", &fields, cx)),
         Kind::Backup => Spec::Backup(At::from_field("spec", &fields, cx)),
     };
-    Some(Manifest { name: metadata?.value.name, flawed: cx.errors() > before, spec })
+    Some(Manifest { name: metadata?.value.name, spec })
 }

@@ -125,6 +125,8 @@ pub(crate) struct At<T> {
     pub at: Loc,
     /// Its key, or itself.
     pub head: Loc,
+    /// Something in it could not be read and is left out, which was reported: what seems missing may be that.
+    pub flawed: bool,
 }
 
 impl<T> std::ops::Deref for At<T> {
@@ -141,7 +143,9 @@ pub(crate) trait FromNode: Sized {
 
 impl<T: FromNode> FromNode for At<T> {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        Some(Self { value: T::from_node(node, cx)?, at: node.at, head: node.head })
+        let before = cx.errors();
+        let value = T::from_node(node, cx)?;
+        Some(Self { value, at: node.at, head: node.head, flawed: cx.errors() > before })
     }
 }
 
@@ -150,6 +154,12 @@ impl<T: FromNode> FromNode for Vec<T> {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         match &node.value {
             Value::List(items) => Some(items.iter().filter_map(|item| T::from_node(item, cx)).collect()),
+            Value::Scalar(text) => {
+                let items: Vec<&str> = text.split_whitespace().take(20).collect();
+                cx.error("wrong-type", node.at, format!("expected a list, found {}", kind(node)))
+                    .mend(format!("write `[{}]`", items.join(", ")));
+                None
+            }
             _ => mismatch(node, "a list, as `[a, b]`", cx),
         }
     }
@@ -158,7 +168,7 @@ impl<T: FromNode> FromNode for Vec<T> {
 /// What a node is, for people.
 fn kind(node: &Node) -> String {
     match &node.value {
-        Value::Null => "nothing".to_owned(),
+        Value::Null | Value::Broken => "nothing".to_owned(),
         Value::Scalar(text) if text.chars().count() <= 40 => format!("`{text}`"),
         Value::Scalar(_) => "a text".to_owned(),
         Value::List(_) => "a list".to_owned(),
@@ -168,11 +178,15 @@ fn kind(node: &Node) -> String {
 
 /// Reports a value of the wrong shape.
 pub(crate) fn mismatch<T>(node: &Node, expected: &str, cx: &mut Cx<'_>) -> Option<T> {
-    if matches!(node.value, Value::Null) {
-        cx.error("no-value", node.head, format!("there is no value; expected {expected}"))
-            .mend("write one, or delete the line to get the default");
-    } else {
-        cx.error("wrong-type", node.at, format!("expected {expected}, found {}", kind(node)));
+    match &node.value {
+        Value::Broken => {}
+        Value::Null => {
+            cx.error("no-value", node.head, format!("there is no value; expected {expected}"))
+                .mend("write a value, or delete the line if the field has a default");
+        }
+        _ => {
+            cx.error("wrong-type", node.at, format!("expected {expected}, found {}", kind(node))).mend(format!("write {expected}"));
+        }
     }
     None
 }
@@ -334,7 +348,13 @@ pub(crate) struct Unsupported;
 
 impl FromNode for Unsupported {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        cx.error("not-supported", node.head, "this is not supported yet").mend("delete it");
+        let name = cx.text(node.head);
+        let help = match name {
+            "activeActive" | "canary" | "blueGreen" => "write `activePassive: {primary: …, standby: […]}`",
+            "spire" | "files" => "write `builtin: {}`",
+            _ => "delete it",
+        };
+        cx.error("not-supported", node.head, format!("`{name}` is not supported yet")).mend(help);
         None
     }
 }
@@ -360,21 +380,24 @@ pub(crate) struct Fields<'n> {
     owner: &'n Node,
     what: &'static str,
     entries: Vec<(&'n str, &'n Node)>,
+    /// Known names that unknown ones probably mean: not reported as missing, too.
+    meant: Vec<&'n str>,
 }
 
 impl<'n> Fields<'n> {
     /// Reports what is not a mapping, unknown fields and repeated keys.
-    pub(crate) fn of(node: &'n Node, what: &'static str, known: &[String], cx: &mut Cx<'_>) -> Option<Self> {
+    pub(crate) fn of(node: &'n Node, what: &'static str, known: &'n [String], cx: &mut Cx<'_>) -> Option<Self> {
         let Value::Map(pairs) = &node.value else {
             let fields = list(known.iter().map(String::as_str));
             return mismatch(node, &format!("{what}: a mapping with {fields}"), cx);
         };
         let mut entries: Vec<(&str, &Node)> = Vec::new();
+        let mut meant = Vec::new();
         for (key, value) in pairs {
             if !known.contains(&key.text) {
                 // A key that is no text was reported by the tree already.
                 if !key.text.is_empty() {
-                    unknown_field(key, what, known, cx);
+                    meant.extend(unknown_field(key, what, known, cx));
                 }
             } else if let Some((_, first)) = entries.iter().find(|(name, _)| *name == key.text) {
                 let first = cx.place(first.head);
@@ -385,7 +408,7 @@ impl<'n> Fields<'n> {
                 entries.push((&key.text, value));
             }
         }
-        Some(Self { owner: node, what, entries })
+        Some(Self { owner: node, what, entries, meant })
     }
 
     fn get(&self, name: &str) -> Option<&'n Node> {
@@ -393,14 +416,16 @@ impl<'n> Fields<'n> {
     }
 }
 
-fn unknown_field(key: &crate::tree::Key, what: &str, known: &[String], cx: &mut Cx<'_>) {
+fn unknown_field<'n>(key: &crate::tree::Key, what: &str, known: &'n [String], cx: &mut Cx<'_>) -> Option<&'n str> {
     let known = || known.iter().map(String::as_str);
-    let help = match nearest(&key.text, known()) {
+    let meant = nearest(&key.text, known());
+    let help = match meant {
         Some(name) => format!("did you mean `{name}`?"),
         None => format!("the fields here are {}", list(known())),
     };
     let shown: String = key.text.chars().take(60).collect();
     cx.error("unknown-field", key.at, format!("unknown field `{shown}` in {what}")).mend(help);
+    meant
 }
 
 /// Can be a field: required, or not.
@@ -411,7 +436,7 @@ pub(crate) trait FromField: Sized {
 impl<T: FromNode> FromField for At<T> {
     fn from_field(name: &str, fields: &Fields<'_>, cx: &mut Cx<'_>) -> Option<Self> {
         let node = fields.get(name);
-        if node.is_none() {
+        if node.is_none() && !fields.meant.contains(&name) {
             cx.error("missing-field", fields.owner.head, format!("{} needs the field `{name}`", fields.what))
                 .mend(format!("add `{name}:`"));
         }

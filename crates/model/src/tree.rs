@@ -30,6 +30,8 @@ pub(crate) struct Node {
 pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
+    /// Not readable; the flaw was reported.
+    Broken,
     /// Text as written; its type is the reader's business.
     Scalar(String),
     /// A list.
@@ -56,6 +58,8 @@ pub(crate) struct Flaw {
     pub message: String,
     /// How to mend it.
     pub help: &'static str,
+    /// A bracket that may be the cause.
+    pub open: Option<Loc>,
 }
 
 /// Deepest nesting of lists and mappings; manifests need about ten.
@@ -70,7 +74,7 @@ pub(crate) fn documents(file: usize, text: &str) -> (Vec<Node>, Vec<Flaw>) {
     let whole = Loc { file, start: 0, end: 0 };
     if text.len() > FILE_BYTES {
         let message = format!("the file has {} bytes; at most {FILE_BYTES} are read", text.len());
-        return (Vec::new(), vec![Flaw { at: whole, message, help: "split it into several files" }]);
+        return (Vec::new(), vec![Flaw { at: whole, message, help: "split it into several files", open: None }]);
     }
     let options = granit_parser::options! {
         emit_comments: false,
@@ -95,7 +99,7 @@ pub(crate) fn documents(file: usize, text: &str) -> (Vec<Node>, Vec<Flaw>) {
                 let start = (0..=start).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
                 let at = Loc { file, start, end: start };
                 let help = "mind indentation, unclosed quotes and brackets, and `: ` after a key";
-                flaws_of_parser.push(Flaw { at, message: error.info(), help });
+                flaws_of_parser.push(Flaw { at, message: error.info(), help, open: build.open_bracket() });
                 build.abandon();
                 if flaws_of_parser.len() >= 20 || !matches!(parser.proceed_next_document(), Ok(true)) {
                     break;
@@ -134,7 +138,15 @@ impl Builder {
     }
 
     fn flaw(&mut self, at: Loc, message: impl Into<String>, help: &'static str) {
-        self.flaws.push(Flaw { at, message: message.into(), help });
+        self.flaws.push(Flaw { at, message: message.into(), help, open: None });
+    }
+
+    /// The innermost bracket or brace that is not closed yet.
+    fn open_bracket(&self) -> Option<Loc> {
+        self.stack.iter().rev().find_map(|frame| match frame {
+            Frame::List { start, flow: true, .. } | Frame::Map { start, flow: true, .. } => Some(*start),
+            _ => None,
+        })
     }
 
     fn abandon(&mut self) {
@@ -152,8 +164,9 @@ impl Builder {
     }
 
     /// Custom tags have no meaning here; `true` if the text is meant as text.
-    fn tag(&mut self, tag: Option<&Tag>, at: Loc) -> bool {
+    fn tag(&mut self, tag: Option<&Tag>, span: &Span) -> bool {
         let Some(tag) = tag else { return false };
+        let at = self.loc(&span.tag_span().unwrap_or(*span));
         if !tag.is_yaml_core_schema() {
             self.flaw(at, format!("the tag `{}` has no meaning here", tag.original()), "delete the tag");
         }
@@ -166,19 +179,19 @@ impl Builder {
             Event::DocumentEnd => self.abandon(),
             Event::Scalar(text, style, anchor, tag) => {
                 self.count(1, at)?;
-                let is_text = self.tag(tag.as_deref(), at) || style != ScalarStyle::Plain;
+                let is_text = self.tag(tag.as_deref(), span) || style != ScalarStyle::Plain;
                 let null = !is_text && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value = if null { Value::Null } else { Value::Scalar(text.into_owned()) };
                 self.add(Node { at, head: at, value }, anchor)?;
             }
             Event::SequenceStart(style, anchor, tag) => {
                 self.count(1, at)?;
-                self.tag(tag.as_deref(), at);
+                self.tag(tag.as_deref(), span);
                 self.stack.push(Frame::List { start: at, flow: style == StructureStyle::Flow, anchor, items: Vec::new() });
             }
             Event::MappingStart(style, anchor, tag) => {
                 self.count(1, at)?;
-                self.tag(tag.as_deref(), at);
+                self.tag(tag.as_deref(), span);
                 let flow = style == StructureStyle::Flow;
                 self.stack.push(Frame::Map { start: at, flow, anchor, key: None, entries: Vec::new() });
             }
@@ -186,7 +199,7 @@ impl Builder {
             Event::Alias(id) => self.alias(id, at)?,
             Event::UnresolvedAlias(name) => {
                 self.flaw(at, format!("the alias `*{name}` has no anchor `&{name}` before it"), "write the value, or quote the text if it begins with `*`");
-                self.add(Node { at, head: at, value: Value::Null }, 0)?;
+                self.add(Node { at, head: at, value: Value::Broken }, 0)?;
             }
             _ => {}
         }
@@ -204,7 +217,7 @@ impl Builder {
         };
         let mut node = copy.unwrap_or_else(|message| {
             self.flaw(at, message, "write the value out");
-            Node { at, head: at, value: Value::Null }
+            Node { at, head: at, value: Value::Broken }
         });
         node.head = at;
         self.add(node, 0)
@@ -279,7 +292,7 @@ fn extent(node: &Node) -> Extent {
         match &node.value {
             Value::List(items) => todo.extend(items.iter().map(|n| (n, depth + 1))),
             Value::Map(entries) => todo.extend(entries.iter().map(|(_, n)| (n, depth + 1))),
-            Value::Null | Value::Scalar(_) => {}
+            Value::Null | Value::Broken | Value::Scalar(_) => {}
         }
     }
     extent

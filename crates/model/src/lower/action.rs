@@ -35,6 +35,9 @@ fn step(written: &At<raw::ScenarioStep>, hold: Duration, world: &World, cx: &mut
     }
     let kinds = [written.lose.is_some(), written.fault.is_some(), written.run.is_some(), written.wait.is_some()];
     if kinds.iter().filter(|k| **k).count() != 1 {
+        if written.flawed {
+            return None;
+        }
         cx.error("choose-one", written.head, "a scenario step is one of `lose`, `fault`, `run`, `wait`")
             .mend("write exactly one, and a list item for each");
         return None;
@@ -85,6 +88,9 @@ fn fault(written: &At<raw::Fault>, world: &World, cx: &mut Cx<'_>) -> Option<Fau
     ];
     let mut actions = actions.into_iter().flatten();
     let (Some(action), None) = (actions.next(), actions.next()) else {
+        if written.flawed {
+            return None;
+        }
         cx.error("choose-one", written.head, "a fault is one of `delay`, `abort`, `refuse`, `reset`, `blackhole`")
             .mend("write exactly one, as `abort: 503`, and a step for each");
         return None;

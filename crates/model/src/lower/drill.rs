@@ -18,7 +18,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) fn drill(name: DrillName, spec: &At<raw::Drill>, world: &World, cx: &mut Cx<'_>) -> Option<Drill> {
     let plan = &spec.plan;
     let known = world.plans.contains_key(plan.as_str());
-    if !known {
+    if !known && world.complete {
         dangling("recovery plan", plan.as_str(), plan.at, world.plans.keys().map(String::as_str), cx);
     }
     if let Some(kind) = spec.r#type.as_ref().filter(|t| t.value != raw::DrillType::Live) {
@@ -67,7 +67,7 @@ fn probes(spec: &At<raw::Drill>, world: &World, cx: &mut Cx<'_>) -> Vec<Probe> {
         probes.extend(probe(written, world, cx));
     }
     let any_http = spec.probes.iter().any(|p| p.http.is_some());
-    if !any_http && !spec.probes.is_empty() {
+    if !any_http && !spec.probes.is_empty() && !spec.probes.flawed {
         cx.error("no-http-probe", spec.probes.head, "recovery is measured by an `http` probe, and there is none")
             .mend("add `- {name: reads, http: \"GET http://…\", rate: 100/s}`");
     }
@@ -92,6 +92,7 @@ fn probe(written: &At<raw::Probe>, world: &World, cx: &mut Cx<'_>) -> Option<Pro
             }
             Some(ProbeKind::Writes { put: put?, get: get? })
         }
+        _ if written.flawed => None,
         _ => {
             cx.error("choose-one", written.head, "a probe is either `http` or `writes`").mend("write exactly one of them");
             None

@@ -16,8 +16,7 @@ pub(crate) fn guards(spec: &raw::Drill, probes: &[Probe], hold: Duration, cx: &m
         let condition = condition(written, hold, cx);
         let known = || spec.probes.iter().map(|p| p.name.as_str());
         if !known().any(|name| name == written.probe.as_str()) {
-            // A probe that could not be read may be the one.
-            if probes.len() == spec.probes.len() {
+            if !spec.probes.flawed {
                 dangling("probe", written.probe.as_str(), written.probe.at, known(), cx);
             }
             continue;
@@ -51,6 +50,9 @@ fn fits(written: &At<raw::Guard>, probe: &Probe, condition: &GuardCondition, cx:
 fn condition(written: &At<raw::Guard>, hold: Duration, cx: &mut Cx<'_>) -> Option<GuardCondition> {
     let kinds = [&written.success_rate, &written.latency_p99, &written.indeterminate];
     if kinds.iter().filter(|k| k.is_some()).count() != 1 {
+        if written.flawed {
+            return None;
+        }
         cx.error("choose-one", written.head, "a guard is one of `successRate`, `latencyP99`, `indeterminate`")
             .mend("write exactly one, and a list item for each");
         return None;

@@ -30,6 +30,16 @@ pub(crate) struct World {
     pub gateways: Option<BTreeMap<String, Loc>>,
     /// Where each plan is named.
     pub plans: BTreeMap<String, Loc>,
+    /// Every document could be told: a name that is not there is not in an unreadable one.
+    pub complete: bool,
+}
+
+/// What was written of a part of the configuration.
+pub(crate) struct Piece<'m, T> {
+    pub manifest: &'m Manifest,
+    pub spec: &'m At<T>,
+    /// It has problems of its own: what seems missing in it may only be wrong.
+    pub flawed: bool,
 }
 
 /// Kinds and names of everything read, by kind.
@@ -43,37 +53,43 @@ struct Sorted<'m> {
 
 /// Where the parts of the configuration were written, for checks between them.
 pub(crate) struct Written<'m> {
-    pub services: BTreeMap<ServiceName, (&'m Manifest, &'m At<raw::Service>)>,
-    pub plans: BTreeMap<PlanName, (&'m Manifest, &'m At<raw::RecoveryPlan>)>,
-    pub drills: BTreeMap<DrillName, (&'m Manifest, &'m At<raw::Drill>)>,
+    pub services: BTreeMap<ServiceName, Piece<'m, raw::Service>>,
+    pub plans: BTreeMap<PlanName, Piece<'m, raw::RecoveryPlan>>,
+    pub drills: BTreeMap<DrillName, Piece<'m, raw::Drill>>,
 }
 
 /// Everything together. `None`: a problem was reported.
-pub(crate) fn config(manifests: &[Manifest], cx: &mut Cx<'_>) -> Option<Config> {
+pub(crate) fn config(manifests: &[Manifest], complete: bool, cx: &mut Cx<'_>) -> Option<Config> {
     let before = cx.errors();
-    let (sorted, world) = sort(manifests, cx);
+    let (sorted, world) = sort(manifests, complete, cx);
     let defaults = sorted.mesh.and_then(|(_, m)| m.defaults.as_ref());
     let mesh = sorted.mesh.and_then(|(manifest, spec)| mesh::mesh(manifest, spec, &world, cx));
     let mut written = Written { services: BTreeMap::new(), plans: BTreeMap::new(), drills: BTreeMap::new() };
     let mut services = BTreeMap::new();
     for (manifest, spec) in sorted.services {
         let name = manifest.name.value.clone();
+        let before = cx.errors();
         let service = service::service(manifest, spec, defaults, &world, cx);
-        written.services.insert(name.clone(), (manifest, spec));
+        let flawed = spec.flawed || cx.errors() > before;
+        written.services.insert(name.clone(), Piece { manifest, spec, flawed });
         services.extend(service.map(|s| (name, s)));
     }
     let mut plans = BTreeMap::new();
     for (manifest, spec) in sorted.plans {
         let Ok(name) = PlanName::new(manifest.name.as_str()) else { continue };
+        let before = cx.errors();
         let plan = plan::plan(name.clone(), spec, &world, cx);
-        written.plans.insert(name.clone(), (manifest, spec));
+        let flawed = spec.flawed || cx.errors() > before;
+        written.plans.insert(name.clone(), Piece { manifest, spec, flawed });
         plans.extend(plan.map(|p| (name, p)));
     }
     let mut drills = BTreeMap::new();
     for (manifest, spec) in sorted.drills {
         let Ok(name) = DrillName::new(manifest.name.as_str()) else { continue };
+        let before = cx.errors();
         let drill = drill::drill(name.clone(), spec, &world, cx);
-        written.drills.insert(name.clone(), (manifest, spec));
+        let flawed = spec.flawed || cx.errors() > before;
+        written.drills.insert(name.clone(), Piece { manifest, spec, flawed });
         drills.extend(drill.map(|d| (name, d)));
     }
     let mut backups = BTreeMap::new();
@@ -86,7 +102,7 @@ pub(crate) fn config(manifests: &[Manifest], cx: &mut Cx<'_>) -> Option<Config> 
     (cx.errors() == before).then_some(config)
 }
 
-fn sort<'m>(manifests: &'m [Manifest], cx: &mut Cx<'_>) -> (Sorted<'m>, World) {
+fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sorted<'m>, World) {
     let mut sorted = Sorted { mesh: None, services: vec![], plans: vec![], drills: vec![], backups: vec![] };
     let mut seen: BTreeMap<(&str, &str), Loc> = BTreeMap::new();
     let mut meshes: Option<(Loc, bool)> = None;
@@ -124,8 +140,8 @@ fn sort<'m>(manifests: &'m [Manifest], cx: &mut Cx<'_>) -> (Sorted<'m>, World) {
         }
     }
     if meshes.is_none() {
-        // Not when reading failed: the broken document may be the mesh.
-        if cx.errors() == 0 {
+        // Not when a document could not be told: it may be the mesh.
+        if complete {
             cx.error_nowhere("missing-mesh", "there is no manifest of kind Mesh")
                 .mend("write one with `trustDomain`, `regions` and `gateways`; `firedrill init` prints a starter");
         }
@@ -138,6 +154,7 @@ fn sort<'m>(manifests: &'m [Manifest], cx: &mut Cx<'_>) -> (Sorted<'m>, World) {
             m.gateways.iter().flat_map(|g| g.iter()).map(|g| (g.name.as_str().to_owned(), g.name.at)).collect()
         }),
         plans: names("RecoveryPlan"),
+        complete,
     };
     (sorted, world)
 }
@@ -165,6 +182,9 @@ impl World {
     /// Whether a service exists; reports if not.
     pub(crate) fn service(&self, service: &At<ServiceName>, cx: &mut Cx<'_>) -> Option<ServiceName> {
         if !self.services.contains_key(service.as_str()) {
+            if !self.complete {
+                return None;
+            }
             dangling("service", service.as_str(), service.at, self.services.keys().map(String::as_str), cx);
             return None;
         }
@@ -186,8 +206,7 @@ fn no_repeats<T: PartialEq + std::fmt::Display>(items: &[At<T>], what: &str, cx:
 
 /// A list that must not be empty.
 fn not_empty<T>(items: &At<Vec<T>>, message: &str, cx: &mut Cx<'_>) {
-    // Items that could not be read were reported and left out: the list is empty only if it is written so.
-    if items.is_empty() && cx.text(items.at).chars().all(|c| c.is_whitespace() || "[]".contains(c)) {
+    if items.is_empty() && !items.flawed {
         cx.error("empty-list", items.head, message).mend("name at least one");
     }
 }

@@ -29,9 +29,7 @@ pub(crate) fn plan(name: PlanName, spec: &At<raw::RecoveryPlan>, world: &World, 
 
 fn pattern(spec: &At<raw::RecoveryPlan>, world: &World, cx: &mut Cx<'_>) -> Option<Pattern> {
     let Some(pattern) = &spec.active_passive else {
-        // One that is not supported, or could not be read, was reported.
-        let written = cx.text(spec.at);
-        if !["activePassive", "activeActive", "canary", "blueGreen"].iter().any(|p| written.contains(p)) {
+        if !spec.flawed {
             cx.error("missing-field", spec.head, "the plan has no pattern").mend("add `activePassive: {primary: …, standby: […]}`");
         }
         return None;
@@ -106,6 +104,7 @@ fn failover_steps(spec: &raw::RecoveryPlan, world: &World, names: &mut BTreeMap<
         match (&step.shift, &step.run) {
             (Some(shift), None) => steps.extend(world.region(&shift.to, cx).map(|to| Step::Shift { to })),
             (None, Some(command)) => steps.push(Step::Run(run(command, world, names, cx))),
+            _ if step.flawed => {}
             _ => {
                 cx.error("choose-one", step.head, "a step is either `shift` or `run`").mend("write one of them, and a list item for each");
             }
@@ -123,7 +122,7 @@ fn judge_steps(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, cx: &mut Cx<'_>) {
         if shift.to.value == *primary {
             cx.error("shift-to-primary", shift.to.at, format!("`{primary}` is the primary, which is lost when this step runs"))
                 .mend(format!("shift to {}", crate::near::list(stands_by.iter().copied())));
-        } else if !standby.contains(&shift.to.value) && cx.errors() == 0 {
+        } else if !standby.contains(&shift.to.value) && standby.len() == spec.active_passive.as_ref().map_or(0, |p| p.standby.len()) {
             cx.error("shift-to-stranger", shift.to.at, format!("`{}` does not stand by in this plan", shift.to.value))
                 .mend(format!("shift to {}, or add it to `standby`", crate::near::list(stands_by.iter().copied())));
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Written;
+use super::{Piece, Written};
 use crate::{
     config::{
         Caller, Config, Drill, GuardCondition, Pattern, Place, ProbeKind, Protocol, RecoveryPlan, Service, Trigger,
@@ -21,14 +21,16 @@ const WORKLOADS: usize = 249;
 pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     workloads(config, written, cx);
     for service in config.services.values() {
-        if let Some((_, spec)) = written.services.get(&service.name) {
-            callers(service, spec, config, written, cx);
-            gateways(service, spec, config, cx);
+        if let Some(Piece { spec, flawed, .. }) = written.services.get(&service.name) {
+            if !flawed {
+                callers(service, spec, config, written, cx);
+            }
+            gateways(service, spec, *flawed, config, cx);
         }
     }
     let mut planned: BTreeMap<&ServiceName, &At<ServiceName>> = BTreeMap::new();
     for plan in config.plans.values() {
-        if let Some((_, spec)) = written.plans.get(&plan.name) {
+        if let Some(Piece { spec, .. }) = written.plans.get(&plan.name) {
             for service in spec.services.iter() {
                 if let Some(other) = planned.insert(&service.value, service).filter(|o| o.at != service.at && !spec.services.iter().any(|s| s.at == o.at)) {
                     let other = cx.place(other.at);
@@ -42,9 +44,9 @@ pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
         }
     }
     for drill in config.drills.values() {
-        if let (Some((manifest, spec)), Some(plan)) = (written.drills.get(&drill.name), config.plans.get(&drill.plan)) {
-            scenario(spec, plan, config, cx);
-            if !manifest.flawed {
+        if let (Some(Piece { spec, flawed, .. }), Some(plan)) = (written.drills.get(&drill.name), config.plans.get(&drill.plan)) {
+            scenario(spec, plan, config, written, cx);
+            if !flawed {
                 objectives(drill, spec, plan, cx);
             }
         }
@@ -55,7 +57,7 @@ fn workloads(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let mut names: BTreeMap<&str, &ServiceName> = BTreeMap::new();
     let mut count = config.mesh.gateways.len();
     for service in config.services.values() {
-        let Some((manifest, spec)) = written.services.get(&service.name) else { continue };
+        let Some(Piece { manifest, spec, .. }) = written.services.get(&service.name) else { continue };
         for endpoint in &service.endpoints {
             let other = names.insert(endpoint.workload.as_str(), &service.name).filter(|other| **other != service.name);
             if let Some(other) = other {
@@ -103,23 +105,23 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
         if allowed.iter().any(|a| a.from == Caller::Service(callee.name.clone())) {
             continue;
         }
-        let Some((manifest, caller)) = written.services.get(&callee.name) else { continue };
+        let Some(Piece { spec: caller, flawed, .. }) = written.services.get(&callee.name) else { continue };
         let Some(call) = caller.calls.iter().flat_map(|c| c.iter()).find(|c| c.value == *name) else { continue };
-        if !manifest.flawed {
+        if !flawed {
             cx.warning("call-not-allowed", call.at, format!("`{}` calls `{name}`, but is not allowed to: it will be answered with 403", callee.name))
                 .mend(format!("add `- {{from: {}}}` to `authorization.allow` of `{name}`", callee.name));
         }
     }
 }
 
-fn gateways(service: &Service, spec: &raw::Service, config: &Config, cx: &mut Cx<'_>) {
+fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Config, cx: &mut Cx<'_>) {
     for gateway in &config.mesh.gateways {
         let routed = gateway.routes.iter().any(|r| r.service == service.name);
         if routed && service.protocol == Protocol::Tcp {
             let at = spec.protocol.as_ref().map_or(spec.endpoints.head, |p| p.at);
             cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name)).mend("write `protocol: http`, or delete the gateway's route");
         }
-        let denied = service.authorization.as_ref().is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
+        let denied = !flawed && service.authorization.as_ref().is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
         if let (true, true, Some(authorization)) = (routed, denied, &spec.authorization) {
             cx.warning("call-not-allowed", authorization.head, format!("the gateway `{}` routes to `{}`, but is not allowed to call it: it will answer 403", gateway.name, service.name))
                 .mend(format!("add `- {{from: {}}}` to `allow`", gateway.name));
@@ -137,10 +139,10 @@ fn gateways(service: &Service, spec: &raw::Service, config: &Config, cx: &mut Cx
 fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let Pattern::ActivePassive { primary, standby, .. } = &plan.pattern;
     for name in spec.services.iter() {
-        let (Some(service), Some((manifest, service_spec))) = (config.services.get(&name.value), written.services.get(&name.value)) else {
+        let (Some(service), Some(Piece { spec: service_spec, flawed, .. })) = (config.services.get(&name.value), written.services.get(&name.value)) else {
             continue;
         };
-        if manifest.flawed {
+        if *flawed {
             continue;
         }
         let is_in = |region: &RegionName| service.endpoints.iter().any(|e| e.region == *region);
@@ -169,7 +171,7 @@ fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
         if detection.consecutive_errors.is_some() || detection.active_check.is_some() {
             continue;
         }
-        let off = written.services.get(&name.value).and_then(|(_, s)| s.detection.as_ref());
+        let off = written.services.get(&name.value).and_then(|p| p.spec.detection.as_ref());
         let place = off.map(|d| cx.place(d.head));
         let problem = cx
             .error("no-detection", name.at, format!("nothing detects that `{}` is lost: `consecutiveErrors` and `activeCheck` are both off", name.value))
@@ -188,7 +190,7 @@ fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
     }
 }
 
-fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, cx: &mut Cx<'_>) {
+fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let Pattern::ActivePassive { primary, .. } = &plan.pattern;
     for step in spec.scenario.iter() {
         if let Some(lose) = &step.lose {
@@ -208,7 +210,7 @@ fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, cx: &mut Cx
         }
         let Some(fault) = &step.fault else { continue };
         let Some((region, service)) = fault.region.as_ref().zip(config.services.get(&fault.to.value)) else { continue };
-        if !service.endpoints.iter().any(|e| e.region == region.value) && config.mesh.regions.contains(&region.value) {
+        if !written.services.get(&service.name).is_none_or(|p| p.flawed) && !service.endpoints.iter().any(|e| e.region == region.value) && config.mesh.regions.contains(&region.value) {
             cx.error("no-endpoint", region.at, format!("`{}` has no endpoint in `{}`: the fault would hit nothing", service.name, region.value))
                 .mend("name a region in which it has one, or delete `region`");
         }

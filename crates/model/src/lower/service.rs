@@ -99,6 +99,9 @@ fn endpoints(name: &ServiceName, written: &At<Vec<At<raw::Endpoint>>>, world: &W
 fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) -> Vec<Place> {
     let written = [endpoint.run.is_some(), endpoint.address.is_some(), endpoint.addresses.is_some()];
     if written.iter().filter(|w| **w).count() != 1 {
+        if endpoint.flawed {
+            return Vec::new();
+        }
         cx.error("choose-one", endpoint.head, "an endpoint is either started here (`run`) or runs already (`address` or `addresses`)")
             .mend("write exactly one of `run: [command, argument]`, `address: 127.0.0.1:8081`, `addresses: […]`");
         return Vec::new();
@@ -183,6 +186,9 @@ fn caller(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Caller> {
     };
     if gateways.contains_key(&from.value) {
         return GatewayName::new(&from.value).ok().map(Caller::Gateway);
+    }
+    if !world.complete {
+        return None;
     }
     let known = world.services.keys().chain(gateways.keys()).map(String::as_str);
     dangling("service or gateway", &from.value, from.at, known, cx);
