@@ -32,7 +32,7 @@ Exit codes:
 /// The command line of `firedrill`.
 #[derive(Debug, Parser)]
 #[command(name = "firedrill", version, propagate_version = true, about = ABOUT, after_help = AFTER)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// When to colour the output
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
@@ -44,10 +44,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a commented first manifest for services that you already run
+    Init(command::init::Args),
     /// Validate manifests: every problem at once, with its place and how to mend it
     Check(command::check::Args),
+    /// Print the JSON Schema of the manifests, for editors and validators
+    Schema(command::schema::Args),
     /// Start the mesh of the manifests with its workloads on this machine, until Ctrl-C
     Up(command::up::Args),
+    /// List what a running mesh consists of: proxies, services, leases, recovery
+    Get(command::get::Args),
+    /// Show the merged event log of a running mesh
+    Events(command::events::Args),
     /// Run a control plane (`up` starts one by itself)
     Control(command::control::Args),
     /// Run one proxy: a sidecar or a gateway (`up` starts them by itself)
@@ -89,8 +97,12 @@ impl Cli {
     /// What went wrong, for the person who must act.
     pub fn run(self, terminal: &Terminal) -> miette::Result<ExitCode> {
         match self.command {
+            Command::Init(args) => command::init::run(&args, terminal),
             Command::Check(args) => command::check::run(&args, terminal),
+            Command::Schema(args) => command::schema::run(&args, terminal),
             Command::Up(args) => command::up::run(args),
+            Command::Get(args) => command::get::run(&args, terminal),
+            Command::Events(args) => command::events::run(&args, terminal),
             Command::Control(args) => command::control::run(args),
             Command::Proxy(args) => command::proxy::run(args),
             Command::Sample(args) => command::sample::run(args),

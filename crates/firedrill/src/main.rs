@@ -3,13 +3,13 @@
 
 mod cli;
 mod command;
-mod effective;
 mod failure;
 mod logging;
 mod manifests;
 mod mesh;
 mod render;
 mod sample;
+mod starter;
 mod summary;
 mod supervisor;
 mod terminal;

@@ -43,7 +43,7 @@ pub fn text(config: &Config, terminal: &Terminal) -> String {
             "  {:<9} {:<16} {} every {}",
             "backup",
             backup.name,
-            backup.service,
+            backup.service.as_str(),
             print_duration(backup.every)
         );
     }

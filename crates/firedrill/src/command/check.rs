@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use model::{Problem, Severity, Source};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     cli::Format,
-    effective, failure::Exit,
+    failure::Exit,
     manifests::{self, Files},
     summary,
     terminal::Terminal,
@@ -51,7 +51,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             if let Some(config) = &config {
                 answer["summary"] = summary::json(config);
                 if args.effective {
-                    answer["effective"] = Value::Array(effective::manifests(config));
+                    answer["effective"] = model::canonical(config);
                 }
             }
             terminal.line(format_args!("{answer:#}"));
@@ -60,7 +60,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             show(&problems, &sources, terminal);
             if let Some(config) = &config {
                 if args.effective {
-                    terminal.write(effective::yaml(config));
+                    terminal.write(config.to_yaml());
                 } else {
                     terminal.write(summary::text(config, terminal));
                 }

@@ -12,7 +12,7 @@ use model::name::{RegionName, ServiceName};
 use crate::{
     failure::{Exit, Failure},
     manifests::reason,
-    starter::{Starter, Site},
+    starter::{Site, Starter},
     terminal::{Terminal, Tone},
 };
 
@@ -63,7 +63,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let text = starter.text()?;
     let path = args.folder.join("mesh.yaml");
     write(&args.folder, &path, &text, args.force)?;
-    next_steps(args, &path, terminal);
+    next_steps(args, &starter.drill(), &path, terminal);
     Ok(Exit::Success.into())
 }
 
@@ -94,9 +94,8 @@ fn write(folder: &Path, path: &Path, text: &str, force: bool) -> Result<(), Fail
     io::Write::write_all(&mut file, text.as_bytes()).map_err(|e| cannot(&e))
 }
 
-fn next_steps(args: &Args, path: &Path, terminal: &Terminal) {
+fn next_steps(args: &Args, drill: &str, path: &Path, terminal: &Terminal) {
     let option = if args.folder == Path::new(".") { String::new() } else { format!(" -f {}", args.folder.display()) };
-    let drill = crate::starter::DRILL;
     terminal.line(format_args!("{} {}", terminal.paint(Tone::Good, "wrote"), path.display()));
     terminal.line(format_args!("\n{}", terminal.paint(Tone::Strong, "Next")));
     let step = |command: String, what: &str| terminal.line(format_args!("  {command:<44} {}", terminal.paint(Tone::Dim, what)));

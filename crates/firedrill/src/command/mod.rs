@@ -3,8 +3,26 @@
 pub mod check;
 pub mod completion;
 pub mod control;
+pub mod events;
 pub mod exec;
+pub mod get;
 pub mod guard;
+pub mod init;
 pub mod proxy;
 pub mod sample;
+pub mod schema;
 pub mod up;
+
+use crate::failure::Failure;
+
+/// Runs what a short-lived command does on a runtime of its own.
+///
+/// # Errors
+/// When the machine has no room for one.
+pub fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
+    Ok(runtime.block_on(future))
+}

@@ -111,7 +111,12 @@ impl MeshTarget {
                         held.holds.insert(step.to_owned(), id);
                     }
                 });
-                Ok(Lost { workloads: report.workloads, proxies: report.proxies, effective: Some(report.effective.0) })
+                Ok(Lost {
+                    workloads: report.workloads,
+                    proxies: report.proxies,
+                    effective: Some(report.effective.0),
+                    overlays: Vec::new(),
+                })
             }
             Err(error) => {
                 // It may have been taken although no answer came; if this fails too, it lapses by itself.
@@ -181,7 +186,7 @@ impl Target for MeshTarget {
             LoseHow::Partition => {
                 let effect = OverlayEffect::Partition { region: region.to_string() };
                 let report = self.overlay(lease, step, effect).await?;
-                Ok(Lost { workloads: 0, proxies: report.proxies.len(), effective: None })
+                Ok(Lost { workloads: 0, proxies: report.proxies.len(), effective: None, overlays: vec![report.id] })
             }
         }
     }

@@ -3,3 +3,4 @@
 pub mod figures;
 pub mod progress;
 pub mod screen;
+pub mod table;

@@ -49,9 +49,11 @@ pub fn lines(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
                 }
             }]
         }
-        Progress::Phase { .. } | Progress::Tick(_) | Progress::Ramp { .. } | Progress::Finding(_) | Progress::Sealed { .. } => {
-            Vec::new()
-        }
+        Progress::Phase { .. }
+        | Progress::Tick(_)
+        | Progress::Ramp { .. }
+        | Progress::Finding(_)
+        | Progress::Sealed { .. } => Vec::new(),
         other => outcome(other, paint),
     }
 }
@@ -109,11 +111,13 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
             pad("aborting", LABEL, &paint(Tone::Warn, "aborting"))
         )],
         Progress::Cleared { after } => {
-            vec![good("all clear", &format!("no fault at any proxy {} after the stop", seconds(after.as_secs_f64())), paint)]
+            vec![good(
+                "all clear",
+                &format!("no fault at any proxy {} after the stop", seconds(after.as_secs_f64())),
+                paint,
+            )]
         }
-        Progress::Refused { reasons } => {
-            reasons.iter().map(|reason| bad("refused", reason, paint)).collect()
-        }
+        Progress::Refused { reasons } => reasons.iter().map(|reason| bad("refused", reason, paint)).collect(),
         Progress::Crashed { reason } => vec![bad("crashed", reason, paint)],
         Progress::Warning { text } => vec![format!("  {} {text}", paint(Tone::Warn, "!"))],
         _ => Vec::new(),
@@ -198,7 +202,12 @@ fn undone(title: &str, result: &Result<(), String>, at: f64, paint: &Paint<'_>) 
     match result {
         Ok(()) => {
             let label = pad(title, LABEL, title);
-            format!("  {} {label} {:<60} {}", paint(Tone::Good, "○"), "taken back", paint(Tone::Dim, &format!("t0 {}", offset(at))))
+            format!(
+                "  {} {label} {:<60} {}",
+                paint(Tone::Good, "○"),
+                "taken back",
+                paint(Tone::Dim, &format!("t0 {}", offset(at)))
+            )
         }
         Err(reason) => bad(title, &format!("could not be taken back: {reason}"), paint),
     }

@@ -1,0 +1,294 @@
+//! `firedrill get`: what a running mesh consists of, now.
+
+use std::{collections::BTreeMap, path::Path, process::ExitCode};
+
+use control::{
+    api::{ProxyReport, RecoveryState},
+    client::Client as Control,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::{Format, State},
+    failure::{Exit, Failure},
+    render::table::{Cell, table},
+    supervisor::{
+        api::{MeshReport, ProcessState},
+        client::Client as Supervisor,
+    },
+    terminal::{Terminal, Tone},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  firedrill get proxies
+  firedrill get services
+  firedrill get recovery --format json
+  firedrill get proxies --state out/state        of `firedrill demo --keep`";
+
+/// Arguments of `firedrill get`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What to list
+    #[arg(value_enum)]
+    what: What,
+    #[command(flatten)]
+    state: State,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum What {
+    /// Every proxy: where it is, whether it holds what it should
+    Proxies,
+    /// Every endpoint: process, health as the proxies see it
+    Services,
+    /// Leases that are held, with their overlays
+    Leases,
+    /// State of every recovery plan
+    Recovery,
+}
+
+/// Asks the running mesh and prints a table.
+///
+/// # Errors
+/// When no mesh runs, or it does not answer.
+pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    super::block_on(async {
+        let (control, supervisor) = clients(&args.state.path).await?;
+        match args.what {
+            What::Proxies => proxies(&control, args.format, terminal).await,
+            What::Services => services(&control, &supervisor, args.format, terminal).await,
+            What::Leases => leases(&control, args.format, terminal).await,
+            What::Recovery => recovery(&control, args.format, terminal).await,
+        }
+    })?
+}
+
+/// Clients of the mesh that runs in a state folder.
+///
+/// # Errors
+/// When none runs there.
+pub async fn clients(state: &Path) -> Result<(Control, Supervisor), Failure> {
+    let none = |reason: String| {
+        Failure::usage(format!("no mesh runs with state folder `{}`: {reason}", state.display()))
+            .help("start one with `firedrill up`, or name its state folder with `--state DIR`")
+    };
+    let supervisor = Supervisor::of_state(state).await.map_err(|e| none(e.to_string()))?;
+    let control = Control::from_state(state).map_err(|e| none(e.to_string()))?;
+    Ok((control, supervisor))
+}
+
+async fn proxies(control: &Control, format: Format, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let reports = control.proxies().await.map_err(unanswered)?;
+    if format == Format::Json {
+        return json(&reports, terminal);
+    }
+    let rows: Vec<Vec<Cell>> = reports.iter().map(proxy_row).collect();
+    let titles = ["PROXY", "ROLE", "REGION", "ADMIN", "CONTROL", "SYNC", "OVERLAYS", "CONFIGURATION"];
+    terminal.write(table(&titles, &rows, terminal));
+    Ok(Exit::Success.into())
+}
+
+fn proxy_row(proxy: &ProxyReport) -> Vec<Cell> {
+    let role = match (&proxy.service, &proxy.gateway) {
+        (Some(service), _) => format!("sidecar of {service}"),
+        (None, _) => "gateway".to_owned(),
+    };
+    let connected = if proxy.connected { Cell::from("connected") } else { Cell::toned(Tone::Bad, "lost") };
+    let sync = match (&proxy.nack, &proxy.error, proxy.in_sync) {
+        (Some(nack), ..) => Cell::toned(Tone::Bad, format!("refused: {}", nack.detail)),
+        (None, Some(error), _) => Cell::toned(Tone::Bad, error.clone()),
+        (None, None, true) => Cell::toned(Tone::Good, "in sync"),
+        (None, None, false) => Cell::toned(Tone::Warn, "behind"),
+    };
+    let status = proxy.status.as_ref();
+    vec![
+        proxy.name.clone().into(),
+        role.into(),
+        proxy.region.clone().unwrap_or_default().into(),
+        proxy.admin.to_string().into(),
+        connected,
+        sync,
+        status.map(|s| s.overlays.join(", ")).unwrap_or_default().into(),
+        status.map(|s| s.digest.chars().take(12).collect::<String>()).unwrap_or_default().into(),
+    ]
+}
+
+/// An endpoint as its supervisor and the proxies see it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndpointRow {
+    service: String,
+    endpoint: String,
+    region: String,
+    version: Option<String>,
+    address: String,
+    /// `None` for an endpoint outside the mesh.
+    process: Option<ProcessState>,
+    restarts: u32,
+    /// Proxies that use it, and how many of them see it healthy and in use.
+    seen_by: usize,
+    healthy_at: usize,
+    tries: u64,
+    failures: u64,
+}
+
+async fn services(
+    control: &Control,
+    supervisor: &Supervisor,
+    format: Format,
+    terminal: &Terminal,
+) -> miette::Result<ExitCode> {
+    let mesh = supervisor.mesh().await.map_err(|e| Failure::internal(e.to_string()))?;
+    let proxies = control.proxies().await.map_err(unanswered)?;
+    let rows = endpoint_rows(&mesh, &proxies);
+    if format == Format::Json {
+        return json(&rows, terminal);
+    }
+    let cells: Vec<Vec<Cell>> = rows.iter().map(endpoint_cells).collect();
+    let titles = ["SERVICE", "ENDPOINT", "REGION", "VERSION", "ADDRESS", "PROCESS", "HEALTHY AT", "TRIES", "FAILED"];
+    terminal.write(table(&titles, &cells, terminal));
+    Ok(Exit::Success.into())
+}
+
+fn endpoint_rows(mesh: &MeshReport, proxies: &[ProxyReport]) -> Vec<EndpointRow> {
+    let mut seen: BTreeMap<&str, (usize, usize, u64, u64)> = BTreeMap::new();
+    for proxy in proxies {
+        let clusters = proxy.status.iter().flat_map(|status| &status.clusters).filter(|c| c.name == c.service);
+        for endpoint in clusters.flat_map(|cluster| &cluster.endpoints) {
+            let (by, healthy, tries, failures) = seen.entry(&endpoint.name).or_default();
+            *by += 1;
+            *healthy += usize::from(endpoint.healthy && !endpoint.ejected);
+            *tries += endpoint.tries;
+            *failures += endpoint.failures;
+        }
+    }
+    let row = |service: &str, endpoint: &str, region: &str, address: String| {
+        let (seen_by, healthy_at, tries, failures) = seen.get(endpoint).copied().unwrap_or_default();
+        EndpointRow {
+            service: service.to_owned(),
+            endpoint: endpoint.to_owned(),
+            region: region.to_owned(),
+            version: None,
+            address,
+            process: None,
+            restarts: 0,
+            seen_by,
+            healthy_at,
+            tries,
+            failures,
+        }
+    };
+    let inside = mesh.workloads.iter().map(|w| EndpointRow {
+        version: Some(w.version.clone()),
+        process: Some(w.process.state),
+        restarts: w.process.restarts,
+        ..row(&w.service, &w.process.name, &w.region, w.inbound.to_string())
+    });
+    let outside = mesh.outside.iter().map(|o| row(&o.service, &o.name, &o.region, o.address.to_string()));
+    let mut rows: Vec<EndpointRow> = inside.chain(outside).collect();
+    rows.sort_by(|a, b| (&a.service, &a.region, &a.endpoint).cmp(&(&b.service, &b.region, &b.endpoint)));
+    rows
+}
+
+fn endpoint_cells(row: &EndpointRow) -> Vec<Cell> {
+    let process = match row.process {
+        None => Cell::from("outside"),
+        Some(ProcessState::Running) => Cell::toned(Tone::Good, "running"),
+        Some(ProcessState::Starting) => Cell::toned(Tone::Warn, "starting"),
+        Some(ProcessState::Killed) => Cell::toned(Tone::Bad, "killed by a drill"),
+        Some(ProcessState::Paused) => Cell::toned(Tone::Bad, "paused by a drill"),
+        Some(ProcessState::CrashLoop) => Cell::toned(Tone::Bad, "dies again and again"),
+        Some(ProcessState::Stopped) => Cell::from("stopped"),
+    };
+    let healthy = format!("{} of {}", row.healthy_at, row.seen_by);
+    let healthy = match row.healthy_at == row.seen_by {
+        true => Cell::from(healthy),
+        false => Cell::toned(Tone::Warn, healthy),
+    };
+    vec![
+        row.service.clone().into(),
+        row.endpoint.clone().into(),
+        row.region.clone().into(),
+        row.version.clone().unwrap_or_default().into(),
+        row.address.clone().into(),
+        process,
+        healthy,
+        row.tries.to_string().into(),
+        row.failures.to_string().into(),
+    ]
+}
+
+async fn leases(control: &Control, format: Format, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let reports = control.leases().await.map_err(unanswered)?;
+    if format == Format::Json {
+        return json(&reports, terminal);
+    }
+    if reports.is_empty() {
+        terminal.line("no lease is held");
+        return Ok(Exit::Success.into());
+    }
+    let rows: Vec<Vec<Cell>> = reports
+        .iter()
+        .map(|lease| {
+            vec![
+                lease.id.clone().into(),
+                lease.holder.clone().into(),
+                lease.reason.clone().into(),
+                lease.plan.clone().unwrap_or_default().into(),
+                format!("{} of {} ms", lease.remaining_ms, lease.ttl_ms).into(),
+                lease.overlays.iter().map(|o| o.id.clone()).collect::<Vec<_>>().join(", ").into(),
+            ]
+        })
+        .collect();
+    terminal.write(table(&["LEASE", "HOLDER", "REASON", "PLAN", "LEFT", "OVERLAYS"], &rows, terminal));
+    Ok(Exit::Success.into())
+}
+
+async fn recovery(control: &Control, format: Format, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let reports = control.recovery().await.map_err(unanswered)?;
+    if format == Format::Json {
+        return json(&reports, terminal);
+    }
+    let rows: Vec<Vec<Cell>> = reports
+        .iter()
+        .map(|plan| {
+            let state = match plan.state {
+                RecoveryState::Normal => Cell::toned(Tone::Good, "normal"),
+                RecoveryState::FailingOver => Cell::toned(Tone::Warn, "failing over"),
+                RecoveryState::FailedOver => Cell::toned(Tone::Bad, "failed over"),
+                RecoveryState::FailingBack => Cell::toned(Tone::Warn, "failing back"),
+            };
+            let primary = match plan.primary_healthy {
+                Some(true) => Cell::from("healthy"),
+                Some(false) => Cell::toned(Tone::Bad, "unhealthy"),
+                None => Cell::from("not seen"),
+            };
+            let armed = if plan.armed { "armed" } else { "not armed" };
+            vec![
+                plan.plan.clone().into(),
+                state,
+                primary,
+                armed.into(),
+                plan.lease.clone().unwrap_or_default().into(),
+                plan.failure.clone().unwrap_or_default().into(),
+            ]
+        })
+        .collect();
+    terminal.write(table(&["PLAN", "STATE", "PRIMARY", "TRIGGER", "LEASE", "LAST FAILURE"], &rows, terminal));
+    Ok(Exit::Success.into())
+}
+
+fn unanswered(error: control::client::ClientError) -> Failure {
+    Failure::internal(error.to_string())
+}
+
+fn json(value: &impl Serialize, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?;
+    terminal.line(text);
+    Ok(Exit::Success.into())
+}
