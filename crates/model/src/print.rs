@@ -5,9 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::{
-        Allow, Backup, Caller, Config, Detection, Drill, Endpoint, FaultAction, FaultStep, Gateway, Guard, GuardCondition,
-        Hedge, HttpRequest, LoseHow, Mesh, Pattern, Place, Prefer, Probe, ProbeHost, ProbeKind, Protocol, RecoveryPlan,
-        RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TrafficPolicy, Trigger,
+        Allow, Backup, Caller, Config, Detection, Drill, Endpoint, FaultAction, FaultStep, Gateway, Guard,
+        GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, Pattern, Place, Prefer, Probe, ProbeHost, ProbeKind,
+        Protocol, RecoveryPlan, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TrafficPolicy,
+        Trigger,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -192,8 +193,10 @@ fn plan(plan: &RecoveryPlan) -> Value {
     };
     let asked = &plan.objectives;
     let mut objectives = Map::new();
-    let times = [("recoveryTime", asked.recovery_time), ("dataLoss", asked.data_loss), ("latencyP99", asked.latency_p99)];
-    objectives.extend(times.into_iter().filter_map(|(name, time)| Some((name.to_owned(), json!(print_duration(time?))))));
+    let times =
+        [("recoveryTime", asked.recovery_time), ("dataLoss", asked.data_loss), ("latencyP99", asked.latency_p99)];
+    objectives
+        .extend(times.into_iter().filter_map(|(name, time)| Some((name.to_owned(), json!(print_duration(time?))))));
     objectives.insert("successRate".into(), json!(asked.success_rate.to_string()));
     objectives.insert("sustain".into(), json!(print_duration(asked.sustain)));
     let step = |step: &Step| match step {
@@ -249,7 +252,8 @@ fn drill(drill: &Drill) -> Value {
 }
 
 fn probe(probe: &Probe) -> Value {
-    let mut out = object(json!({"name": probe.name, "rate": probe.rate.to_string(), "timeout": print_duration(probe.timeout)}));
+    let mut out =
+        object(json!({"name": probe.name, "rate": probe.rate.to_string(), "timeout": print_duration(probe.timeout)}));
     let (kind, what) = match &probe.kind {
         ProbeKind::Http(request) => ("http", json!(request.to_string())),
         ProbeKind::Writes { put, get } => ("writes", json!({"put": put.to_string(), "get": get.to_string()})),

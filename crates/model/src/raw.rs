@@ -401,7 +401,8 @@ impl FromNode for Trigger {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         match &node.value {
             Value::Scalar(text) if text == "automatic" => {
-                cx.error("missing-field", node.at, "`automatic` needs a time").mend("write `trigger: {automatic: {unhealthyFor: 1s}}`");
+                cx.error("missing-field", node.at, "`automatic` needs a time")
+                    .mend("write `trigger: {automatic: {unhealthyFor: 1s}}`");
                 None
             }
             Value::Scalar(_) => FromNode::from_node(node, cx).map(Self::Manual),

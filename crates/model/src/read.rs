@@ -15,6 +15,9 @@ use crate::{
 /// Most problems that are kept; a file that is not a manifest at all should not flood the reader.
 const PROBLEMS: usize = 200;
 
+/// Most items of a list: more than any manifest needs, and few enough to compare all with all.
+const ITEMS: usize = 1000;
+
 /// Where problems go.
 pub(crate) struct Cx<'a> {
     sources: &'a [Source],
@@ -34,7 +37,13 @@ impl<'a> Cx<'a> {
             std::iter::once(0).chain(after_breaks).collect()
         };
         let lines = sources.iter().map(begins).collect();
-        Self { sources, lines, problems: Vec::new(), errors: 0, spill: blank(Severity::Error, "", Place::nowhere(), String::new()) }
+        Self {
+            sources,
+            lines,
+            problems: Vec::new(),
+            errors: 0,
+            spill: blank(Severity::Error, "", Place::nowhere(), String::new()),
+        }
     }
 
     /// Place of a range of bytes.
@@ -79,6 +88,11 @@ impl<'a> Cx<'a> {
     /// Errors so far: compare before and after to know whether a part is sound.
     pub(crate) fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// No more problems are kept: looking for the best help is wasted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.problems.len() >= PROBLEMS
     }
 
     /// All problems, by file and place.
@@ -153,7 +167,17 @@ impl<T: FromNode> FromNode for At<T> {
 impl<T: FromNode> FromNode for Vec<T> {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         match &node.value {
-            Value::List(items) => Some(items.iter().filter_map(|item| T::from_node(item, cx)).collect()),
+            Value::List(items) => {
+                if items.len() > ITEMS {
+                    cx.error(
+                        "too-long",
+                        node.head,
+                        format!("the list has {} items, at most {ITEMS} are read", items.len()),
+                    )
+                    .mend("shorten it");
+                }
+                Some(items.iter().take(ITEMS).filter_map(|item| T::from_node(item, cx)).collect())
+            }
             Value::Scalar(text) => {
                 let items: Vec<&str> = text.split_whitespace().take(20).collect();
                 cx.error("wrong-type", node.at, format!("expected a list, found {}", kind(node)))
@@ -185,7 +209,8 @@ pub(crate) fn mismatch<T>(node: &Node, expected: &str, cx: &mut Cx<'_>) -> Optio
                 .mend("write a value, or delete the line if the field has a default");
         }
         _ => {
-            cx.error("wrong-type", node.at, format!("expected {expected}, found {}", kind(node))).mend(format!("write {expected}"));
+            cx.error("wrong-type", node.at, format!("expected {expected}, found {}", kind(node)))
+                .mend(format!("write {expected}"));
         }
     }
     None
@@ -261,7 +286,8 @@ macro_rules! unit {
                 match $parse {
                     Ok(value) => Some(value),
                     Err(error) => {
-                        cx.error("bad-quantity", node.at, format!("`{}` is not {}", $text, $example)).mend(error.to_string());
+                        cx.error("bad-quantity", node.at, format!("`{}` is not {}", $text, $example))
+                            .mend(error.to_string());
                         None
                     }
                 }
@@ -292,8 +318,9 @@ impl FromNode for HostPort {
         let text = scalar(node, "an address", cx)?;
         let address = host_port(text);
         if address.is_none() {
-            cx.error("bad-address", node.at, format!("`{text}` is not an address"))
-                .mend("write an IP address and a port other than 0, as `127.0.0.1:8080`; host names are not supported yet");
+            cx.error("bad-address", node.at, format!("`{text}` is not an address")).mend(
+                "write an IP address and a port other than 0, as `127.0.0.1:8080`; host names are not supported yet",
+            );
         }
         address.map(HostPort)
     }
@@ -332,7 +359,8 @@ impl FromNode for BTreeMap<String, String> {
                 for (key, value) in entries {
                     let Some(text) = scalar(value, "a text", cx) else { continue };
                     if map.insert(key.text.clone(), text.to_owned()).is_some() {
-                        cx.error("duplicate-key", key.at, format!("`{}` is written twice", key.text)).mend("delete one of them");
+                        cx.error("duplicate-key", key.at, format!("`{}` is written twice", key.text))
+                            .mend("delete one of them");
                     }
                 }
                 Some(map)
@@ -418,7 +446,7 @@ impl<'n> Fields<'n> {
 
 fn unknown_field<'n>(key: &crate::tree::Key, what: &str, known: &'n [String], cx: &mut Cx<'_>) -> Option<&'n str> {
     let known = || known.iter().map(String::as_str);
-    let meant = nearest(&key.text, known());
+    let meant = if cx.is_full() { None } else { nearest(&key.text, known()) };
     let help = match meant {
         Some(name) => format!("did you mean `{name}`?"),
         None => format!("the fields here are {}", list(known())),

@@ -84,7 +84,15 @@ pub(crate) fn documents(file: usize, text: &str) -> (Vec<Node>, Vec<Flaw>) {
         block_nesting_limit: DEPTH,
     };
     let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut build = Builder { file, length: text.len(), nodes: 0, stack: Vec::new(), anchors: Vec::new(), flaws: Vec::new(), done: Vec::new() };
+    let mut build = Builder {
+        file,
+        length: text.len(),
+        nodes: 0,
+        stack: Vec::new(),
+        anchors: Vec::new(),
+        flaws: Vec::new(),
+        done: Vec::new(),
+    };
     let mut flaws_of_parser = Vec::new();
     loop {
         match parser.next_event() {
@@ -157,7 +165,11 @@ impl Builder {
     fn count(&mut self, nodes: usize, at: Loc) -> Result<(), OverBudget> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > NODES {
-            self.flaw(at, format!("more than {NODES} values in one file"), "split the file, and do not repeat large parts by aliases");
+            self.flaw(
+                at,
+                format!("more than {NODES} values in one file"),
+                "split the file, and do not repeat large parts by aliases",
+            );
             return Err(OverBudget);
         }
         Ok(())
@@ -187,7 +199,12 @@ impl Builder {
             Event::SequenceStart(style, anchor, tag) => {
                 self.count(1, at)?;
                 self.tag(tag.as_deref(), span);
-                self.stack.push(Frame::List { start: at, flow: style == StructureStyle::Flow, anchor, items: Vec::new() });
+                self.stack.push(Frame::List {
+                    start: at,
+                    flow: style == StructureStyle::Flow,
+                    anchor,
+                    items: Vec::new(),
+                });
             }
             Event::MappingStart(style, anchor, tag) => {
                 self.count(1, at)?;
@@ -198,7 +215,11 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => self.close(at)?,
             Event::Alias(id) => self.alias(id, at)?,
             Event::UnresolvedAlias(name) => {
-                self.flaw(at, format!("the alias `*{name}` has no anchor `&{name}` before it"), "write the value, or quote the text if it begins with `*`");
+                self.flaw(
+                    at,
+                    format!("the alias `*{name}` has no anchor `&{name}` before it"),
+                    "write the value, or quote the text if it begins with `*`",
+                );
                 self.add(Node { at, head: at, value: Value::Broken }, 0)?;
             }
             _ => {}
@@ -213,7 +234,9 @@ impl Builder {
         let copy = match extent {
             None => Err("an alias inside the value that it names"),
             Some(e) if self.stack.len().saturating_add(e.depth) > DEPTH => Err("an alias that nests too deep"),
-            Some(_) => self.anchors.iter().rev().find(|(i, ..)| *i == id).map(|(_, n, _)| n.clone()).ok_or("an unknown alias"),
+            Some(_) => {
+                self.anchors.iter().rev().find(|(i, ..)| *i == id).map(|(_, n, _)| n.clone()).ok_or("an unknown alias")
+            }
         };
         let mut node = copy.unwrap_or_else(|message| {
             self.flaw(at, message, "write the value out");

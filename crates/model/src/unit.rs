@@ -21,7 +21,8 @@ pub struct UnitError(pub &'static str);
 
 const PERCENT: UnitError = UnitError("a percentage is a number from 0 to 100 and `%`, as `99.9%`");
 const RATE: UnitError = UnitError("a rate is a number above 0, at most 100000, and `/s`, as `200/s`");
-const DURATION: UnitError = UnitError("a duration is a number and its unit, one of us, ms, s, m, h, d, as `500ms` or `1.5s`");
+const DURATION: UnitError =
+    UnitError("a duration is a number and its unit, one of us, ms, s, m, h, d, as `500ms` or `1.5s`");
 const TOO_LONG: UnitError = UnitError("a duration is at most 366d");
 const TOO_FINE: UnitError = UnitError("a duration is a whole number of microseconds");
 
@@ -134,7 +135,23 @@ mod tests {
 
     #[test]
     fn what_is_not_a_duration_is_refused() {
-        for text in ["", "5", "s", "-1s", "1e3s", "1.s", ".5s", "1..5s", "5sec", "367d", "0.5us", "99999999999999999999s", "1 m s", "∞s", "5M"] {
+        for text in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1e3s",
+            "1.s",
+            ".5s",
+            "1..5s",
+            "5sec",
+            "367d",
+            "0.5us",
+            "99999999999999999999s",
+            "1 m s",
+            "∞s",
+            "5M",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -46,8 +46,38 @@ fn seeds() -> Vec<String> {
 
 /// Pieces that have broken parsers before.
 const PIECES: [&str; 32] = [
-    "", " ", "\n", "\t", "\r\n", ":", ": ", "- ", "---\n", "...\n", "[", "]", "{", "}", "&a ", "*a", "!x ", "!!str ", "|\n", ">-\n", "\"", "'",
-    "#", "%YAML 1.2\n", "null", "~", "<<: *a", "99999999999999999999", "1e999", "é🔥", "\u{feff}", "\0",
+    "",
+    " ",
+    "\n",
+    "\t",
+    "\r\n",
+    ":",
+    ": ",
+    "- ",
+    "---\n",
+    "...\n",
+    "[",
+    "]",
+    "{",
+    "}",
+    "&a ",
+    "*a",
+    "!x ",
+    "!!str ",
+    "|\n",
+    ">-\n",
+    "\"",
+    "'",
+    "#",
+    "%YAML 1.2\n",
+    "null",
+    "~",
+    "<<: *a",
+    "99999999999999999999",
+    "1e999",
+    "é🔥",
+    "\u{feff}",
+    "\0",
 ];
 
 proptest! {
@@ -126,6 +156,18 @@ fn large_inputs() {
     survives(&"{a, ".repeat(30_000));
     survives(&"bogus: 1\n".repeat(1_000).replace("bogus", &"é".repeat(300)));
     survives(&format!("kind: Mesh\nspec: {{{}}}", (0..50_000).map(|i| format!("k{i}: 1, ")).collect::<String>()));
+}
+
+#[test]
+fn expansion_is_bounded() {
+    let words = "w, ".repeat(900);
+    let mut text = String::from(
+        "apiVersion: firedrill.dev/v1\nkind: Mesh\nmetadata: {name: m}\nspec: {trustDomain: a, regions: [r]}\n",
+    );
+    for i in 0..150 {
+        text.push_str(&format!("---\napiVersion: firedrill.dev/v1\nkind: Service\nmetadata: {{name: s{i}}}\nspec: {{calls: [x{i}], endpoints: [{{region: r, count: 100, run: [{words}]}}]}}\n"));
+    }
+    survives(&text);
 }
 
 #[test]

@@ -15,7 +15,8 @@ pub(crate) fn scenario(spec: &raw::Drill, hold: Duration, world: &World, cx: &mu
     let mut steps: Vec<ScenarioStep> = spec.scenario.iter().filter_map(|s| step(s, hold, world, cx)).collect();
     let written = spec.scenario.iter();
     if !spec.scenario.is_empty() && written.clone().all(|s| s.wait.is_some()) {
-        cx.error("empty-scenario", spec.scenario.head, "the scenario only waits: nothing is broken").mend("add `- lose: {region: …}`");
+        cx.error("empty-scenario", spec.scenario.head, "the scenario only waits: nothing is broken")
+            .mend("add `- lose: {region: …}`");
     }
     steps.sort_by_key(|s| s.at); // stable: steps at one time keep their order
     steps
@@ -26,12 +27,24 @@ fn step(written: &At<raw::ScenarioStep>, hold: Duration, world: &World, cx: &mut
     let lasts = written.r#for.as_ref().map(|t| positive(Some(t), Duration::ZERO, cx));
     if at >= hold && !hold.is_zero() {
         let blame = written.value.at.as_ref().map_or(written.head, |t| t.at);
-        cx.error("step-after-hold", blame, format!("the step begins at {}, but the fault is held for {} only", print_duration(at), print_duration(hold)))
-            .mend("write an earlier `at`, or a longer `hold`");
+        cx.error(
+            "step-after-hold",
+            blame,
+            format!(
+                "the step begins at {}, but the fault is held for {} only",
+                print_duration(at),
+                print_duration(hold)
+            ),
+        )
+        .mend("write an earlier `at`, or a longer `hold`");
     } else if let Some(end) = written.r#for.as_ref().filter(|t| at.saturating_add(t.value.0) > hold) {
         let ends = print_duration(at.saturating_add(end.value.0));
-        cx.error("step-after-hold", end.at, format!("the step would end at {ends}, but the fault is held for {} only", print_duration(hold)))
-            .mend("shorten `for`, leave it out to last until the end, or write a longer `hold`");
+        cx.error(
+            "step-after-hold",
+            end.at,
+            format!("the step would end at {ends}, but the fault is held for {} only", print_duration(hold)),
+        )
+        .mend("shorten `for`, leave it out to last until the end, or write a longer `hold`");
     }
     let kinds = [written.lose.is_some(), written.fault.is_some(), written.run.is_some(), written.wait.is_some()];
     if kinds.iter().filter(|k| **k).count() != 1 {
@@ -77,7 +90,8 @@ fn fault(written: &At<raw::Fault>, world: &World, cx: &mut Cx<'_>) -> Option<Fau
         }
     }
     if let Some(status) = written.abort.as_ref().filter(|s| !(400..=599).contains(&s.value)) {
-        cx.error("out-of-range", status.at, format!("{} is not the status of a failure", status.value)).mend("write 400 to 599, as `abort: 503`");
+        cx.error("out-of-range", status.at, format!("{} is not the status of a failure", status.value))
+            .mend("write 400 to 599, as `abort: 503`");
     }
     let actions = [
         written.delay.as_ref().map(|d| FaultAction::Delay(positive(Some(d), Duration::ZERO, cx))),
@@ -96,7 +110,8 @@ fn fault(written: &At<raw::Fault>, world: &World, cx: &mut Cx<'_>) -> Option<Fau
         return None;
     };
     if let Some(zero) = written.percent.as_ref().filter(|p| p.value.0 <= 0.0) {
-        cx.error("zero", zero.at, "a fault on 0% of requests does nothing").mend("write a percentage above 0, or delete it for all");
+        cx.error("zero", zero.at, "a fault on 0% of requests does nothing")
+            .mend("write a percentage above 0, or delete it for all");
     }
     let region = match &written.region {
         None => None,

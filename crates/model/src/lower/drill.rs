@@ -45,7 +45,8 @@ pub(crate) fn drill(name: DrillName, spec: &At<raw::Drill>, world: &World, cx: &
 
 fn stakeholders(written: Option<&At<raw::Stakeholders>>) -> Stakeholders {
     let Some(written) = written else { return Stakeholders::default() };
-    let people = |list: &Option<At<Vec<At<String>>>>| list.iter().flat_map(|l| l.iter()).map(|p| p.value.clone()).collect();
+    let people =
+        |list: &Option<At<Vec<At<String>>>>| list.iter().flat_map(|l| l.iter()).map(|p| p.value.clone()).collect();
     Stakeholders {
         lead: written.lead.as_ref().map(|l| l.value.clone()),
         approvers: people(&written.approvers),
@@ -78,23 +79,27 @@ fn probe(written: &At<raw::Probe>, world: &World, cx: &mut Cx<'_>) -> Option<Pro
     let timeout = positive(written.timeout.as_ref(), Duration::from_secs(1), cx);
     if let Some(long) = written.timeout.as_ref().filter(|t| t.value.0 > PROBE_TIMEOUT) {
         let most = print_duration(PROBE_TIMEOUT);
-        cx.error("out-of-range", long.at, format!("a probe's timeout is at most {most}")).mend("a user gives up sooner: write `1s`");
+        cx.error("out-of-range", long.at, format!("a probe's timeout is at most {most}"))
+            .mend("a user gives up sooner: write `1s`");
     }
     let kind = match (&written.http, &written.writes) {
         (Some(http), None) => request(http, world, cx).map(ProbeKind::Http),
         (None, Some(writes)) => {
             let (put, get) = (request(&writes.put, world, cx), request(&writes.get, world, cx));
             if let Some(get) = get.as_ref().filter(|g| g.method != "GET") {
-                cx.error("bad-request", writes.get.at, format!("reading back with {} is not safe", get.method)).mend("write `GET http://…`");
+                cx.error("bad-request", writes.get.at, format!("reading back with {} is not safe", get.method))
+                    .mend("write `GET http://…`");
             }
             if put.as_ref().is_some_and(|p| matches!(p.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE")) {
-                cx.error("bad-request", writes.put.at, "this method writes nothing").mend("write `POST http://…` or `PUT http://…`");
+                cx.error("bad-request", writes.put.at, "this method writes nothing")
+                    .mend("write `POST http://…` or `PUT http://…`");
             }
             Some(ProbeKind::Writes { put: put?, get: get? })
         }
         _ if written.flawed => None,
         _ => {
-            cx.error("choose-one", written.head, "a probe is either `http` or `writes`").mend("write exactly one of them");
+            cx.error("choose-one", written.head, "a probe is either `http` or `writes`")
+                .mend("write exactly one of them");
             None
         }
     };
@@ -115,7 +120,8 @@ fn request(text: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<HttpRequ
     }
     let verb = method(verb, text.at, cx);
     if url.starts_with("https://") {
-        cx.error("not-supported", text.at, "probes over TLS are not supported yet").mend("write `http://`, to a gateway");
+        cx.error("not-supported", text.at, "probes over TLS are not supported yet")
+            .mend("write `http://`, to a gateway");
         return None;
     }
     let Some(rest) = url.strip_prefix("http://") else {
@@ -124,7 +130,8 @@ fn request(text: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<HttpRequ
     };
     let (host, path) = rest.find('/').map_or((rest, "/"), |i| rest.split_at(i));
     if path.contains('#') || !path.bytes().all(|b| b.is_ascii_graphic()) {
-        cx.error("bad-path", text.at, format!("`{path}` is not a path")).mend("write no `#`, and other characters percent-encoded");
+        cx.error("bad-path", text.at, format!("`{path}` is not a path"))
+            .mend("write no `#`, and other characters percent-encoded");
         return None;
     }
     let host = probe_host(host, text.at, world, cx)?;

@@ -34,14 +34,22 @@ fn fits(written: &At<raw::Guard>, probe: &Probe, condition: &GuardCondition, cx:
     match condition {
         GuardCondition::IndeterminateAbove { .. } if matches!(probe.kind, ProbeKind::Http(_)) => {
             let at = written.indeterminate.as_ref().map_or(written.head, |i| i.head);
-            cx.error("guard-does-not-fit", at, format!("`indeterminate` counts writes, and `{}` is an `http` probe", probe.name))
-                .mend("watch a probe with `writes`, or write `successRate: \"< 50%\"`");
+            cx.error(
+                "guard-does-not-fit",
+                at,
+                format!("`indeterminate` counts writes, and `{}` is an `http` probe", probe.name),
+            )
+            .mend("watch a probe with `writes`, or write `successRate: \"< 50%\"`");
         }
         GuardCondition::LatencyP99Above { latency, .. } if *latency >= probe.timeout => {
             let at = written.latency_p99.as_ref().map_or(written.head, |l| l.at);
             let timeout = print_duration(probe.timeout);
-            cx.error("guard-never-trips", at, format!("no answer of `{}` takes longer than its timeout of {timeout}", probe.name))
-                .mend("write less than the timeout, or guard `successRate`");
+            cx.error(
+                "guard-never-trips",
+                at,
+                format!("no answer of `{}` takes longer than its timeout of {timeout}", probe.name),
+            )
+            .mend("write less than the timeout, or guard `successRate`");
         }
         _ => {}
     }
@@ -60,7 +68,8 @@ fn condition(written: &At<raw::Guard>, hold: Duration, cx: &mut Cx<'_>) -> Optio
     let over = super::positive(written.over.as_ref(), Duration::from_secs(5), cx);
     if let Some(text) = &written.indeterminate {
         if let Some(over) = &written.over {
-            cx.error("guard-does-not-fit", over.head, "`indeterminate` counts over the whole drill").mend("delete `over`");
+            cx.error("guard-does-not-fit", over.head, "`indeterminate` counts over the whole drill")
+                .mend("delete `over`");
         }
         let form = "write a comparison, as `\"> 200\"`";
         let count = bound(text, '>', form, cx)?.parse().map_err(|_| bad(text, form, cx)).ok()?;
@@ -69,8 +78,12 @@ fn condition(written: &At<raw::Guard>, hold: Duration, cx: &mut Cx<'_>) -> Optio
     if over > hold && !hold.is_zero() {
         let at = written.over.as_ref().map_or(written.head, |o| o.at);
         let (over, hold) = (print_duration(over), print_duration(hold));
-        cx.error("guard-never-trips", at, format!("the window of {over} is longer than the hold of {hold}: it is never full of the fault"))
-            .mend("shorten `over`, or lengthen `hold`");
+        cx.error(
+            "guard-never-trips",
+            at,
+            format!("the window of {over} is longer than the hold of {hold}: it is never full of the fault"),
+        )
+        .mend("shorten `over`, or lengthen `hold`");
     }
     if let Some(text) = &written.success_rate {
         let form = "write a comparison, as `\"< 50%\"`";
@@ -93,7 +106,8 @@ fn bound<'t>(text: &'t At<String>, comparison: char, form: &str, cx: &mut Cx<'_>
     if bound.is_none() {
         let other = if comparison == '<' { '>' } else { '<' };
         if rest.starts_with(other) {
-            cx.error("guard-direction", text.at, format!("a guard trips on what is bad: compare with `{comparison}`")).mend(form);
+            cx.error("guard-direction", text.at, format!("a guard trips on what is bad: compare with `{comparison}`"))
+                .mend(form);
         } else {
             bad(text, form, cx);
         }

@@ -13,18 +13,29 @@ use crate::{
 };
 
 pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx: &mut Cx<'_>) -> Option<Mesh> {
-    let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
+    let part = |p: &str| {
+        !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+    };
     if spec.trust_domain.len() > 255 || !spec.trust_domain.split('.').all(part) {
-        cx.error("bad-trust-domain", spec.trust_domain.at, format!("`{}` is not a SPIFFE trust domain", spec.trust_domain.value))
-            .mend("use at most 255 of a-z, 0-9, `-`, `_` and single dots, as `bank.example`, without `spiffe://`");
+        cx.error(
+            "bad-trust-domain",
+            spec.trust_domain.at,
+            format!("`{}` is not a SPIFFE trust domain", spec.trust_domain.value),
+        )
+        .mend("use at most 255 of a-z, 0-9, `-`, `_` and single dots, as `bank.example`, without `spiffe://`");
     }
     not_empty(&spec.regions, "a mesh needs at least one region", cx);
     no_repeats(&spec.regions, "region", cx);
-    let lifetime = spec.identity.as_ref().and_then(|i| i.builtin.as_ref()).and_then(|b| b.certificate_lifetime.as_ref());
+    let lifetime =
+        spec.identity.as_ref().and_then(|i| i.builtin.as_ref()).and_then(|b| b.certificate_lifetime.as_ref());
     if let Some(short) = lifetime.filter(|t| t.value.0 < Duration::from_secs(60)) {
-        cx.error("out-of-range", short.at, "certificates must live for at least 1m, to be renewed in time").mend("write `24h`");
+        cx.error("out-of-range", short.at, "certificates must live for at least 1m, to be renewed in time")
+            .mend("write `24h`");
     }
     let written = spec.gateways.as_ref().map_or(&[][..], |g| &g.value[..]);
+    if let Some(many) = spec.gateways.as_ref().filter(|g| g.len() > super::ADDRESSES) {
+        cx.error("too-many-workloads", many.head, format!("more than {} gateways in one mesh", super::ADDRESSES)).mend("delete some");
+    }
     let gateways: Vec<Gateway> = written.iter().filter_map(|g| gateway(g, world, cx)).collect();
     for (i, gateway) in written.iter().enumerate() {
         for other in written.iter().take(i) {
@@ -57,9 +68,16 @@ fn clash(gateway: &At<raw::Gateway>, other: &At<raw::Gateway>, cx: &mut Cx<'_>) 
     let (a, b) = (gateway.listen.value.0, other.listen.value.0);
     if overlap(a, b) {
         let first = cx.place(other.listen.at);
-        cx.error("overlapping-listen", gateway.listen.at, format!("gateway `{}` cannot listen on {a}: gateway `{}` listens on {b}", gateway.name.value, other.name.value))
-            .mend("give each gateway its own port")
-            .see(first, "listens here");
+        cx.error(
+            "overlapping-listen",
+            gateway.listen.at,
+            format!(
+                "gateway `{}` cannot listen on {a}: gateway `{}` listens on {b}",
+                gateway.name.value, other.name.value
+            ),
+        )
+        .mend("give each gateway its own port")
+        .see(first, "listens here");
     }
 }
 
@@ -76,8 +94,12 @@ fn gateway(gateway: &At<raw::Gateway>, world: &World, cx: &mut Cx<'_>) -> Option
         let prefix = route.prefix.as_ref().map_or_else(|| "/".to_owned(), |p| path(p, cx));
         if let Some(earlier) = routes.iter().find(|r| prefix.starts_with(&r.prefix)) {
             let at = route.prefix.as_ref().map_or(route.head, |p| p.at);
-            cx.error("unreachable-route", at, format!("the route `{prefix}` is never used: `{}` before it matches first", earlier.prefix))
-                .mend("put the longer prefix first");
+            cx.error(
+                "unreachable-route",
+                at,
+                format!("the route `{prefix}` is never used: `{}` before it matches first", earlier.prefix),
+            )
+            .mend("put the longer prefix first");
         }
         let Some(service) = world.service(&route.service, cx) else { continue };
         routes.push(GatewayRoute { prefix, service });

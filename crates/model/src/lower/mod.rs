@@ -9,7 +9,7 @@ mod policy;
 mod relations;
 mod service;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use crate::{
     config::Config,
@@ -19,6 +19,9 @@ use crate::{
     read::{At, Cx, Time},
     tree::Loc,
 };
+
+/// Workloads and gateways each need an address of the mesh's loopback subnet, which has room for this many.
+const ADDRESSES: usize = 249;
 
 /// Names that may be referred to, also those of manifests that could not be read as a whole.
 pub(crate) struct World {
@@ -30,6 +33,8 @@ pub(crate) struct World {
     pub gateways: Option<BTreeMap<String, Loc>>,
     /// Where each plan is named.
     pub plans: BTreeMap<String, Loc>,
+    /// Addresses of the mesh's loopback subnet that are left for gateways and workloads.
+    pub addresses: Cell<Option<usize>>,
     /// Every document could be told: a name that is not there is not in an unreadable one.
     pub complete: bool,
 }
@@ -127,7 +132,9 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
             Spec::Mesh(spec) => {
                 if let Some((first, _)) = meshes {
                     let first = cx.place(first);
-                    cx.error("duplicate-mesh", at, "there are two manifests of kind Mesh").mend("keep one").see(first, "the first is here");
+                    cx.error("duplicate-mesh", at, "there are two manifests of kind Mesh")
+                        .mend("keep one")
+                        .see(first, "the first is here");
                     continue;
                 }
                 meshes = Some((at, spec.is_some()));
@@ -146,7 +153,9 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
                 .mend("write one with `trustDomain`, `regions` and `gateways`; `firedrill init` prints a starter");
         }
     }
-    let names = |kind: &str| seen.iter().filter(|((k, _), _)| *k == kind).map(|((_, n), at)| ((*n).to_owned(), *at)).collect();
+    let names =
+        |kind: &str| seen.iter().filter(|((k, _), _)| *k == kind).map(|((_, n), at)| ((*n).to_owned(), *at)).collect();
+    let gateways = sorted.mesh.and_then(|(_, m)| m.gateways.as_ref()).map_or(0, |g| g.len());
     let world = World {
         regions: sorted.mesh.map(|(_, m)| m.regions.iter().map(|r| r.value.clone()).collect()),
         services: names("Service"),
@@ -154,6 +163,7 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
             m.gateways.iter().flat_map(|g| g.iter()).map(|g| (g.name.as_str().to_owned(), g.name.at)).collect()
         }),
         plans: names("RecoveryPlan"),
+        addresses: Cell::new(Some(ADDRESSES.saturating_sub(gateways))),
         complete,
     };
     (sorted, world)
@@ -161,7 +171,8 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
 
 /// Reports a name that is not among the known ones.
 fn dangling<'k>(what: &str, name: &str, at: Loc, known: impl Iterator<Item = &'k str> + Clone, cx: &mut Cx<'_>) {
-    let help = match nearest(name, known.clone()) {
+    let near = if cx.is_full() { None } else { nearest(name, known.clone()) };
+    let help = match near {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.clone().next().is_none() => format!("there is no {what} at all"),
         None => format!("there is {}", list(known)),
@@ -241,7 +252,8 @@ fn method(text: &str, at: Loc, cx: &mut Cx<'_>) -> Option<String> {
     if KNOWN.contains(&text) {
         return Some(text.to_owned());
     }
-    let help = nearest(text, KNOWN).map_or_else(|| format!("use one of {}", list(KNOWN)), |m| format!("did you mean `{m}`?"));
+    let help =
+        nearest(text, KNOWN).map_or_else(|| format!("use one of {}", list(KNOWN)), |m| format!("did you mean `{m}`?"));
     cx.error("unknown-value", at, format!("`{text}` is not an HTTP method")).mend(help);
     None
 }

@@ -12,7 +12,12 @@ use crate::{
     unit::Percent,
 };
 
-pub(crate) fn plan(name: PlanName, spec: &At<raw::RecoveryPlan>, world: &World, cx: &mut Cx<'_>) -> Option<RecoveryPlan> {
+pub(crate) fn plan(
+    name: PlanName,
+    spec: &At<raw::RecoveryPlan>,
+    world: &World,
+    cx: &mut Cx<'_>,
+) -> Option<RecoveryPlan> {
     not_empty(&spec.services, "a plan needs at least one service", cx);
     no_repeats(&spec.services, "service", cx);
     let services: Vec<_> = spec.services.iter().filter_map(|s| world.service(s, cx)).collect();
@@ -22,7 +27,8 @@ pub(crate) fn plan(name: PlanName, spec: &At<raw::RecoveryPlan>, world: &World, 
     let steps = failover_steps(spec, world, &mut names, cx);
     let trigger = trigger(spec.failover.trigger.as_ref(), cx);
     let failback = failback(spec.failback.as_ref(), world, &mut names, cx);
-    let plan = RecoveryPlan { name, services, pattern: pattern?, objectives, failover: Failover { trigger, steps }, failback };
+    let plan =
+        RecoveryPlan { name, services, pattern: pattern?, objectives, failover: Failover { trigger, steps }, failback };
     judge_steps(&plan, spec, cx);
     Some(plan)
 }
@@ -30,7 +36,8 @@ pub(crate) fn plan(name: PlanName, spec: &At<raw::RecoveryPlan>, world: &World, 
 fn pattern(spec: &At<raw::RecoveryPlan>, world: &World, cx: &mut Cx<'_>) -> Option<Pattern> {
     let Some(pattern) = &spec.active_passive else {
         if !spec.flawed {
-            cx.error("missing-field", spec.head, "the plan has no pattern").mend("add `activePassive: {primary: …, standby: […]}`");
+            cx.error("missing-field", spec.head, "the plan has no pattern")
+                .mend("add `activePassive: {primary: …, standby: […]}`");
         }
         return None;
     };
@@ -53,10 +60,12 @@ fn pattern(spec: &At<raw::RecoveryPlan>, world: &World, cx: &mut Cx<'_>) -> Opti
 }
 
 fn objectives(written: Option<&At<raw::Objectives>>, cx: &mut Cx<'_>) -> Objectives {
-    let get = |field: fn(&raw::Objectives) -> &Option<At<crate::read::Time>>| written.and_then(|o| field(&o.value).as_ref());
+    let get =
+        |field: fn(&raw::Objectives) -> &Option<At<crate::read::Time>>| written.and_then(|o| field(&o.value).as_ref());
     let success_rate = written.and_then(|o| o.success_rate.as_ref());
     if let Some(zero) = success_rate.filter(|r| r.value.0 <= 0.0) {
-        cx.error("zero", zero.at, "a success rate of 0% asks for nothing").mend("write a percentage above 0, as `99.9%`");
+        cx.error("zero", zero.at, "a success rate of 0% asks for nothing")
+            .mend("write a percentage above 0, as `99.9%`");
     }
     let recovery_time = get(|o| &o.recovery_time);
     let latency = get(|o| &o.latency_p99);
@@ -96,7 +105,12 @@ fn run(step: &At<raw::RunStep>, world: &World, names: &mut BTreeMap<String, Loc>
     }
 }
 
-fn failover_steps(spec: &raw::RecoveryPlan, world: &World, names: &mut BTreeMap<String, Loc>, cx: &mut Cx<'_>) -> Vec<Step> {
+fn failover_steps(
+    spec: &raw::RecoveryPlan,
+    world: &World,
+    names: &mut BTreeMap<String, Loc>,
+    cx: &mut Cx<'_>,
+) -> Vec<Step> {
     let written = &spec.failover.steps;
     not_empty(written, "a failover needs at least one step", cx);
     let mut steps = Vec::new();
@@ -106,7 +120,8 @@ fn failover_steps(spec: &raw::RecoveryPlan, world: &World, names: &mut BTreeMap<
             (None, Some(command)) => steps.push(Step::Run(run(command, world, names, cx))),
             _ if step.flawed => {}
             _ => {
-                cx.error("choose-one", step.head, "a step is either `shift` or `run`").mend("write one of them, and a list item for each");
+                cx.error("choose-one", step.head, "a step is either `shift` or `run`")
+                    .mend("write one of them, and a list item for each");
             }
         }
     }
@@ -120,20 +135,32 @@ fn judge_steps(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, cx: &mut Cx<'_>) {
     let stands_by: Vec<&str> = standby.iter().map(RegionName::as_str).collect();
     for shift in &shifts {
         if shift.to.value == *primary {
-            cx.error("shift-to-primary", shift.to.at, format!("`{primary}` is the primary, which is lost when this step runs"))
-                .mend(format!("shift to {}", crate::near::list(stands_by.iter().copied())));
-        } else if !standby.contains(&shift.to.value) && standby.len() == spec.active_passive.as_ref().map_or(0, |p| p.standby.len()) {
+            cx.error(
+                "shift-to-primary",
+                shift.to.at,
+                format!("`{primary}` is the primary, which is lost when this step runs"),
+            )
+            .mend(format!("shift to {}", crate::near::list(stands_by.iter().copied())));
+        } else if !standby.contains(&shift.to.value)
+            && standby.len() == spec.active_passive.as_ref().map_or(0, |p| p.standby.len())
+        {
             cx.error("shift-to-stranger", shift.to.at, format!("`{}` does not stand by in this plan", shift.to.value))
                 .mend(format!("shift to {}, or add it to `standby`", crate::near::list(stands_by.iter().copied())));
         }
     }
     if let [first, second, ..] = shifts[..] {
         let first = cx.place(first.head);
-        cx.error("second-shift", second.head, "a failover shifts once").mend("delete one of the `shift` steps").see(first, "the first is here");
+        cx.error("second-shift", second.head, "a failover shifts once")
+            .mend("delete one of the `shift` steps")
+            .see(first, "the first is here");
     }
     if shifts.is_empty() && !spec.failover.steps.is_empty() {
-        cx.warning("no-shift", spec.failover.steps.head, "no step shifts traffic: only the proxies' own failover moves it")
-            .mend(format!("add `- shift: {{to: {}}}`", stands_by.first().unwrap_or(&"…")));
+        cx.warning(
+            "no-shift",
+            spec.failover.steps.head,
+            "no step shifts traffic: only the proxies' own failover moves it",
+        )
+        .mend(format!("add `- shift: {{to: {}}}`", stands_by.first().unwrap_or(&"…")));
     }
     let runs = plan.failover.steps.iter().any(|s| matches!(s, Step::Run(_)));
     if let (Tier::PilotLight, false, Some(pattern)) = (tier, runs, &spec.active_passive) {
@@ -143,11 +170,18 @@ fn judge_steps(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, cx: &mut Cx<'_>) {
     }
 }
 
-fn failback(written: Option<&At<raw::Failback>>, world: &World, names: &mut BTreeMap<String, Loc>, cx: &mut Cx<'_>) -> Failback {
-    let whole = Failback { trigger: Trigger::Manual, steps: vec![], ramp: vec![Percent(100.0)], dwell: Duration::from_secs(3) };
+fn failback(
+    written: Option<&At<raw::Failback>>,
+    world: &World,
+    names: &mut BTreeMap<String, Loc>,
+    cx: &mut Cx<'_>,
+) -> Failback {
+    let whole =
+        Failback { trigger: Trigger::Manual, steps: vec![], ramp: vec![Percent(100.0)], dwell: Duration::from_secs(3) };
     let Some(written) = written else { return whole };
     if let Some(trigger) = written.trigger.as_ref().filter(|t| matches!(t.value, raw::Trigger::When(_))) {
-        cx.error("not-supported", trigger.at, "failback by itself is not supported yet").mend("write `trigger: manual`");
+        cx.error("not-supported", trigger.at, "failback by itself is not supported yet")
+            .mend("write `trigger: manual`");
     }
     let steps = written.steps.iter().flat_map(|s| s.iter()).map(|s| run(&s.run, world, names, cx)).collect();
     let ramp = written.ramp.as_ref().map_or(whole.ramp, |r| ramp(r, cx));
@@ -163,13 +197,21 @@ fn ramp(written: &At<Vec<At<Percent>>>, cx: &mut Cx<'_>) -> Vec<Percent> {
         if let [before, after] = pair
             && after.value <= before.value
         {
-            cx.error("ramp-not-rising", after.at, format!("the ramp does not rise from {} to {}", before.value, after.value))
-                .mend("write rising shares, as `[10%, 50%, 100%]`");
+            cx.error(
+                "ramp-not-rising",
+                after.at,
+                format!("the ramp does not rise from {} to {}", before.value, after.value),
+            )
+            .mend("write rising shares, as `[10%, 50%, 100%]`");
         }
     }
     if let Some(last) = written.last().filter(|p| p.value.0 < 100.0) {
-        cx.error("ramp-incomplete", last.at, format!("the ramp ends at {}: the rest would stay in the standby", last.value))
-            .mend("end with `100%`");
+        cx.error(
+            "ramp-incomplete",
+            last.at,
+            format!("the ramp ends at {}: the rest would stay in the standby", last.value),
+        )
+        .mend("end with `100%`");
     }
     written.iter().map(|p| p.value).collect()
 }

@@ -56,7 +56,8 @@ fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) ->
     let (own_retries, base_retries) = (own.retries.map(|r| &r.value), base.retries.map(|r| &r.value));
     let own_attempts = own_retries.and_then(|r| r.attempts.as_ref());
     if let Some(attempts) = own_attempts.filter(|a| a.value > 10) {
-        cx.error("out-of-range", attempts.at, format!("{} repeats are too many", attempts.value)).mend("write at most 10");
+        cx.error("out-of-range", attempts.at, format!("{} repeats are too many", attempts.value))
+            .mend("write at most 10");
     }
     let attempts = own_attempts.or(base_retries.and_then(|r| r.attempts.as_ref())).map_or(2, |a| a.value);
     let own_per_try = own_retries.and_then(|r| r.per_try.as_ref());
@@ -68,8 +69,12 @@ fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) ->
     // To be blamed on this manifest only if it wrote one of the two.
     if let (true, Some(at)) = (per_try > timeout, own_per_try.or(own.timeout)) {
         let (per_try, timeout) = (print_duration(per_try), print_duration(timeout));
-        cx.error("per-try-above-timeout", at.at, format!("`perTry` ({per_try}) is longer than `timeout` ({timeout}), which bounds all tries"))
-            .mend("shorten `perTry` or lengthen `timeout`");
+        cx.error(
+            "per-try-above-timeout",
+            at.at,
+            format!("`perTry` ({per_try}) is longer than `timeout` ({timeout}), which bounds all tries"),
+        )
+        .mend("shorten `perTry` or lengthen `timeout`");
     }
     let on = own_retries.and_then(|r| r.on.as_ref()).or(base_retries.and_then(|r| r.on.as_ref()));
     let all = vec![RetryOn::ConnectFailure, RetryOn::Reset, RetryOn::GatewayError];
@@ -150,13 +155,15 @@ fn judge_check(check: &raw::ActiveCheck, at: crate::tree::Loc, cx: &mut Cx<'_>) 
             cx.error("choose-one", tcp.head, "an active check is either `http` or `tcp`").mend("delete one of them");
         }
         (_, Some(tcp)) if !tcp.value => {
-            cx.error("choose-one", tcp.at, "`tcp: false` checks nothing").mend("write `http: /path`, or `activeCheck: off`");
+            cx.error("choose-one", tcp.at, "`tcp: false` checks nothing")
+                .mend("write `http: /path`, or `activeCheck: off`");
         }
         _ => {}
     }
     let every = positive(check.every.as_ref(), Duration::from_secs(1), cx);
     if !every.is_zero() && every < Duration::from_millis(10) {
-        cx.error("out-of-range", at, "checks more often than each 10ms would be a load of their own").mend("write `every: 100ms` or longer");
+        cx.error("out-of-range", at, "checks more often than each 10ms would be a load of their own")
+            .mend("write `every: 100ms` or longer");
     }
     positive(check.timeout.as_ref(), every, cx);
     for count in [&check.unhealthy_after, &check.healthy_after].into_iter().flatten().filter(|c| c.value == 0) {

@@ -14,9 +14,6 @@ use crate::{
     unit::print_duration,
 };
 
-/// Workloads and gateways each need an address of the mesh's loopback subnet, which has room for this many.
-const WORKLOADS: usize = 249;
-
 /// Checks everything that needs more than one manifest.
 pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     workloads(config, written, cx);
@@ -32,11 +29,21 @@ pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     for plan in config.plans.values() {
         if let Some(Piece { spec, .. }) = written.plans.get(&plan.name) {
             for service in spec.services.iter() {
-                if let Some(other) = planned.insert(&service.value, service).filter(|o| o.at != service.at && !spec.services.iter().any(|s| s.at == o.at)) {
+                if let Some(other) = planned
+                    .insert(&service.value, service)
+                    .filter(|o| o.at != service.at && !spec.services.iter().any(|s| s.at == o.at))
+                {
                     let other = cx.place(other.at);
-                    cx.error("service-in-two-plans", service.at, format!("the service `{}` is in two plans, which would move it against each other", service.value))
-                        .mend("leave it in one of them")
-                        .see(other, "the other plan");
+                    cx.error(
+                        "service-in-two-plans",
+                        service.at,
+                        format!(
+                            "the service `{}` is in two plans, which would move it against each other",
+                            service.value
+                        ),
+                    )
+                    .mend("leave it in one of them")
+                    .see(other, "the other plan");
                 }
             }
             endpoints(plan, spec, config, written, cx);
@@ -44,7 +51,9 @@ pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
         }
     }
     for drill in config.drills.values() {
-        if let (Some(Piece { spec, flawed, .. }), Some(plan)) = (written.drills.get(&drill.name), config.plans.get(&drill.plan)) {
+        if let (Some(Piece { spec, flawed, .. }), Some(plan)) =
+            (written.drills.get(&drill.name), config.plans.get(&drill.plan))
+        {
             scenario(spec, plan, config, written, cx);
             if !flawed {
                 objectives(drill, spec, plan, cx);
@@ -55,22 +64,22 @@ pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
 
 fn workloads(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let mut names: BTreeMap<&str, &ServiceName> = BTreeMap::new();
-    let mut count = config.mesh.gateways.len();
     for service in config.services.values() {
-        let Some(Piece { manifest, spec, .. }) = written.services.get(&service.name) else { continue };
+        let Some(Piece { manifest, .. }) = written.services.get(&service.name) else { continue };
         for endpoint in &service.endpoints {
             let other = names.insert(endpoint.workload.as_str(), &service.name).filter(|other| **other != service.name);
             if let Some(other) = other {
-                cx.error("duplicate-name", manifest.name.at, format!("the workload `{}` of `{}` would have the same name as one of `{other}`", endpoint.workload, service.name))
-                    .mend("rename the service or the region: workloads are named `<service>-<region>-<n>`");
+                cx.error(
+                    "duplicate-name",
+                    manifest.name.at,
+                    format!(
+                        "the workload `{}` of `{}` would have the same name as one of `{other}`",
+                        endpoint.workload, service.name
+                    ),
+                )
+                .mend("rename the service or the region: workloads are named `<service>-<region>-<n>`");
                 break;
             }
-        }
-        count += service.endpoints.iter().filter(|e| matches!(e.place, Place::Run(_))).count();
-        if count > WORKLOADS {
-            cx.error("too-many-workloads", spec.endpoints.head, format!("more than {WORKLOADS} gateways and workloads in one mesh"))
-                .mend("lower `count`: a local mesh has that many addresses");
-            return;
         }
     }
 }
@@ -83,14 +92,23 @@ fn is_outside(service: &Service) -> bool {
 fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let name = &service.name;
     if let (Some(calls), true) = (spec.calls.as_ref().filter(|c| !c.is_empty()), is_outside(service)) {
-        cx.warning("calls-without-sidecar", calls.head, format!("`{name}` has no sidecar, so its calls do not go through the mesh"))
-            .mend("delete `calls`, or let the supervisor start the service with `run`");
+        cx.warning(
+            "calls-without-sidecar",
+            calls.head,
+            format!("`{name}` has no sidecar, so its calls do not go through the mesh"),
+        )
+        .mend("delete `calls`, or let the supervisor start the service with `run`");
     }
-    if let (Some(authorization), Some(address)) = (&spec.authorization, spec.endpoints.iter().find(|e| e.run.is_none())) {
+    if let (Some(authorization), Some(address)) = (&spec.authorization, spec.endpoints.iter().find(|e| e.run.is_none()))
+    {
         let address = cx.place(address.at);
-        cx.error("authorization-without-sidecar", authorization.head, format!("nothing can enforce who calls `{name}`: an endpoint with `address` has no sidecar"))
-            .mend("delete `authorization`, or let the supervisor start the endpoint with `run`")
-            .see(address, "reached without a sidecar");
+        cx.error(
+            "authorization-without-sidecar",
+            authorization.head,
+            format!("nothing can enforce who calls `{name}`: an endpoint with `address` has no sidecar"),
+        )
+        .mend("delete `authorization`, or let the supervisor start the endpoint with `run`")
+        .see(address, "reached without a sidecar");
     }
     for route in spec.routes.iter().flat_map(|r| r.iter()) {
         let Some(when) = &route.when else { continue };
@@ -108,8 +126,12 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
         let Some(Piece { spec: caller, flawed, .. }) = written.services.get(&callee.name) else { continue };
         let Some(call) = caller.calls.iter().flat_map(|c| c.iter()).find(|c| c.value == *name) else { continue };
         if !flawed {
-            cx.warning("call-not-allowed", call.at, format!("`{}` calls `{name}`, but is not allowed to: it will be answered with 403", callee.name))
-                .mend(format!("add `- {{from: {}}}` to `authorization.allow` of `{name}`", callee.name));
+            cx.warning(
+                "call-not-allowed",
+                call.at,
+                format!("`{}` calls `{name}`, but is not allowed to: it will be answered with 403", callee.name),
+            )
+            .mend(format!("add `- {{from: {}}}` to `authorization.allow` of `{name}`", callee.name));
         }
     }
 }
@@ -119,17 +141,35 @@ fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Confi
         let routed = gateway.routes.iter().any(|r| r.service == service.name);
         if routed && service.protocol == Protocol::Tcp {
             let at = spec.protocol.as_ref().map_or(spec.endpoints.head, |p| p.at);
-            cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name)).mend("write `protocol: http`, or delete the gateway's route");
+            cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name))
+                .mend("write `protocol: http`, or delete the gateway's route");
         }
-        let denied = !flawed && service.authorization.as_ref().is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
+        let denied = !flawed
+            && service
+                .authorization
+                .as_ref()
+                .is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
         if let (true, true, Some(authorization)) = (routed, denied, &spec.authorization) {
-            cx.warning("call-not-allowed", authorization.head, format!("the gateway `{}` routes to `{}`, but is not allowed to call it: it will answer 403", gateway.name, service.name))
-                .mend(format!("add `- {{from: {}}}` to `allow`", gateway.name));
+            cx.warning(
+                "call-not-allowed",
+                authorization.head,
+                format!(
+                    "the gateway `{}` routes to `{}`, but is not allowed to call it: it will answer 403",
+                    gateway.name, service.name
+                ),
+            )
+            .mend(format!("add `- {{from: {}}}` to `allow`", gateway.name));
         }
-        for endpoint in spec.endpoints.iter().flat_map(|e| e.address.iter().chain(e.addresses.iter().flat_map(|a| a.iter()))) {
+        for endpoint in
+            spec.endpoints.iter().flat_map(|e| e.address.iter().chain(e.addresses.iter().flat_map(|a| a.iter())))
+        {
             if endpoint.value.0 == gateway.listen {
-                cx.error("overlapping-listen", endpoint.at, format!("the gateway `{}` listens on {}: it would call itself", gateway.name, gateway.listen))
-                    .mend("write the address of the service, or let the gateway listen elsewhere");
+                cx.error(
+                    "overlapping-listen",
+                    endpoint.at,
+                    format!("the gateway `{}` listens on {}: it would call itself", gateway.name, gateway.listen),
+                )
+                .mend("write the address of the service, or let the gateway listen elsewhere");
             }
         }
     }
@@ -139,7 +179,9 @@ fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Confi
 fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let Pattern::ActivePassive { primary, standby, .. } = &plan.pattern;
     for name in spec.services.iter() {
-        let (Some(service), Some(Piece { spec: service_spec, flawed, .. })) = (config.services.get(&name.value), written.services.get(&name.value)) else {
+        let (Some(service), Some(Piece { spec: service_spec, flawed, .. })) =
+            (config.services.get(&name.value), written.services.get(&name.value))
+        else {
             continue;
         };
         if *flawed {
@@ -149,16 +191,26 @@ fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
         for (region, role) in std::iter::once((primary, "primary")).chain(standby.iter().map(|s| (s, "standby"))) {
             if !is_in(region) {
                 let there = cx.place(service_spec.endpoints.head);
-                cx.error("no-endpoint", name.at, format!("`{}` has no endpoint in `{region}`, the {role} of this plan", name.value))
-                    .mend(format!("add an endpoint with `region: {region}` to the service, or take the service out of the plan"))
-                    .see(there, "its endpoints");
+                cx.error(
+                    "no-endpoint",
+                    name.at,
+                    format!("`{}` has no endpoint in `{region}`, the {role} of this plan", name.value),
+                )
+                .mend(format!(
+                    "add an endpoint with `region: {region}` to the service, or take the service out of the plan"
+                ))
+                .see(there, "its endpoints");
             }
         }
         if let Some(routes) = service_spec.routes.as_ref().filter(|r| !r.is_empty()) {
             let plan_place = cx.place(name.at);
-            cx.error("routes-without-effect", routes.head, format!("`routes` has no effect: the plan `{}` says where callers of `{}` go", plan.name, name.value))
-                .mend("delete `routes`, or take the service out of the plan")
-                .see(plan_place, "in the plan");
+            cx.error(
+                "routes-without-effect",
+                routes.head,
+                format!("`routes` has no effect: the plan `{}` says where callers of `{}` go", plan.name, name.value),
+            )
+            .mend("delete `routes`, or take the service out of the plan")
+            .see(plan_place, "in the plan");
         }
     }
 }
@@ -174,7 +226,14 @@ fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
         let off = written.services.get(&name.value).and_then(|p| p.spec.detection.as_ref());
         let place = off.map(|d| cx.place(d.head));
         let problem = cx
-            .error("no-detection", name.at, format!("nothing detects that `{}` is lost: `consecutiveErrors` and `activeCheck` are both off", name.value))
+            .error(
+                "no-detection",
+                name.at,
+                format!(
+                    "nothing detects that `{}` is lost: `consecutiveErrors` and `activeCheck` are both off",
+                    name.value
+                ),
+            )
             .mend("turn one of them on in the service's `detection`, or in the mesh's `defaults`");
         if let Some(place) = place {
             problem.see(place, "turned off here");
@@ -185,8 +244,12 @@ fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
         && let Some(at) = &spec.failover.trigger
     {
         let (waits, asked) = (print_duration(unhealthy_for), print_duration(asked));
-        cx.warning("objective-out-of-reach", at.at, format!("failover waits for {waits}, and recovery shall take at most {asked}"))
-            .mend("shorten `unhealthyFor`");
+        cx.warning(
+            "objective-out-of-reach",
+            at.at,
+            format!("failover waits for {waits}, and recovery shall take at most {asked}"),
+        )
+        .mend("shorten `unhealthyFor`");
     }
 }
 
@@ -199,20 +262,38 @@ fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, written: &W
             let all = || config.services.values().flat_map(|s| &s.endpoints).filter(|e| e.region == *region);
             let outside = all().find(|e| matches!(e.place, Place::Address(_)));
             if let (raw::LoseHow::Kill | raw::LoseHow::Pause, Some(outside)) = (how, outside) {
-                let (at, word) = (lose.how.as_ref().map_or(lose.region.at, |h| h.at), if how == raw::LoseHow::Kill { "killed" } else { "paused" });
-                cx.error("cannot-lose", at, format!("`{region}` cannot be {word}: `{}` runs outside the mesh (`address`)", outside.workload))
-                    .mend("write `how: partition`, or break it yourself by a `run` step with `undo`");
+                let (at, word) = (
+                    lose.how.as_ref().map_or(lose.region.at, |h| h.at),
+                    if how == raw::LoseHow::Kill { "killed" } else { "paused" },
+                );
+                cx.error(
+                    "cannot-lose",
+                    at,
+                    format!("`{region}` cannot be {word}: `{}` runs outside the mesh (`address`)", outside.workload),
+                )
+                .mend("write `how: partition`, or break it yourself by a `run` step with `undo`");
             }
             if config.mesh.regions.contains(region) && region != primary {
-                cx.warning("not-the-primary", lose.region.at, format!("`{region}` is not the primary of the plan `{}`, so nothing has to fail over", plan.name))
-                    .mend(format!("write `region: {primary}` to put the plan to the test"));
+                cx.warning(
+                    "not-the-primary",
+                    lose.region.at,
+                    format!("`{region}` is not the primary of the plan `{}`, so nothing has to fail over", plan.name),
+                )
+                .mend(format!("write `region: {primary}` to put the plan to the test"));
             }
         }
         let Some(fault) = &step.fault else { continue };
         let Some((region, service)) = fault.region.as_ref().zip(config.services.get(&fault.to.value)) else { continue };
-        if !written.services.get(&service.name).is_none_or(|p| p.flawed) && !service.endpoints.iter().any(|e| e.region == region.value) && config.mesh.regions.contains(&region.value) {
-            cx.error("no-endpoint", region.at, format!("`{}` has no endpoint in `{}`: the fault would hit nothing", service.name, region.value))
-                .mend("name a region in which it has one, or delete `region`");
+        if !written.services.get(&service.name).is_none_or(|p| p.flawed)
+            && !service.endpoints.iter().any(|e| e.region == region.value)
+            && config.mesh.regions.contains(&region.value)
+        {
+            cx.error(
+                "no-endpoint",
+                region.at,
+                format!("`{}` has no endpoint in `{}`: the fault would hit nothing", service.name, region.value),
+            )
+            .mend("name a region in which it has one, or delete `region`");
         }
     }
 }
@@ -227,14 +308,25 @@ fn objectives(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx
         match &judged.condition {
             GuardCondition::SuccessRateBelow { percent, .. } if *percent >= asked.success_rate => {
                 let at = guard.success_rate.as_ref().map_or(guard.head, |s| s.at);
-                cx.error("guard-above-objective", at, format!("the guard trips below {percent}, but the plan is content with {}", asked.success_rate))
-                    .mend("write a lower percentage: a guard stops harm, objectives judge");
+                cx.error(
+                    "guard-above-objective",
+                    at,
+                    format!("the guard trips below {percent}, but the plan is content with {}", asked.success_rate),
+                )
+                .mend("write a lower percentage: a guard stops harm, objectives judge");
             }
             GuardCondition::LatencyP99Above { latency, .. } if asked.latency_p99.is_some_and(|l| *latency <= l) => {
                 let at = guard.latency_p99.as_ref().map_or(guard.head, |s| s.at);
                 let content = asked.latency_p99.map(print_duration).unwrap_or_default();
-                cx.error("guard-above-objective", at, format!("the guard trips above {}, but the plan is content with {content}", print_duration(*latency)))
-                    .mend("write a longer latency: a guard stops harm, objectives judge");
+                cx.error(
+                    "guard-above-objective",
+                    at,
+                    format!(
+                        "the guard trips above {}, but the plan is content with {content}",
+                        print_duration(*latency)
+                    ),
+                )
+                .mend("write a longer latency: a guard stops harm, objectives judge");
             }
             _ => {}
         }
@@ -248,7 +340,11 @@ fn objectives(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx
     }
     let writes = drill.probes.iter().any(|p| matches!(p.kind, ProbeKind::Writes { .. }));
     if asked.data_loss.is_some() && !writes {
-        cx.warning("loss-not-measured", spec.probes.head, format!("the plan `{}` has an objective for `dataLoss`, and no probe writes", plan.name))
-            .mend("add a probe with `writes`, or the objective is not judged");
+        cx.warning(
+            "loss-not-measured",
+            spec.probes.head,
+            format!("the plan `{}` has an objective for `dataLoss`, and no probe writes", plan.name),
+        )
+        .mend("add a probe with `writes`, or the objective is not judged");
     }
 }

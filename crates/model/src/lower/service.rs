@@ -26,7 +26,8 @@ pub(crate) fn service(
 ) -> Option<Service> {
     let name = &manifest.name;
     if RESERVED.contains(&name.as_str()) {
-        cx.error("reserved-name", name.at, format!("a service cannot be named `{}`", name.value)).mend("choose another name");
+        cx.error("reserved-name", name.at, format!("a service cannot be named `{}`", name.value))
+            .mend("choose another name");
     }
     let protocol = protocol(spec, cx);
     let endpoints = endpoints(name, &spec.endpoints, world, cx);
@@ -59,13 +60,19 @@ fn protocol(spec: &raw::Service, cx: &mut Cx<'_>) -> Protocol {
         raw::Protocol::Http2 => Protocol::Http2,
         raw::Protocol::Tcp => Protocol::Tcp,
         raw::Protocol::Grpc => {
-            cx.error("not-supported", protocol.at, "the protocol grpc is not supported yet").mend("write `http2` to carry it as plain HTTP/2");
+            cx.error("not-supported", protocol.at, "the protocol grpc is not supported yet")
+                .mend("write `http2` to carry it as plain HTTP/2");
             Protocol::Http2
         }
     }
 }
 
-fn endpoints(name: &ServiceName, written: &At<Vec<At<raw::Endpoint>>>, world: &World, cx: &mut Cx<'_>) -> Vec<Endpoint> {
+fn endpoints(
+    name: &ServiceName,
+    written: &At<Vec<At<raw::Endpoint>>>,
+    world: &World,
+    cx: &mut Cx<'_>,
+) -> Vec<Endpoint> {
     not_empty(written, "a service needs at least one endpoint", cx);
     let mut numbers: BTreeMap<RegionName, usize> = BTreeMap::new();
     let mut endpoints: Vec<Endpoint> = Vec::new();
@@ -73,13 +80,31 @@ fn endpoints(name: &ServiceName, written: &At<Vec<At<raw::Endpoint>>>, world: &W
         let places = places(endpoint, &endpoints, cx);
         let Some(region) = world.region(&endpoint.region, cx) else { continue };
         if let Some(weight) = endpoint.weight.as_ref().filter(|w| !(1..=10_000).contains(&w.value)) {
-            cx.error("out-of-range", weight.at, "the weight must be from 1 to 10000").mend("write 1, or delete the endpoint to take it out");
+            cx.error("out-of-range", weight.at, "the weight must be from 1 to 10000")
+                .mend("write 1, or delete the endpoint to take it out");
+        }
+        let wanted = places.iter().filter(|p| matches!(p, Place::Run(_))).count();
+        if let Some(left) = world.addresses.get() {
+            world.addresses.set(left.checked_sub(wanted));
+            if world.addresses.get().is_none() {
+                let message = format!("more than {} gateways and workloads in one mesh", super::ADDRESSES);
+                cx.error("too-many-workloads", endpoint.head, message)
+                    .mend("lower `count`: a local mesh has that many addresses");
+            }
+        }
+        // Said once; after it nothing is expanded.
+        if wanted > 0 && world.addresses.get().is_none() {
+            continue;
         }
         for place in places {
             let number = numbers.entry(region.clone()).or_default();
             let Ok(workload) = WorkloadName::new(format!("{name}-{region}-{number}")) else {
-                cx.error("bad-name", endpoint.region.at, format!("the workload name `{name}-{region}-{number}` has more than 63 characters"))
-                    .mend("shorten the name of the service or of the region");
+                cx.error(
+                    "bad-name",
+                    endpoint.region.at,
+                    format!("the workload name `{name}-{region}-{number}` has more than 63 characters"),
+                )
+                .mend("shorten the name of the service or of the region");
                 break;
             };
             *number += 1;
@@ -102,30 +127,40 @@ fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) ->
         if endpoint.flawed {
             return Vec::new();
         }
-        cx.error("choose-one", endpoint.head, "an endpoint is either started here (`run`) or runs already (`address` or `addresses`)")
-            .mend("write exactly one of `run: [command, argument]`, `address: 127.0.0.1:8081`, `addresses: […]`");
+        cx.error(
+            "choose-one",
+            endpoint.head,
+            "an endpoint is either started here (`run`) or runs already (`address` or `addresses`)",
+        )
+        .mend("write exactly one of `run: [command, argument]`, `address: 127.0.0.1:8081`, `addresses: […]`");
         return Vec::new();
     }
     if let Some(run) = &endpoint.run {
         let count = endpoint.count.as_ref().map_or(1, |c| c.value);
         if !(1..=100).contains(&count) {
             let at = endpoint.count.as_ref().map_or(endpoint.at, |c| c.at);
-            cx.error("out-of-range", at, "the count must be from 1 to 100").mend("write 1, or delete the endpoint to have none");
+            cx.error("out-of-range", at, "the count must be from 1 to 100")
+                .mend("write 1, or delete the endpoint to have none");
             return Vec::new();
         }
         let command = argv(run, cx);
         return (0..count).map(|_| Place::Run(command.clone())).collect();
     }
     if let Some(count) = endpoint.count.as_ref().filter(|c| c.value != 1) {
-        cx.error("count-of-address", count.head, "`count` needs `run`: an address is one instance").mend("name each instance in `addresses`");
+        cx.error("count-of-address", count.head, "`count` needs `run`: an address is one instance")
+            .mend("name each instance in `addresses`");
     }
     let addresses = endpoint.address.iter().chain(endpoint.addresses.iter().flat_map(|a| a.iter()));
     let mut places: Vec<Place> = Vec::new();
     for address in addresses {
         let place = Place::Address(address.value.0);
         if places.contains(&place) || before.iter().any(|e| e.place == place) {
-            cx.error("duplicate-address", address.at, format!("{} is an endpoint of this service already", address.value.0))
-                .mend("delete one of them");
+            cx.error(
+                "duplicate-address",
+                address.at,
+                format!("{} is an endpoint of this service already", address.value.0),
+            )
+            .mend("delete one of them");
         }
         places.push(place);
     }
@@ -143,14 +178,19 @@ fn routes(spec: &raw::Service, world: &World, cx: &mut Cx<'_>) -> Vec<RegionPref
             },
         };
         if routes.iter().any(|r| r.caller.is_none() || r.caller == caller) {
-            cx.error("unreachable-route", route.head, "this route is never used: one before it matches the same callers")
-                .mend("put rules for one caller before the rule for all, and write each caller once");
+            cx.error(
+                "unreachable-route",
+                route.head,
+                "this route is never used: one before it matches the same callers",
+            )
+            .mend("put rules for one caller before the rule for all, and write each caller once");
         }
         let prefer = match &route.prefer.value {
             raw::Prefer::SameRegion(_) => Prefer::SameRegion,
             raw::Prefer::Order(regions) => {
                 if regions.is_empty() {
-                    cx.error("empty-list", route.prefer.head, "`prefer` names no region").mend("write `sameRegion`, or regions in order");
+                    cx.error("empty-list", route.prefer.head, "`prefer` names no region")
+                        .mend("write `sameRegion`, or regions in order");
                 }
                 no_repeats(regions, "region", cx);
                 Prefer::Order(regions.iter().filter_map(|r| world.region(r, cx)).collect())
@@ -167,7 +207,8 @@ fn authorization(written: &At<raw::Authorization>, protocol: Protocol, world: &W
         let methods = allow.methods.as_ref().map_or(&[][..], |m| &m.value[..]);
         let paths = allow.paths.as_ref().map_or(&[][..], |p| &p.value[..]);
         if let (Protocol::Tcp, Some(first)) = (protocol, methods.first().or(paths.first())) {
-            cx.error("check-does-not-fit", first.at, "a service with protocol tcp has no methods and paths").mend("delete `methods` and `paths`");
+            cx.error("check-does-not-fit", first.at, "a service with protocol tcp has no methods and paths")
+                .mend("delete `methods` and `paths`");
         }
         let methods = methods.iter().filter_map(|m| method(m, m.at, cx)).collect();
         let paths = paths.iter().map(|p| path(p, cx)).collect();
