@@ -100,7 +100,7 @@ impl Cli {
             Command::Init(args) => command::init::run(&args, terminal),
             Command::Check(args) => command::check::run(&args, terminal),
             Command::Schema(args) => command::schema::run(&args, terminal),
-            Command::Up(args) => command::up::run(args),
+            Command::Up(args) => command::up::run(&args, terminal),
             Command::Get(args) => command::get::run(&args, terminal),
             Command::Events(args) => command::events::run(&args, terminal),
             Command::Control(args) => command::control::run(args),

@@ -1,15 +1,24 @@
-//! Log lines of the long-running commands: to stderr, `RUST_LOG` decides how many (default `info`).
+//! Log lines: to stderr, `RUST_LOG` decides how many.
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// Sets the process's logging up. Colours only on a terminal.
+/// For processes whose log is kept in a file: `info` unless told otherwise.
 pub fn to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    set_up("info");
+}
+
+/// For commands that talk to people themselves: only what went wrong.
+pub fn quietly() {
+    set_up("warn");
+}
+
+fn set_up(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let ansi = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
-    if subscriber.try_init().is_err() {
+    if tracing::subscriber::set_global_default(subscriber.finish()).is_err() {
         tracing::debug!("logging was set up before");
     }
 }

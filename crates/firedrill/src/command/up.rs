@@ -1,22 +1,168 @@
-//! `firedrill up`.
+//! `firedrill up`: the mesh of the manifests on this machine, with its workloads, until told to stop.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use miette::IntoDiagnostic;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    cli::{Format, State},
+    failure::Failure,
+    manifests::{self, Files},
+    render::table::table,
+    supervisor::{
+        self, Options, Progress, Running, StartError,
+        api::{MeshReport, WorkloadReport},
+    },
+    terminal::{Terminal, Tone},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  firedrill up -f examples/bank
+  firedrill up -f mesh.yaml --state /var/lib/firedrill --format json
+
+Ctrl-C or SIGTERM ends it in order: gateways finish their requests, then workloads, sidecars, control plane.
+A second Ctrl-C kills everything at once. No process outlives it.";
 
 /// Arguments of `firedrill up`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder with the manifests, or one file.
-    #[arg(short = 'f', long = "file", value_name = "DIR")]
-    file: PathBuf,
-    /// State folder.
-    #[arg(long, default_value = ".firedrill")]
-    state: PathBuf,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    state: State,
+    /// Seconds until everything must be ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    patience: u64,
+    /// How to print what runs where: `json` prints one line when everything is ready
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
 }
 
 /// Runs until told to stop.
 ///
 /// # Errors
-/// When the mesh cannot be started.
-pub fn run(args: Args) -> miette::Result<ExitCode> {
-    Err(miette::miette!("not ready: {} {}", args.file.display(), args.state.display()))
+/// When manifests are not valid, or the mesh cannot be started; nothing is left running then.
+pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let (sources, parsed) = manifests::load(&args.files.paths, terminal)?;
+    crate::logging::quietly();
+    let options = Options {
+        sources,
+        config: parsed.config,
+        state: args.state.path.clone(),
+        patience: Duration::from_secs(args.patience),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.into_diagnostic()?;
+    runtime.block_on(async {
+        let mut stop = Stop::new()?;
+        let running = tokio::select! {
+            started = supervisor::start(options, sink(terminal, args.format)) => started.map_err(failure)?,
+            // Dropping what was begun kills it.
+            () = stop.asked() => return Ok(ExitCode::SUCCESS),
+        };
+        show(&running, args, terminal)?;
+        stop.asked().await;
+        if args.format == Format::Text {
+            terminal.line("stopping: gateways, workloads, sidecars, control plane");
+        }
+        tokio::select! {
+            () = running.shutdown() => {}
+            () = stop.asked() => terminal.note(Tone::Warn, "warning", "killed"),
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// SIGINT and SIGTERM.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        let of = |kind| signal(kind).map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")));
+        Ok(Self { interrupt: of(SignalKind::interrupt())?, terminate: of(SignalKind::terminate())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Why a mesh did not start, as an exit code and a sentence.
+pub fn failure(error: StartError) -> Failure {
+    let help = match &error {
+        StartError::Busy { .. } => "stop it, or name another folder with `--state DIR`",
+        StartError::Machine { .. } => "see the reason; `firedrill up --help` names what can be changed",
+        StartError::NotReady { .. } => "mend what its log says; `--patience SECONDS` gives it more time",
+        StartError::Control(_) => "its log is in the state folder, logs/control.log",
+    };
+    Failure::internal(error.to_string()).help(help)
+}
+
+/// Progress on standard error, so that standard output holds results only.
+fn sink(terminal: &Terminal, format: Format) -> supervisor::Sink {
+    let color = terminal.color_errors();
+    let quiet = format == Format::Json;
+    Arc::new(move |progress| {
+        // Only when lines are shown: a terminal of its own, because the sink outlives this function.
+        let terminal = Terminal::new(if color { crate::terminal::When::Always } else { crate::terminal::When::Never });
+        match progress {
+            Progress::Step(what) if !quiet => terminal.note(Tone::Dim, "starting", what),
+            Progress::Waiting(names) if !quiet => terminal.note(Tone::Dim, "waiting for", some(&names)),
+            Progress::Trouble(text) => terminal.note(Tone::Warn, "warning", text),
+            Progress::Step(_) | Progress::Waiting(_) | Progress::Ready => {}
+        }
+    })
+}
+
+/// At most a few names.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 6;
+    let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > MOST { format!("{shown} and {} more", names.len() - MOST) } else { shown }
+}
+
+fn show(running: &Running, args: &Args, terminal: &Terminal) -> miette::Result<()> {
+    let mesh = running.mesh();
+    if args.format == Format::Json {
+        terminal.line(serde_json::to_string(&mesh).into_diagnostic()?);
+        return Ok(());
+    }
+    terminal.write(overview(&mesh, terminal));
+    Ok(())
+}
+
+/// What runs where, and how to call it.
+fn overview(mesh: &MeshReport, terminal: &Terminal) -> String {
+    let workload = |w: &WorkloadReport| {
+        let pid = w.process.pid.map_or_else(String::new, |pid| pid.to_string());
+        [&w.service, &w.region, &w.process.name, &w.address.to_string(), &w.inbound.to_string(), &pid]
+            .map(|text| text.as_str().into())
+            .to_vec()
+    };
+    let outside = mesh
+        .outside
+        .iter()
+        .map(|o| [&o.service, &o.region, &o.name, &o.address.to_string(), "", ""].map(Into::into).to_vec());
+    let rows: Vec<_> = mesh.workloads.iter().map(workload).chain(outside).collect();
+    let mut out = format!("\nMesh {} is up.\n\n", terminal.paint(Tone::Strong, &mesh.mesh));
+    out += &table(&["service", "region", "workload", "address", "sidecar", "process"], &rows, terminal);
+    out.push('\n');
+    for gateway in &mesh.gateways {
+        out += &format!(
+            "gateway  {}  http://{}    try: curl http://{}/\n",
+            gateway.gateway, gateway.listen, gateway.listen
+        );
+    }
+    out += &format!("state    {}    logs in logs/\n", mesh.state.display());
+    out += &format!("control  http://{}    Ctrl-C stops\n", mesh.control);
+    out
 }

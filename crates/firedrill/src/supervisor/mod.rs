@@ -5,10 +5,24 @@
 
 pub mod api;
 pub mod client;
+mod folder;
+mod holds;
+mod journal;
+mod keeper;
+pub mod layout;
+mod log;
+mod ready;
+mod restart;
+mod serve;
+mod spawn;
+mod start;
+mod view;
 
 use std::{path::PathBuf, time::Duration};
 
 use model::{Source, config::Config};
+
+pub use start::{Running, Sink, start};
 
 /// What to start.
 #[derive(Clone, Debug)]

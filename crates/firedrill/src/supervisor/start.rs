@@ -1,0 +1,339 @@
+//! From manifests to a running mesh, and back to nothing.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use control::{
+    api::{ApplyRequest, ManifestFile, Placements},
+    client::Client as ControlClient,
+};
+use tokio::{sync::watch, task::JoinHandle};
+use xds::clock::Clock;
+
+use super::{
+    Options, Progress, StartError,
+    api::{Door, EventKind, MeshReport},
+    client::Client,
+    folder::{self, Folder},
+    holds::Holds,
+    journal::Journal,
+    keeper::{Doubt, Keeper, Key, Kind, Task},
+    layout::{GatewayPlace, Layout, WorkloadPlace},
+    log::last_lines,
+    ready::Ready,
+    serve::{self, Served},
+    spawn::{Recipe, Spawner},
+    view::View,
+};
+
+/// Lines of a culprit's log that are shown.
+const SHOWN_LINES: usize = 12;
+/// Bound on each kind of processes ending by itself.
+const END: Duration = Duration::from_secs(5);
+
+/// Is told what happens.
+pub type Sink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// A running mesh. Dropped without [`Running::shutdown`], everything is killed at once.
+pub struct Running {
+    view: View,
+    folder: Folder,
+    door: Door,
+    control: ControlClient,
+    journal: Arc<Journal>,
+    spawner: Arc<Spawner>,
+    tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+/// Starts the mesh and waits until all of it is ready.
+///
+/// # Errors
+/// When the folder is in use, an address is taken, or a process does not become ready in time. Nothing is left then.
+pub async fn start(options: Options, sink: Sink) -> Result<Running, StartError> {
+    let folder = Folder::open(&options.state)?;
+    let (subnet, listener) = folder.subnet()?;
+    let layout = Layout::new(&options.config, subnet)
+        .map_err(|e| StartError::Machine { what: "the manifests".to_owned(), reason: e.to_string() })?;
+    for gateway in &layout.gateways {
+        // Said here in plain words, rather than found in the log of a proxy that dies again and again.
+        TcpListener::bind(gateway.listen).map_err(|e| StartError::Machine {
+            what: format!("gateway {} cannot listen on {}", gateway.name, gateway.listen),
+            reason: e.to_string(),
+        })?;
+    }
+    let running = Running::new(folder, layout, listener, &sink)?;
+    match running.bring_up(&options, &sink).await {
+        Ok(()) => {
+            sink(Progress::Ready);
+            Ok(running)
+        }
+        Err(error) => {
+            running.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+impl Running {
+    fn new(folder: Folder, layout: Layout, listener: TcpListener, sink: &Sink) -> Result<Self, StartError> {
+        let machine = |what: &str| {
+            let what = what.to_owned();
+            move |e: std::io::Error| StartError::Machine { what, reason: e.to_string() }
+        };
+        let spawner = Arc::new(Spawner::new().map_err(machine("the guard process"))?);
+        let boot = folder::random::<8>().map_err(machine("randomness"))?;
+        let boot = boot.iter().map(|byte| format!("{byte:02x}")).collect();
+        let journal = Arc::new(Journal::new(boot, Clock::anchored()));
+        let told = sink.clone();
+        let trouble = Arc::new(move |text| told(Progress::Trouble(text)));
+        let keeper = Keeper::new(spawner.clone(), journal.clone(), trouble);
+        let holds = Holds::new(keeper.clone(), journal.clone());
+        let api = layout.subnet.supervisor_api();
+        let control = ControlClient::new(layout.subnet.control_api(), "");
+        let view = View { layout: Arc::new(layout), keeper, state: folder.path().to_owned() };
+        let door = folder.publish(api)?;
+        let served = Served {
+            view: view.clone(),
+            holds: holds.clone(),
+            journal: journal.clone(),
+            token: door.token.as_str().into(),
+        };
+        listener.set_nonblocking(true).map_err(machine("the supervisor's socket"))?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(machine("the supervisor's socket"))?;
+        let stop = watch::Sender::new(false);
+        let mut stopped = stop.subscribe();
+        let serving = tokio::spawn(async move {
+            let router = serve::router(served);
+            let until = async move {
+                // A dropped sender stops it too.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
+                tracing::error!(%error, "the supervisor's API ended");
+            }
+        });
+        let lapsing = tokio::spawn(holds.lapse());
+        Ok(Self { view, folder, door, control, journal, spawner, tasks: vec![serving, lapsing], stop })
+    }
+
+    async fn bring_up(&self, options: &Options, sink: &Sink) -> Result<(), StartError> {
+        let deadline = Instant::now() + options.patience;
+        sink(Progress::Step("control plane"));
+        self.keeper().add(self.control_task());
+        self.wait_ready(|kind| kind == Kind::Control, deadline, sink).await?;
+        sink(Progress::Step("configuration"));
+        let control = self.control()?;
+        self.configure(&control, options).await?;
+        sink(Progress::Step("proxies and workloads"));
+        for gateway in &self.view.layout.gateways {
+            self.keeper().add(self.gateway_task(gateway)?);
+        }
+        for workload in &self.view.layout.workloads {
+            self.keeper().add(self.sidecar_task(workload)?);
+            self.keeper().add(self.workload_task(workload)?);
+        }
+        self.wait_ready(|_| true, deadline, sink).await
+    }
+
+    fn keeper(&self) -> &Keeper {
+        &self.view.keeper
+    }
+
+    /// A client of the control plane.
+    ///
+    /// # Errors
+    /// When it has not said yet where it is.
+    pub fn control(&self) -> Result<ControlClient, StartError> {
+        ControlClient::from_state(self.folder.path()).map_err(|e| StartError::Control(e.to_string()))
+    }
+
+    /// A client of this supervisor's own API, the one that other processes use.
+    pub fn client(&self) -> Client {
+        Client::new(&self.door)
+    }
+
+    /// State folder, absolute.
+    pub fn state(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Who runs where.
+    pub fn layout(&self) -> &Layout {
+        &self.view.layout
+    }
+
+    /// The mesh as it is now.
+    pub fn mesh(&self) -> MeshReport {
+        self.view.mesh()
+    }
+
+    async fn configure(&self, control: &ControlClient, options: &Options) -> Result<(), StartError> {
+        let refused = |e: control::client::ClientError| StartError::Control(e.to_string());
+        let files = options.sources.iter().map(|s| ManifestFile { path: s.path.clone(), text: s.text.clone() });
+        let request = ApplyRequest {
+            files: files.collect(),
+            author: std::env::var("USER").unwrap_or_else(|_| "firedrill up".to_owned()),
+            message: "firedrill up".to_owned(),
+        };
+        let applied = control.apply(&request).await.map_err(refused)?;
+        tracing::debug!(revision = applied.revision, changed = applied.changed, "applied");
+        control.put_placements(&self.view.layout.placements()).await.map_err(refused)
+    }
+
+    /// Waits until processes of these kinds are ready; tells each second who is waited for.
+    async fn wait_ready(&self, of: impl Fn(Kind) -> bool, deadline: Instant, sink: &Sink) -> Result<(), StartError> {
+        let mut told = Instant::now();
+        loop {
+            let doubts = self.keeper().doubts(&of);
+            let hopeless = doubts.iter().find(|doubt| doubt.hopeless);
+            // Proxies last: they wait for what they stand before, so a workload is the likelier culprit.
+            let culprit = hopeless.or_else(|| doubts.last().filter(|_| Instant::now() >= deadline));
+            if let Some(culprit) = culprit {
+                return Err(not_ready(culprit));
+            }
+            if doubts.is_empty() {
+                return Ok(());
+            }
+            if told.elapsed() >= Duration::from_secs(1) {
+                told = Instant::now();
+                sink(Progress::Waiting(doubts.into_iter().map(|doubt| doubt.name).collect()));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn log(&self, file: &str) -> PathBuf {
+        self.folder.path().join("logs").join(file)
+    }
+
+    fn own(&self, arguments: &[&str]) -> Vec<String> {
+        let mut argv = vec!["firedrill".to_owned()];
+        argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        argv.extend(["--state".to_owned(), self.folder.path().display().to_string()]);
+        argv
+    }
+
+    fn control_task(&self) -> Task {
+        let subnet = self.view.layout.subnet;
+        let (api, ads) = (subnet.control_api(), subnet.control_ads());
+        Task {
+            key: Key { kind: Kind::Control, name: "control".to_owned() },
+            region: None,
+            recipe: Recipe {
+                argv: self.own(&["control", "--api", &api.to_string(), "--ads", &ads.to_string()]),
+                environment: BTreeMap::new(),
+                log: self.log("control.log"),
+            },
+            ready: Ready::Http { address: api, path: "/readyz".to_owned() },
+        }
+    }
+
+    fn proxy_recipe(&self, name: &str, admin: std::net::SocketAddr, role: &[&str]) -> Result<Recipe, StartError> {
+        let subnet = self.view.layout.subnet;
+        let (control, api, admin) =
+            (subnet.control_ads().to_string(), subnet.control_api().to_string(), admin.to_string());
+        let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--api", &api, "--admin", &admin];
+        arguments.extend(role);
+        let token = join_token(self.folder.path(), name)
+            .map_err(|e| StartError::Machine { what: "the join key".to_owned(), reason: e.to_string() })?;
+        Ok(Recipe {
+            argv: self.own(&arguments),
+            environment: BTreeMap::from([("FIREDRILL_TOKEN".to_owned(), token)]),
+            log: self.log(&format!("{name}.proxy.log")),
+        })
+    }
+
+    fn gateway_task(&self, place: &GatewayPlace) -> Result<Task, StartError> {
+        Ok(Task {
+            key: Key { kind: Kind::Gateway, name: place.name.clone() },
+            region: None,
+            recipe: self.proxy_recipe(&place.name, place.admin, &[])?,
+            ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
+        })
+    }
+
+    fn sidecar_task(&self, place: &WorkloadPlace) -> Result<Task, StartError> {
+        let role = ["--service", place.service.as_str(), "--region", place.region.as_str()];
+        Ok(Task {
+            key: Key { kind: Kind::Sidecar, name: place.name.clone() },
+            region: Some(place.region.clone()),
+            recipe: self.proxy_recipe(&place.name, place.admin, &role)?,
+            ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
+        })
+    }
+
+    fn workload_task(&self, place: &WorkloadPlace) -> Result<Task, StartError> {
+        let data = self.folder.path().join("data").join(&place.name);
+        std::fs::create_dir_all(&data)
+            .map_err(|e| StartError::Machine { what: data.display().to_string(), reason: e.to_string() })?;
+        let mesh = format!("http://{}", place.outbound);
+        let environment = [
+            ("FIREDRILL_LISTEN", place.app.to_string()),
+            ("FIREDRILL_SERVICE", place.service.clone()),
+            ("FIREDRILL_REGION", place.region.clone()),
+            ("FIREDRILL_REGIONS", self.view.layout.regions.join(",")),
+            ("FIREDRILL_WORKLOAD", place.name.clone()),
+            ("FIREDRILL_VERSION", place.version.clone()),
+            ("FIREDRILL_MESH", mesh.clone()),
+            ("http_proxy", mesh),
+            ("FIREDRILL_DATA", data.display().to_string()),
+        ];
+        Ok(Task {
+            key: Key { kind: Kind::Workload, name: place.name.clone() },
+            region: Some(place.region.clone()),
+            recipe: Recipe {
+                argv: place.argv.clone(),
+                environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
+                log: self.log(&format!("{}.log", place.name)),
+            },
+            ready: match &place.health {
+                Some(path) => Ready::Http { address: place.app, path: path.clone() },
+                None => Ready::Connect { address: place.app },
+            },
+        })
+    }
+
+    /// Ends everything in order: gateways finish their requests, then workloads, sidecars, control plane.
+    pub async fn shutdown(mut self) {
+        self.journal.add(EventKind::Stopping);
+        for kind in [Kind::Gateway, Kind::Workload, Kind::Sidecar, Kind::Control] {
+            self.keeper().end(kind, END).await;
+        }
+        self.folder.unpublish();
+        self.stop.send_replace(true);
+        self.spawner.close();
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.view.keeper.kill_all();
+        self.folder.unpublish();
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+fn not_ready(culprit: &Doubt) -> StartError {
+    StartError::NotReady {
+        name: culprit.name.clone(),
+        reason: culprit.reason.clone(),
+        lines: last_lines(&culprit.log, SHOWN_LINES),
+        log: culprit.log.clone(),
+    }
+}
+
+/// Until the control crate publishes its own.
+fn join_token(_: &Path, _: &str) -> std::io::Result<String> {
+    Err(std::io::Error::other("this build has no control plane"))
+}
