@@ -25,8 +25,8 @@ pub struct Bootstrap {
     pub key: PathBuf,
 }
 
-/// Name of the bootstrap's own cluster; no service can be called so, since names of services have no space.
-const CONTROL: &str = "control plane";
+/// Name of the bootstrap's own cluster; a service of this name would be hidden by it.
+const CONTROL: &str = "firedrill.control-plane";
 
 impl Bootstrap {
     /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike. It holds the
@@ -41,7 +41,7 @@ impl Bootstrap {
                     "transport_api_version": "V3",
                     "set_node_on_first_message_only": true,
                     "grpc_services": [{
-                        "envoy_grpc": { "cluster_name": CONTROL },
+                        "envoy_grpc": { "cluster_name": CONTROL, "authority": "control" },
                         "initial_metadata": [{ "key": "authorization", "value": format!("Bearer {}", self.token) }],
                     }],
                 },

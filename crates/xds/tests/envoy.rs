@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -59,6 +59,8 @@ impl Pki {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        // BoringSSL takes a leaf with its issuer's name for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "mesh CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root = params.self_signed(&key).unwrap().pem();
         fs::write(folder.path().join("roots.pem"), &root).unwrap();
@@ -121,9 +123,10 @@ async fn origin() -> SocketAddr {
                 while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                     request.extend_from_slice(&buffer[..length]);
                     if request.ends_with(b"\r\n\r\n") {
+                        let last = String::from_utf8_lossy(&request).contains("connection: close");
                         request.clear();
                         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\norigin";
-                        if stream.write_all(answer).await.is_err() {
+                        if stream.write_all(answer).await.is_err() || last {
                             return;
                         }
                     }
@@ -144,7 +147,7 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: bank.example:8443\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
