@@ -354,7 +354,7 @@ pub fn read_run_file(state_dir: &Path) -> Result<RunFile, ClientError> {
 }
 
 /// One request on its own connection.
-async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
+pub(crate) async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
     let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;

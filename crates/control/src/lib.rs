@@ -4,6 +4,21 @@
 //! Nothing in here knows what a drill is: it only sees leases that somebody holds.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod ads;
 pub mod api;
-pub mod compile;
+pub mod authority;
 pub mod client;
+pub mod compile;
+mod health;
+mod http;
+mod log;
+mod mesh;
+mod overlays;
+mod proxies;
+mod recovery;
+mod run;
+mod secret;
+pub mod store;
+
+pub use run::{Options, RunError, run};
+pub use secret::join_token;

@@ -10,6 +10,7 @@ use model::{
     name::{RegionName, ServiceName},
 };
 use thiserror::Error;
+pub(crate) use policy::ramp_steps;
 pub use tiers::Switches;
 use xds::snapshot::{
     AllowRule, Authorization, Balancer, CircuitBreakers, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,

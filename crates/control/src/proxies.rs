@@ -1,0 +1,221 @@
+//! Proxies' admin interfaces: statuses on demand, events all the time.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream};
+use http_body_util::Full;
+use hyper::{Request, body::Bytes, header};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::task::{AbortHandle, JoinSet};
+use xds::{
+    event::{Event, EventKind},
+    status::ProxyStatus,
+};
+
+use crate::{
+    api::{ControlEvent, NackReport, ProxyReport, Role},
+    client,
+    mesh::Mesh,
+};
+
+/// Bound on asking a proxy for its status: it is beside us, or it hangs.
+const STATUS_LIMIT: Duration = Duration::from_millis(400);
+/// Proxies asked at once.
+const ASKED_AT_ONCE: usize = 64;
+/// Wait of one long poll.
+const POLL: Duration = Duration::from_secs(5);
+/// Pause after a proxy did not answer.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a proxy answered something else than events: a stock Envoy has none.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+
+/// A piece of a proxy's own log.
+#[derive(Deserialize)]
+struct Batch {
+    boot: String,
+    events: Vec<Event>,
+    #[serde(default)]
+    dropped: u64,
+}
+
+enum AdminError {
+    /// Nobody there, or not in time.
+    Silent(String),
+    /// Not what a proxy of ours answers.
+    Foreign(String),
+}
+
+async fn ask<T: DeserializeOwned>(admin: SocketAddr, path: &str, limit: Duration) -> Result<T, AdminError> {
+    let request = Request::get(path)
+        .header(header::HOST, admin.to_string())
+        .body(Full::new(Bytes::new()))
+        .map_err(|e| AdminError::Foreign(e.to_string()))?;
+    match tokio::time::timeout(limit, client::exchange(admin, request)).await {
+        Ok(Ok((200, bytes))) => serde_json::from_slice(&bytes).map_err(|e| AdminError::Foreign(e.to_string())),
+        Ok(Ok((status, _))) => Err(AdminError::Foreign(format!("{path} answered {status}"))),
+        Ok(Err(reason)) => Err(AdminError::Silent(reason)),
+        Err(_) => Err(AdminError::Silent(format!("no answer within {} ms", limit.as_millis()))),
+    }
+}
+
+/// Asks every proxy for its status and lays it beside what it should have.
+pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
+    let placements = mesh.state().placements.clone();
+    let asked = stream::iter(placements.proxies)
+        .map(|placement| async move {
+            let status = ask::<ProxyStatus>(placement.admin, "/status", STATUS_LIMIT).await;
+            (placement, status)
+        })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+    let known = mesh.ads.proxies();
+    let state = mesh.state();
+    let mut reports: Vec<ProxyReport> = asked
+        .into_iter()
+        .map(|(placement, status)| {
+            let ads = known.get(&placement.proxy).cloned().unwrap_or_default();
+            let wanted = Mesh::wanted(&state, &placement.proxy);
+            let wanted_digest = wanted.as_ref().map(|(snapshot, overlays)| xds::digest::digest(snapshot, overlays));
+            let mut wanted_overlays: Vec<String> =
+                wanted.map(|(_, overlays)| overlays.into_iter().map(|o| o.id).collect()).unwrap_or_default();
+            wanted_overlays.sort();
+            let acknowledged =
+                ads.published.is_some() && ads.nack.is_none() && ads.acked.values().any(|v| Some(v) == ads.published.as_ref());
+            let (region, service, gateway) = match placement.role {
+                Role::Sidecar { region, service, .. } => (Some(region), Some(service), None),
+                Role::Gateway { gateway, .. } => (None, None, Some(gateway)),
+            };
+            let (status, error, foreign) = match status {
+                Ok(status) => (Some(status), None, false),
+                Err(AdminError::Silent(reason)) => (None, Some(reason), false),
+                Err(AdminError::Foreign(reason)) => (None, Some(reason), true),
+            };
+            let in_sync = match &status {
+                Some(status) => Some(&status.digest) == wanted_digest.as_ref(),
+                None => foreign && ads.connected && acknowledged,
+            };
+            ProxyReport {
+                name: placement.proxy,
+                region,
+                service,
+                gateway,
+                admin: placement.admin,
+                connected: ads.connected,
+                published: ads.published,
+                acked: ads.acked,
+                nack: ads.nack.map(|n| NackReport { kind: n.kind, version: n.version, detail: n.detail }),
+                wanted_digest,
+                wanted_overlays,
+                in_sync,
+                status,
+                error,
+            }
+        })
+        .collect();
+    reports.sort_by(|a, b| a.name.cmp(&b.name));
+    reports
+}
+
+/// Follows the events of every placed proxy, for ever.
+pub(crate) async fn collect(mesh: Arc<Mesh>) {
+    let mut changes = mesh.changes();
+    let mut tasks = JoinSet::new();
+    let mut running: BTreeMap<(String, SocketAddr), AbortHandle> = BTreeMap::new();
+    loop {
+        let placed: Vec<(String, SocketAddr)> =
+            mesh.state().placements.proxies.iter().map(|p| (p.proxy.clone(), p.admin)).collect();
+        running.retain(|key, task| {
+            let keep = placed.contains(key);
+            if !keep {
+                task.abort();
+                mesh.state().views.forget(&key.0);
+            }
+            keep
+        });
+        for key in placed {
+            running.entry(key.clone()).or_insert_with(|| tasks.spawn(follow(mesh.clone(), key.0, key.1)));
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+/// Follows one proxy over its restarts.
+async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr) {
+    let mut at: Option<(String, u64)> = None;
+    // When it was last heard: a status that is old says nothing of the present.
+    let mut heard = Instant::now();
+    // Who answers after a silence may be a new process, which does not know our position: it is not waited for.
+    let mut wait = Duration::ZERO;
+    loop {
+        let after = at.as_ref().map_or(0, |(_, sequence)| *sequence);
+        let path = format!("/events?after={after}&wait_ms={}", wait.as_millis());
+        match ask::<Batch>(admin, &path, POLL + Duration::from_secs(1)).await {
+            Ok(batch) => {
+                heard = Instant::now();
+                wait = POLL;
+                take_in(&mesh, &proxy, admin, &mut at, batch).await;
+            }
+            Err(error) => {
+                wait = Duration::ZERO;
+                let pause = match error {
+                    AdminError::Silent(_) => PAUSE,
+                    AdminError::Foreign(reason) => {
+                        tracing::debug!(proxy, reason, "this proxy has no event log");
+                        LONG_PAUSE
+                    }
+                };
+                if heard.elapsed() > PAUSE {
+                    mesh.state().views.forget(&proxy);
+                    mesh.changed();
+                }
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+async fn take_in(mesh: &Mesh, proxy: &str, admin: SocketAddr, at: &mut Option<(String, u64)>, batch: Batch) {
+    let same = at.as_ref().is_some_and(|(boot, _)| *boot == batch.boot);
+    if at.is_some() && !same {
+        // Positions of the former process mean nothing to this one: read it from its beginning.
+        *at = Some((batch.boot, 0));
+        mesh.state().views.forget(proxy);
+        return;
+    }
+    let after = at.as_ref().map_or(0, |(_, sequence)| *sequence);
+    let expected = after + 1;
+    let first = batch.events.first().map(|event| event.sequence);
+    let missed = batch.dropped.max(first.map_or(0, |first| first.saturating_sub(expected)));
+    if missed > 0 {
+        mesh.log.say(ControlEvent::EventsMissed { proxy: proxy.to_owned(), count: missed });
+    }
+    // Clusters may have come or gone with a snapshot; and what was not seen from its beginning is asked for as a whole.
+    let resync = !same || missed > 0 || batch.events.iter().any(|e| matches!(e.kind, EventKind::SnapshotApplied { .. }));
+    let last = batch.events.last().map_or(after, |event| event.sequence);
+    let mut changed = false;
+    for event in batch.events {
+        changed |= mesh.state().views.follow(proxy, &event);
+        mesh.log.tell(proxy, &batch.boot, event);
+    }
+    *at = Some((batch.boot, last));
+    if resync || !mesh.state().views.knows(proxy) {
+        match ask::<ProxyStatus>(admin, "/status", STATUS_LIMIT).await {
+            Ok(status) => mesh.state().views.replace(proxy, &status),
+            // The next batch tries again, since the proxy is not known then.
+            Err(_) => mesh.state().views.forget(proxy),
+        }
+        changed = true;
+    }
+    if changed {
+        mesh.changed();
+    }
+}

@@ -1,0 +1,430 @@
+//! The recovery controller: feeds a [`machine::Machine`] per plan with what is seen and commanded, and does what it
+//! answers. Where a plan stands is stored before anything is done about it.
+
+mod command;
+mod machine;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use model::{
+    config::Config,
+    name::{PlanName, RegionName},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
+use xds::overlay::Switch;
+
+use crate::{
+    api::{ControlEvent, OverlayEffect, OverlayRequest, RecoveryReport, Role, StepReport, Targets},
+    health::{Health, Loss},
+    mesh::{Failure, Mesh, PlanSwitches},
+    overlays::{self, RECOVERY, Refusal},
+};
+use machine::{Action, Command, Machine, Saved};
+
+/// Steps that a report remembers.
+const STEPS: usize = 64;
+
+enum Ask {
+    Failover(String, String, oneshot::Sender<Result<RecoveryReport, Refusal>>),
+    Failback(String, String, oneshot::Sender<Result<RecoveryReport, Refusal>>),
+    Reports(oneshot::Sender<Vec<RecoveryReport>>),
+    /// Answered when everything that happened before has been taken into account.
+    Settle(oneshot::Sender<()>),
+}
+
+/// How the API speaks with the controller.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    asks: mpsc::Sender<Ask>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Failure> {
+        let stopped = || Failure::Internal("the recovery controller has stopped".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(make(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    pub(crate) async fn failover(&self, plan: String, reason: String) -> Result<RecoveryReport, Failure> {
+        Ok(self.ask(|reply| Ask::Failover(plan, reason, reply)).await??)
+    }
+
+    pub(crate) async fn failback(&self, plan: String, reason: String) -> Result<RecoveryReport, Failure> {
+        Ok(self.ask(|reply| Ask::Failback(plan, reason, reply)).await??)
+    }
+
+    pub(crate) async fn reports(&self) -> Result<Vec<RecoveryReport>, Failure> {
+        self.ask(Ask::Reports).await
+    }
+
+    /// Waits until everything that happened before has been taken into account.
+    pub(crate) async fn settle(&self) {
+        // If the controller has stopped there is nothing to wait for.
+        let _ = self.ask(Ask::Settle).await;
+    }
+}
+
+/// A command ended.
+struct End {
+    plan: PlanName,
+    run: u64,
+    name: String,
+    result: Result<String, String>,
+    took: Duration,
+}
+
+/// The controller.
+pub(crate) struct Controller {
+    mesh: Arc<Mesh>,
+    state_dir: PathBuf,
+    plans: BTreeMap<PlanName, Plan>,
+    asks: mpsc::Receiver<Ask>,
+    ends: (mpsc::Sender<End>, mpsc::Receiver<End>),
+}
+
+struct Plan {
+    machine: Machine,
+    steps: Vec<StepReport>,
+    running: Option<(String, AbortHandle)>,
+    saved: Option<Saved>,
+}
+
+impl Plan {
+    fn new(machine: Machine, saved: Option<Saved>) -> Self {
+        Self { machine, steps: Vec::new(), running: None, saved }
+    }
+}
+
+impl Controller {
+    /// Takes up what a former process left: its durable switches are in force before anything is published.
+    pub(crate) async fn restore(
+        mesh: Arc<Mesh>,
+        state_dir: PathBuf,
+    ) -> Result<(Self, Handle), crate::store::StoreError> {
+        let (asks, receiver) = mpsc::channel(64);
+        let mut controller = Self { mesh, state_dir, plans: BTreeMap::new(), asks: receiver, ends: mpsc::channel(64) };
+        let config = controller.mesh.state().config.clone();
+        let now = Instant::now();
+        for (name, saved) in controller.mesh.store.recovery::<Saved>().await? {
+            let plan = config.as_ref().and_then(|c| c.plans.iter().find(|(plan, _)| plan.as_str() == name));
+            let Some((name, plan)) = plan else {
+                tracing::warn!(plan = name, "recovery of a plan that is not in the manifests any more is forgotten");
+                controller.mesh.store.set_recovery::<Saved>(&name, None).await?;
+                continue;
+            };
+            let (machine, actions) = Machine::restore(plan.clone(), saved.clone(), now);
+            controller.mesh.switch(name, machine.switches(), false);
+            controller.plans.insert(name.clone(), Plan::new(machine, Some(saved)));
+            controller.perform(name, actions).await;
+        }
+        Ok((controller, Handle { asks }))
+    }
+
+    /// Runs for ever.
+    pub(crate) async fn run(mut self) {
+        let mut changes = self.mesh.changes();
+        loop {
+            self.refresh().await;
+            let now = Instant::now();
+            let deadline = self.plans.values().filter_map(|plan| plan.machine.deadline(now)).min();
+            // Without a deadline any time will do.
+            let wake = deadline.unwrap_or(now + Duration::from_secs(60));
+            tokio::select! {
+                () = tokio::time::sleep_until(wake.into()) => {}
+                changed = changes.changed() => if changed.is_err() { return },
+                Some(end) = self.ends.1.recv() => self.ended(end).await,
+                ask = self.asks.recv() => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// Shows every machine the present.
+    async fn refresh(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        {
+            let state = self.mesh.state();
+            let Some(config) = state.config.clone() else { return };
+            for (name, plan) in &config.plans {
+                let own = self.plans.entry(name.clone()).or_insert_with(|| Plan::new(Machine::new(plan.clone(), now), None));
+                if own.machine.plan() != plan {
+                    own.machine.set_plan(plan.clone());
+                }
+                let mut actions = own.machine.lease(state.table.of_plan(name.as_str()), now);
+                let health = state.views.judge(&config, &state.placements, plan);
+                actions.extend(own.machine.observe(health, now));
+                due.push((name.clone(), actions));
+            }
+        }
+        for (name, actions) in due {
+            self.perform(&name, actions).await;
+        }
+        self.forget_removed().await;
+    }
+
+    /// Plans that are not in the manifests any more: what they did is taken back.
+    async fn forget_removed(&mut self) {
+        let Some(config) = self.mesh.state().config.clone() else { return };
+        let gone: Vec<PlanName> = self.plans.keys().filter(|name| !config.plans.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(Plan { running: Some((_, running)), .. }) = self.plans.remove(&name) {
+                running.abort();
+            }
+            self.clear(&name);
+            if let Err(error) = self.mesh.store.set_recovery::<Saved>(name.as_str(), None).await {
+                tracing::error!(plan = %name, %error, "the end of a plan could not be stored");
+            }
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        // Who asked may have gone away; then nobody needs the answer.
+        match ask {
+            Ask::Failover(plan, reason, reply) => {
+                let _ = reply.send(self.command(&plan, |machine, now| machine.failover(&reason, now)).await);
+            }
+            Ask::Failback(plan, reason, reply) => {
+                let _ = reply.send(self.command(&plan, |machine, now| machine.failback(&reason, now)).await);
+            }
+            Ask::Reports(reply) => {
+                self.refresh().await;
+                let _ = reply.send(self.plans.iter().map(|(name, plan)| self.report(name, plan)).collect());
+            }
+            Ask::Settle(reply) => {
+                self.refresh().await;
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    async fn command(
+        &mut self,
+        plan: &str,
+        act: impl FnOnce(&mut Machine, Instant) -> Result<Vec<Action>, String>,
+    ) -> Result<RecoveryReport, Refusal> {
+        self.refresh().await;
+        let missing = || Refusal::Missing(format!("there is no recovery plan `{plan}`"));
+        let name = self.plans.keys().find(|name| name.as_str() == plan).cloned().ok_or_else(missing)?;
+        let own = self.plans.get_mut(&name).ok_or_else(missing)?;
+        let actions = act(&mut own.machine, Instant::now()).map_err(Refusal::Conflict)?;
+        self.perform(&name, actions).await;
+        self.plans.get(&name).map(|own| self.report(&name, own)).ok_or_else(missing)
+    }
+
+    async fn ended(&mut self, end: End) {
+        let Some(own) = self.plans.get_mut(&end.plan) else { return };
+        own.running = None;
+        let ok = end.result.is_ok();
+        own.finish_step(&end.name, ok, self.mesh.clock.now());
+        let (output, outcome) = match end.result {
+            Ok(output) => (output, Ok(())),
+            Err(reason) => (reason.clone(), Err(format!("step {} failed: {reason}", end.name))),
+        };
+        self.mesh.log.say(ControlEvent::StepFinished {
+            plan: end.plan.to_string(),
+            step: end.name,
+            ok,
+            took_ms: u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX),
+            output,
+        });
+        let actions = own.machine.ended(end.run, outcome, Instant::now());
+        self.perform(&end.plan, actions).await;
+    }
+
+    /// Stores where the plan stands, then does what its machine wants.
+    async fn perform(&mut self, name: &PlanName, actions: Vec<Action>) {
+        let Some(own) = self.plans.get_mut(name) else { return };
+        let saved = own.machine.saved();
+        if saved != own.saved {
+            match self.mesh.store.set_recovery(name.as_str(), saved.as_ref()).await {
+                Ok(()) => own.saved = saved,
+                // Moving traffic away from what is lost matters more than remembering it; the next change stores again.
+                Err(error) => tracing::error!(plan = %name, %error, "where recovery stands could not be stored"),
+            }
+        }
+        for action in actions {
+            self.act(name, action);
+        }
+    }
+
+    fn act(&mut self, name: &PlanName, action: Action) {
+        let plan = name.to_string();
+        match action {
+            Action::Detected => self.say_detected(name),
+            Action::Decided(reason) => {
+                if let Some(own) = self.plans.get_mut(name) {
+                    own.steps.clear();
+                }
+                self.mesh.log.say(ControlEvent::Decided { plan, reason });
+            }
+            Action::Shift(to, switches) => {
+                let to = to.to_string();
+                self.switch(name, switches, |overlays| ControlEvent::ShiftCommanded { plan, to, overlays });
+            }
+            Action::Share(percent, switches) => {
+                self.switch(name, switches, |overlays| ControlEvent::RampStep { plan, percent, overlays });
+            }
+            Action::Clear => self.clear(name),
+            Action::Run(run, command) => self.start(name, run, command),
+            Action::Kill => self.kill(name),
+            Action::FailbackCommanded(reason) => self.mesh.log.say(ControlEvent::FailbackCommanded { plan, reason }),
+            Action::FailbackDone => self.mesh.log.say(ControlEvent::FailbackDone { plan }),
+            Action::Failed(reason) => self.mesh.log.say(ControlEvent::RecoveryFailed { plan, reason }),
+            Action::Reset(reason) => self.mesh.log.say(ControlEvent::RecoveryReset { plan, reason }),
+        }
+    }
+
+    fn say_detected(&self, name: &PlanName) {
+        let Some(own) = self.plans.get(name) else { return };
+        let Health::Lost(Loss { service, observer, cause }) = own.machine.health().clone() else { return };
+        let model::config::Pattern::ActivePassive { primary, .. } = &own.machine.plan().pattern;
+        let (plan, region) = (name.to_string(), primary.to_string());
+        self.mesh.log.say(ControlEvent::Detected { plan, region, service, observer, cause });
+    }
+
+    /// Under a lease, routing controls are overlays of it; else they are compiled into snapshots. The event comes first:
+    /// what follows from it must not be told before it.
+    fn switch(&self, name: &PlanName, switches: PlanSwitches, event: impl FnOnce(Vec<String>) -> ControlEvent) {
+        let Some(own) = self.plans.get(name) else { return };
+        let Some(lease) = own.machine.under() else {
+            self.mesh.log.say(event(Vec::new()));
+            self.mesh.switch(name, switches, true);
+            return;
+        };
+        let batch: Vec<(String, OverlayRequest)> = switches
+            .into_iter()
+            .map(|(service, region, state)| {
+                let overlay = format!("{RECOVERY}{name}.{service}.{region}");
+                let switch = Switch { service: service.to_string(), region: region.to_string(), state };
+                (overlay, OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Switch(switch) })
+            })
+            .collect();
+        self.mesh.log.say(event(batch.iter().map(|(overlay, _)| overlays::overlay_id(lease, overlay)).collect()));
+        if let Err(refusal) = self.mesh.lay(lease, batch) {
+            // The lease is ending: the machine hears of it next and takes everything back.
+            tracing::warn!(plan = %name, lease, ?refusal, "routing controls could not be laid");
+        }
+    }
+
+    fn clear(&self, name: &PlanName) {
+        let own = format!("{RECOVERY}{name}.");
+        let leases = self.mesh.state().table.ids();
+        for lease in leases {
+            self.mesh.take_back(&lease, |overlay| overlay.starts_with(&own));
+        }
+        self.mesh.switch(name, Vec::new(), true);
+    }
+
+    fn start(&mut self, name: &PlanName, run: u64, command: Command) {
+        let environment = self.environment(command.region.as_ref());
+        let Some(own) = self.plans.get_mut(name) else { return };
+        own.begin_step(&command.name, self.mesh.clock.now());
+        self.mesh.log.say(ControlEvent::StepStarted { plan: name.to_string(), step: command.name.clone() });
+        let (ends, plan, step) = (self.ends.0.clone(), name.clone(), command.name.clone());
+        let task = tokio::spawn(async move {
+            let began = Instant::now();
+            let result = command::run(&command.argv, &environment, command.timeout).await;
+            let end = End { plan, run, name: command.name, result, took: began.elapsed() };
+            // Without a controller nobody needs to know.
+            let _ = ends.send(end).await;
+        });
+        own.running = Some((step, task.abort_handle()));
+    }
+
+    fn kill(&mut self, name: &PlanName) {
+        let Some(own) = self.plans.get_mut(name) else { return };
+        let Some((step, running)) = own.running.take() else { return };
+        // The task's guard kills the process group when the task is dropped.
+        running.abort();
+        own.finish_step(&step, false, self.mesh.clock.now());
+        let (plan, output) = (name.to_string(), "killed".to_owned());
+        self.mesh.log.say(ControlEvent::StepFinished { plan, step, ok: false, took_ms: 0, output });
+    }
+
+    /// What commands of `run` steps are told.
+    fn environment(&self, region: Option<&RegionName>) -> BTreeMap<String, String> {
+        let state = self.mesh.state();
+        let mut environment = BTreeMap::new();
+        environment.insert("FIREDRILL_STATE".to_owned(), self.state_dir.display().to_string());
+        if let Some(region) = region {
+            environment.insert("FIREDRILL_REGION".to_owned(), region.to_string());
+        }
+        let Some(config) = &state.config else { return environment };
+        for (service, endpoints) in endpoints(config, &state.placements, region) {
+            let name = service.to_uppercase().replace('-', "_");
+            environment.insert(format!("FIREDRILL_ENDPOINTS_{name}"), endpoints.join(","));
+        }
+        environment
+    }
+
+    fn report(&self, name: &PlanName, own: &Plan) -> RecoveryReport {
+        let now = Instant::now();
+        RecoveryReport {
+            plan: name.to_string(),
+            state: own.machine.state(),
+            since: self.mesh.clock.at(own.machine.since()),
+            lease: own.machine.under().map(str::to_owned),
+            armed: own.machine.armed(now),
+            primary_healthy: match own.machine.health() {
+                Health::Unknown => None,
+                Health::Healthy => Some(true),
+                Health::Lost(_) => Some(false),
+            },
+            share: own.machine.share(),
+            failure: own.machine.failure().map(str::to_owned),
+            steps: own.steps.clone(),
+        }
+    }
+}
+
+impl Plan {
+    fn begin_step(&mut self, name: &str, now: xds::clock::Stamp) {
+        if self.steps.len() >= STEPS {
+            self.steps.remove(0);
+        }
+        self.steps.push(StepReport { name: name.to_owned(), started: now, finished: None, ok: None });
+    }
+
+    fn finish_step(&mut self, name: &str, ok: bool, now: xds::clock::Stamp) {
+        if let Some(step) = self.steps.iter_mut().rev().find(|step| step.name == name && step.finished.is_none()) {
+            step.finished = Some(now);
+            step.ok = Some(ok);
+        }
+    }
+}
+
+/// Where the workloads of each service are (behind their sidecars), in one region or in all.
+fn endpoints(
+    config: &Config,
+    placements: &crate::api::Placements,
+    region: Option<&RegionName>,
+) -> BTreeMap<String, Vec<String>> {
+    let app = |workload: &str| {
+        placements.proxies.iter().find(|p| p.proxy == workload).and_then(|p| match &p.role {
+            Role::Sidecar { app, .. } => Some(*app),
+            Role::Gateway { .. } => None,
+        })
+    };
+    let mut all = BTreeMap::new();
+    for service in config.services.values() {
+        let wanted = service.endpoints.iter().filter(|e| region.is_none_or(|region| e.region == *region));
+        let addresses = wanted.filter_map(|endpoint| match &endpoint.place {
+            model::config::Place::Address(address) => Some(*address),
+            model::config::Place::Run(_) => app(endpoint.workload.as_str()),
+        });
+        all.insert(service.name.to_string(), addresses.map(|address| address.to_string()).collect());
+    }
+    all
+}

@@ -1,0 +1,181 @@
+//! Wiring: opens the state, binds, starts the parts, and stops them in order.
+
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use xds::{clock::Clock, server::Notice};
+
+use crate::{
+    ads,
+    api::{ControlEvent, RunFile},
+    http,
+    mesh::{self, Mesh},
+    proxies,
+    recovery::Controller,
+    secret,
+};
+
+/// Bound on ending calls and streams after the request to stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// What the control plane is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// State folder of the mesh; made if it is not there.
+    pub state_dir: PathBuf,
+    /// Where the API listens; loopback. Port 0 takes a free one (see `run/control.json`).
+    pub api: SocketAddr,
+    /// Where ADS listens. Port 0 takes a free one.
+    pub ads: SocketAddr,
+    /// The process's clock.
+    pub clock: Clock,
+}
+
+/// Why the control plane did not start, or stopped.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The API is plain HTTP: it stays on this machine.
+    #[error("the API must listen on a loopback address, not {0}; use 127.0.0.1")]
+    NotLoopback(SocketAddr),
+    /// The address is not to be had.
+    #[error("the control plane cannot listen on {address}: {reason}; is another one running there?")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        reason: std::io::Error,
+    },
+    /// The state folder is not usable.
+    #[error("the state folder {folder} is not usable: {reason}")]
+    State {
+        /// Which.
+        folder: PathBuf,
+        /// Why not.
+        reason: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A part that never ends has ended.
+    #[error("the control plane stopped: {0}")]
+    Stopped(String),
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|reason| RunError::Bind { address, reason })
+}
+
+/// Runs the control plane until `shutdown`. It is ready when `run/control.json` is there and `/readyz` answers 200.
+/// Stopping takes every lease back (proxies are told at once), ends calls and streams, and closes the store.
+///
+/// # Errors
+/// If it cannot start, or one of its parts failed.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    if !options.api.ip().is_loopback() {
+        return Err(RunError::NotLoopback(options.api));
+    }
+    let folder = options.state_dir.clone();
+    let state = |reason: Box<dyn std::error::Error + Send + Sync>| RunError::State { folder: folder.clone(), reason };
+    mesh::prepare_folder(&options.state_dir).map_err(|e| state(e.into()))?;
+    let token_path = options.state_dir.join("run").join("api.token");
+    let token = secret::read_or_make(&token_path, || secret::random_hex(32)).map_err(|e| state(e.into()))?;
+    let (api, ads) = (bind(options.api).await?, bind(options.ads).await?);
+    let mesh = Mesh::open(&options.state_dir, options.clock).await.map_err(state)?;
+    let recovery = Controller::restore(mesh.clone(), options.state_dir.clone()).await;
+    let (controller, recovery) = recovery.map_err(|e| state(e.into()))?;
+    mesh.log.say(ControlEvent::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
+
+    let (stop, stopping) = watch::channel(false);
+    let mut parts = JoinSet::new();
+    let (tls, tls_config) = watch::channel(None);
+    parts.spawn(ads::own_certificate(mesh.clone(), tls));
+    mesh.publish_all();
+    parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
+    parts.spawn(proxies::collect(mesh.clone()));
+    parts.spawn({
+        let mesh = mesh.clone();
+        async move { mesh.lapse_leases().await }
+    });
+    parts.spawn(controller.run());
+
+    let run_file = write_run_file(&options, &api, &ads, token.clone()).map_err(|e| state(e.into()))?;
+    let (ready, incoming) = mpsc::channel(64);
+    parts.spawn(ads::accept(ads, tls_config, ready));
+    let mut servers = JoinSet::new();
+    let server = mesh.ads.clone();
+    let ends = stopped(stopping.clone());
+    servers.spawn(async move {
+        server.serve(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string())
+    });
+    let router = http::router(Arc::new(http::Api { mesh: mesh.clone(), recovery, token, stopping: stopping.clone() }));
+    let ends = stopped(stopping);
+    servers.spawn(async move {
+        axum::serve(api, router).with_graceful_shutdown(ends).await.map_err(|e| e.to_string())
+    });
+    tracing::info!(api = %run_file.api, ads = %run_file.ads, "the control plane is ready");
+
+    let outcome = tokio::select! {
+        () = shutdown => Ok(()),
+        Some(ended) = parts.join_next() => Err(RunError::Stopped(format!("a part ended: {ended:?}"))),
+        Some(ended) = servers.join_next() => Err(RunError::Stopped(format!("a server ended: {ended:?}"))),
+    };
+    drain(&mesh, &stop, parts, servers).await;
+    outcome
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // A sender that is gone means stopping, too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+async fn drain(mesh: &Mesh, stop: &watch::Sender<bool>, mut parts: JoinSet<()>, mut servers: JoinSet<Result<(), String>>) {
+    let leases = mesh.state().table.ids();
+    for lease in leases {
+        // A lease that lapsed in between is gone, too.
+        let _ = mesh.release_lease(&lease);
+    }
+    // Lets the streams carry what the releases changed before they end.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stop.send_replace(true);
+    let ended = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        tracing::warn!("some calls did not end in time");
+    }
+    parts.shutdown().await;
+    mesh.store.close().await;
+}
+
+fn write_run_file(
+    options: &Options,
+    api: &TcpListener,
+    ads: &TcpListener,
+    token: String,
+) -> Result<RunFile, std::io::Error> {
+    let file = RunFile { api: api.local_addr()?, ads: ads.local_addr()?, token, pid: std::process::id() };
+    let text = serde_json::to_vec_pretty(&file)?;
+    secret::replace_private(&options.state_dir.join("run").join("control.json"), &text)?;
+    Ok(file)
+}
+
+/// What happens on streams goes into the log.
+async fn relay(mesh: Arc<Mesh>, mut notices: broadcast::Receiver<Notice>) {
+    loop {
+        let event = match notices.recv().await {
+            Ok(Notice::Connected { proxy, .. }) => ControlEvent::ProxyConnected { proxy },
+            Ok(Notice::Disconnected { proxy, reason }) => ControlEvent::ProxyLost { proxy, reason },
+            Ok(Notice::Nacked { proxy, nack }) => {
+                ControlEvent::Nack { proxy, kind: nack.kind, version: nack.version, detail: nack.detail }
+            }
+            Ok(Notice::Acked { .. }) => continue,
+            Err(broadcast::error::RecvError::Lagged(count)) => {
+                tracing::warn!(count, "notices of streams were missed");
+                continue;
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        mesh.log.say(event);
+    }
+}
