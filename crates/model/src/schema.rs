@@ -106,8 +106,23 @@ fn document(kind: Kind, generator: &mut SchemaGenerator) -> Map<String, Value> {
     }
 }
 
+/// Mappings of which exactly one of these fields must be written.
+const CHOICES: [(&str, &[&str]); 6] = [
+    ("Endpoint", &["run", "address", "addresses"]),
+    ("Fault", &["delay", "abort", "refuse", "reset", "blackhole"]),
+    ("Guard", &["successRate", "latencyP99", "indeterminate"]),
+    ("Probe", &["http", "writes"]),
+    ("ScenarioStep", &["lose", "fault", "run", "wait"]),
+    ("Step", &["shift", "run"]),
+];
+
 fn definitions(generator: &mut SchemaGenerator) -> Value {
     let mut definitions = Value::Object(generator.take_definitions(true));
+    for (name, fields) in CHOICES {
+        if let Some(Value::Object(definition)) = definitions.get_mut(name) {
+            definition.insert("oneOf".into(), fields.iter().map(|field| json!({"required": [field]})).collect());
+        }
+    }
     strict(&mut definitions);
     definitions
 }
@@ -134,6 +149,10 @@ fn strict(schema: &mut Value) {
                         map.entry(key).or_insert(value);
                     }
                 }
+            }
+            if let Some(Value::Array(choices)) = map.get_mut("oneOf") {
+                // Left by words that are known only to be refused.
+                choices.retain(|c| c.get("enum") != Some(&json!([])));
             }
             map.values_mut().for_each(strict);
         }

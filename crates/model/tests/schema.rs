@@ -36,7 +36,9 @@ fn every_kind_is_closed_described_and_complete() {
             if let Some(reference) = part.get("$ref").and_then(Value::as_str) {
                 assert!(schema.pointer(reference.trim_start_matches('#')).is_some(), "{kind:?} {path}: {reference}");
             }
-            if let Some(properties) = part.get("properties").and_then(Value::as_object).filter(|_| part.get("if").is_none()) {
+            if let Some(properties) =
+                part.get("properties").and_then(Value::as_object).filter(|_| part.get("if").is_none())
+            {
                 assert_eq!(part["additionalProperties"], false, "{kind:?} {path}");
                 for (name, property) in properties {
                     let described = property.get("description").is_some() || property.get("$ref").is_some();
@@ -52,7 +54,8 @@ fn every_kind_is_closed_described_and_complete() {
 #[test]
 fn required_fields_agree_with_the_parser() {
     for kind in Kind::ALL {
-        let text = format!("apiVersion: firedrill.dev/v1\nkind: {}\nmetadata: {{name: a}}\nspec: {{}}\n", kind.as_str());
+        let text =
+            format!("apiVersion: firedrill.dev/v1\nkind: {}\nmetadata: {{name: a}}\nspec: {{}}\n", kind.as_str());
         let problems = parse(&[Source { path: "a.yaml".to_owned(), text }]).unwrap_err();
         let mut missing: Vec<String> = problems
             .iter()
@@ -62,8 +65,12 @@ fn required_fields_agree_with_the_parser() {
         missing.sort();
         let schema = model::schema::schema(kind);
         let spec = schema["properties"]["spec"]["$ref"].as_str().unwrap().trim_start_matches('#');
-        let mut required: Vec<String> =
-            schema.pointer(spec).unwrap()["required"].as_array().unwrap().iter().map(|r| r.as_str().unwrap().to_owned()).collect();
+        let mut required: Vec<String> = schema.pointer(spec).unwrap()["required"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| r.as_str().unwrap().to_owned())
+            .collect();
         required.sort();
         assert_eq!(missing, required, "{kind:?}");
     }

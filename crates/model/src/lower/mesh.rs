@@ -34,7 +34,8 @@ pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx:
     }
     let written = spec.gateways.as_ref().map_or(&[][..], |g| &g.value[..]);
     if let Some(many) = spec.gateways.as_ref().filter(|g| g.len() > super::ADDRESSES) {
-        cx.error("too-many-workloads", many.head, format!("more than {} gateways in one mesh", super::ADDRESSES)).mend("delete some");
+        cx.error("too-many-workloads", many.head, format!("more than {} gateways in one mesh", super::ADDRESSES))
+            .mend("delete some");
     }
     let gateways: Vec<Gateway> = written.iter().filter_map(|g| gateway(g, world, cx)).collect();
     for (i, gateway) in written.iter().enumerate() {

@@ -1,0 +1,161 @@
+//! What is not written has the documented default, and a service's own fields go over the mesh's, field by field.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use model::{
+    Source,
+    config::{ActiveCheck, Config, Detection, Hedge, Place, Retries, RetryOn, TrafficPolicy, Trigger},
+    parse,
+    unit::Percent,
+};
+
+const SHOP: &str = "
+apiVersion: firedrill.dev/v1
+kind: Mesh
+metadata: {name: shop}
+spec:
+  trustDomain: shop.example
+  regions: [east, west]
+  gateways: [{name: edge, listen: 'localhost:8080', routes: [{service: web}]}]
+  defaults: {MESH}
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: web, labels: {team: a}}
+spec:
+  endpoints:
+    - {region: east, count: 2, run: [web]}
+    - {region: west, addresses: ['127.0.0.1:9001', '127.0.0.1:9002']}
+  SERVICE
+---
+apiVersion: firedrill.dev/v1
+kind: RecoveryPlan
+metadata: {name: web-west}
+spec:
+  services: [web]
+  activePassive: {primary: east, standby: [west]}
+  failover: {steps: [{shift: {to: west}}]}
+---
+apiVersion: firedrill.dev/v1
+kind: Drill
+metadata: {name: lose-east}
+spec:
+  plan: web-west
+  probes: [{name: pages, http: GET http://edge, rate: 10/s}]
+  scenario:
+    - {at: 5s, wait: 1s}
+    - lose: {region: east, how: HOW}
+";
+
+fn shop(mesh: &str, service: &str) -> Config {
+    let text = SHOP.replace("{MESH}", mesh).replace("SERVICE", service).replace("HOW", "partition");
+    let sources = [Source { path: "shop.yaml".to_owned(), text }];
+    let problems = |p: Vec<model::Problem>| p.iter().map(|p| p.render(&sources)).collect::<String>();
+    parse(&sources).map_err(problems).unwrap_or_else(|text| panic!("{text}")).config
+}
+
+fn policy(mesh: &str, service: &str) -> TrafficPolicy {
+    shop(mesh, service).services.into_values().next().unwrap().policy
+}
+
+fn builtin() -> TrafficPolicy {
+    TrafficPolicy {
+        timeout: Duration::from_secs(15),
+        retries: Retries {
+            attempts: 2,
+            per_try: Duration::from_secs(5),
+            on: vec![RetryOn::ConnectFailure, RetryOn::Reset, RetryOn::GatewayError],
+        },
+        hedge: Some(Hedge { at_least: Duration::from_millis(20), at_most: Duration::from_millis(2500) }),
+        detection: Detection {
+            consecutive_errors: Some(5),
+            ejection: Duration::from_secs(30),
+            active_check: Some(ActiveCheck {
+                http: None,
+                every: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                unhealthy_after: 2,
+                healthy_after: 2,
+            }),
+        },
+    }
+}
+
+#[test]
+fn nothing_written() {
+    let config = shop("{}", "");
+    assert_eq!(config.mesh.defaults, builtin());
+    let web = config.services.values().next().unwrap();
+    assert_eq!(web.policy, builtin());
+    assert_eq!(web.authorization, None);
+    let names: Vec<&str> = web.endpoints.iter().map(|e| e.workload.as_str()).collect();
+    assert_eq!(names, ["web-east-0", "web-east-1", "web-west-0", "web-west-1"]);
+    assert_eq!(web.endpoints[3].place, Place::Address("127.0.0.1:9002".parse().unwrap()));
+    assert_eq!(
+        (web.endpoints[0].version.as_str(), web.endpoints[0].weight, web.endpoints[0].capacity),
+        ("v1", 1, None)
+    );
+    let plan = config.plans.values().next().unwrap();
+    assert_eq!(plan.failover.trigger, Trigger::Manual);
+    assert_eq!((plan.objectives.success_rate, plan.objectives.sustain), (Percent(99.0), Duration::from_secs(5)));
+    assert_eq!((&plan.failback.ramp[..], plan.failback.dwell), (&[Percent(100.0)][..], Duration::from_secs(3)));
+}
+
+#[test]
+fn scenario_is_in_order_of_time() {
+    // `kill` needs workloads that are started here, hence the service without addresses.
+    let text = SHOP
+        .replace("{MESH}", "{}")
+        .replace("SERVICE", "")
+        .replace(", how: HOW", "")
+        .replace("addresses: ['127.0.0.1:9001', '127.0.0.1:9002']", "run: [web]");
+    let config = parse(&[Source { path: "shop.yaml".to_owned(), text }]).unwrap().config;
+    let drill = config.drills.values().next().unwrap();
+    let at: Vec<u64> = drill.scenario.iter().map(|s| s.at.as_secs()).collect();
+    assert_eq!(at, [0, 5]);
+    assert_eq!((drill.baseline, drill.hold), (Duration::from_secs(10), Duration::from_secs(20)));
+    assert_eq!(drill.probes[0].timeout, Duration::from_secs(1));
+}
+
+#[test]
+fn service_over_mesh_over_builtin() {
+    let cases: [(&str, &str, fn(&mut TrafficPolicy)); 7] = [
+        ("{timeout: 6s}", "", |p| {
+            p.timeout = Duration::from_secs(6);
+            // Derived from the timeout that counts.
+            p.retries.per_try = Duration::from_secs(2);
+            p.hedge.as_mut().unwrap().at_most = Duration::from_secs(1);
+        }),
+        ("{timeout: 6s}", "timeout: 15s", |_| {}),
+        ("{retries: {attempts: 7, on: [reset]}}", "retries: {attempts: 0}", |p| {
+            p.retries.attempts = 0;
+            p.retries.on = vec![RetryOn::Reset];
+        }),
+        ("{hedge: off}", "", |p| p.hedge = None),
+        ("{hedge: off}", "hedge: {atLeast: 1ms, atMost: 9ms}", |p| {
+            p.hedge = Some(Hedge { at_least: Duration::from_millis(1), at_most: Duration::from_millis(9) });
+        }),
+        (
+            "{detection: {consecutiveErrors: 3, activeCheck: {http: /up, every: 200ms}}}",
+            "detection: {ejection: 5s}",
+            |p| {
+                p.detection.consecutive_errors = Some(3);
+                p.detection.ejection = Duration::from_secs(5);
+                let check = p.detection.active_check.as_mut().unwrap();
+                check.http = Some("/up".to_owned());
+                check.every = Duration::from_millis(200);
+                check.timeout = Duration::from_millis(200);
+            },
+        ),
+        ("{detection: {activeCheck: {http: /up, every: 200ms}}}", "detection: {activeCheck: off}", |p| {
+            p.detection.active_check = None;
+        }),
+    ];
+    for (mesh, service, change) in cases {
+        let mut expected = builtin();
+        change(&mut expected);
+        assert_eq!(policy(mesh, service), expected, "{mesh} / {service}");
+    }
+}
