@@ -1,12 +1,37 @@
 //! One attempt of a drill, from its registration to the sealed bundle.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use evidence::record::{Attempt, Verdict};
-use model::{config::Config, name::DrillName};
+use evidence::{
+    bundle,
+    ledger::Ledger,
+    record::{Anchor, Attempt, Verdict},
+    results::Results,
+};
+use model::{
+    config::{Config, Drill, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, ScenarioAction, Trigger},
+    name::DrillName,
+};
 use tokio::sync::{mpsc, watch};
 
-use crate::{progress::Progress, target::Target};
+use crate::{
+    clock::{AttemptClock, nanos},
+    conduct::Conductor,
+    context::{Context, Message, Parts},
+    life::{Life, Script, StepTiming},
+    probe::{ProbeSpec, WritesSpec},
+    progress::Progress,
+    register,
+    target::Target,
+    timeline::Timeline,
+};
+
+pub use crate::crash::recover_crashed;
 
 /// Where an attempt keeps what it knows.
 #[derive(Clone, Debug)]
@@ -22,6 +47,8 @@ pub struct Places {
 pub struct Sealed {
     /// What was recorded.
     pub attempt: Attempt,
+    /// What was measured.
+    pub results: Results,
     /// What follows from it.
     pub verdict: Verdict,
     /// The bundle.
@@ -34,12 +61,26 @@ pub enum DrillError {
     /// No such drill.
     #[error("there is no drill `{0}`")]
     Unknown(DrillName),
+    /// A probe asks a gateway that does not run.
+    #[error("probe {probe}: gateway {gateway} is not listening anywhere")]
+    NoGateway {
+        /// Probe.
+        probe: String,
+        /// Gateway.
+        gateway: String,
+    },
+    /// Another engine works with this state folder.
+    #[error("another drill is running with {}", .0.display())]
+    Busy(PathBuf),
     /// The ledger or the journal cannot be used; nothing was done without a record.
     #[error("cannot keep the record: {0}")]
     Record(String),
-    /// The prober could not be started.
-    #[error("cannot start the probes: {0}")]
-    Probes(#[source] std::io::Error),
+}
+
+impl DrillError {
+    pub(crate) fn record(error: impl std::fmt::Display) -> Self {
+        Self::Record(error.to_string())
+    }
 }
 
 /// Stops a drill when a reason is put into it; Ctrl-C, `drill abort` and the console do the same thing.
@@ -48,7 +89,14 @@ pub type Abort = watch::Receiver<Option<String>>;
 /// Time to live of the drill's lease.
 pub const LEASE_TTL: Duration = Duration::from_secs(3);
 
+/// Beyond its ramp and steps, this is allowed for a failback.
+const FAILBACK_SLACK: Duration = Duration::from_secs(30);
+/// Messages that may wait for the main loop.
+const MESSAGES: usize = 1024;
+
 /// Runs one attempt and seals it, whatever its verdict.
+///
+/// Attempts that an earlier engine left open are not touched: call [`recover_crashed`] before.
 ///
 /// # Errors
 /// When it cannot be recorded: then nothing was done to the mesh, or the lease has been given back.
@@ -60,16 +108,137 @@ pub async fn run<T: Target>(
     progress: mpsc::Sender<Progress>,
     abort: Abort,
 ) -> Result<Sealed, DrillError> {
-    let _ = (target, config, places, progress, abort);
-    Err(DrillError::Unknown(drill.clone()))
+    let Some(found) = config.drills.get(drill) else { return Err(DrillError::Unknown(drill.clone())) };
+    let Some(plan) = config.plans.get(&found.plan) else { return Err(DrillError::Unknown(drill.clone())) };
+    let (drill, plan) = (found.clone(), plan.clone());
+    let _lock = lock(&places.state)?.ok_or_else(|| DrillError::Busy(places.state.clone()))?;
+
+    let (stamp, clock_error) = target.now();
+    let clock = AttemptClock::showing(0);
+    let anchor = Anchor { wall: stamp, error: nanos(clock_error) };
+    let registration = register::registration(config, &drill, &plan, anchor);
+    let specs = specs(target.as_ref(), &drill)?;
+
+    let mut ledger = open_ledger(places)?;
+    let number = ledger.register_attempt(stamp, &registration).map_err(DrillError::record)?;
+    let entry = ledger.size().saturating_sub(1);
+    let journal = ledger.journal(&registration.drill, number).map_err(DrillError::record)?;
+    let lease = format!("drill-{}-{number}", registration.drill);
+    let specs = with_run(specs, &format!("{}-{number}-{:08x}", registration.drill, fastrand::u32(..)));
+    let digest = registration.digest().map_err(DrillError::record)?;
+    let _ = progress.try_send(Progress::Registered {
+        drill: registration.drill.clone(),
+        attempt: number,
+        plan: registration.plan.clone(),
+        digest,
+        entry,
+    });
+
+    let (messages, inbox) = mpsc::channel::<Message>(MESSAGES);
+    let Pattern::ActivePassive { primary, .. } = &plan.pattern;
+    let lost = registration.lost_region.clone();
+    let watched = lost.clone().unwrap_or_else(|| primary.to_string());
+    let timeline = Timeline::new(plan.name.as_str(), &watched, registration.anchor.error);
+    let life = Life::new(script(&drill, &plan));
+    let context = Arc::new(Context::new(Parts {
+        target,
+        drill,
+        plan,
+        specs,
+        clock,
+        wall: stamp,
+        lease,
+        lost_region: lost,
+        journal,
+        messages,
+        progress: progress.clone(),
+        timeline,
+    }));
+    let mut conductor = Conductor::new(context, registration, number, life);
+    conductor.conduct(inbox, abort).await;
+    let (attempt, _) = conductor.finish().map_err(DrillError::record)?;
+    let now = stamp.saturating_add(clock.now());
+    let sealed = seal(attempt, &mut ledger, now, &places.out)?;
+    let _ = progress.send(Progress::Sealed { verdict: sealed.verdict, bundle: sealed.bundle.clone() }).await;
+    Ok(sealed)
 }
 
-/// Finds attempts whose engine died: undoes what their journals say, and seals each as crashed. To be called at every
-/// start, before anything else is done with the state folder. With a target, leases that are still held are released too.
-///
-/// # Errors
-/// When the record cannot be read or kept.
-pub async fn recover_crashed<T: Target>(target: Option<Arc<T>>, places: &Places) -> Result<Vec<Sealed>, DrillError> {
-    let _ = (target, places);
-    Ok(Vec::new())
+/// Appends the seal to the ledger and writes the bundle.
+pub(crate) fn seal(attempt: Attempt, ledger: &mut Ledger, now: i64, out: &Path) -> Result<Sealed, DrillError> {
+    std::fs::create_dir_all(out).map_err(DrillError::record)?;
+    let sealed = bundle::seal(&attempt, ledger, now, out).map_err(DrillError::record)?;
+    Ok(Sealed { attempt, verdict: sealed.results.verdict, results: sealed.results, bundle: sealed.path })
+}
+
+pub(crate) fn open_ledger(places: &Places) -> Result<Ledger, DrillError> {
+    Ledger::open(&places.state.join("ledger")).map_err(DrillError::record)
+}
+
+/// One engine at a time works with a state folder; `None` when another one does. The lock goes with its process.
+pub(crate) fn lock(state: &Path) -> Result<Option<File>, DrillError> {
+    std::fs::create_dir_all(state).map_err(DrillError::record)?;
+    let path = state.join("engine.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(DrillError::record)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(DrillError::record(error)),
+    }
+}
+
+fn script(drill: &Drill, plan: &RecoveryPlan) -> Script {
+    let timing = |step: &model::config::ScenarioStep| StepTiming {
+        at: nanos(step.at),
+        lasts: step.lasts.map(nanos),
+        breaks: !matches!(step.action, ScenarioAction::Wait { .. }),
+    };
+    let ramp = plan.failback.dwell * u32::try_from(plan.failback.ramp.len()).unwrap_or(u32::MAX);
+    let steps: Duration = plan.failback.steps.iter().map(|step| step.timeout).sum();
+    Script {
+        baseline: nanos(drill.baseline),
+        hold: nanos(drill.hold),
+        steps: drill.scenario.iter().map(timing).collect(),
+        manual_failover: plan.failover.trigger == Trigger::Manual,
+        failback_bound: nanos(ramp + steps + FAILBACK_SLACK),
+    }
+}
+
+fn specs<T: Target>(target: &T, drill: &Drill) -> Result<Vec<ProbeSpec>, DrillError> {
+    drill.probes.iter().map(|probe| spec(target, probe)).collect()
+}
+
+fn spec<T: Target>(target: &T, probe: &Probe) -> Result<ProbeSpec, DrillError> {
+    let (request, get) = match &probe.kind {
+        ProbeKind::Http(request) => (request, None),
+        ProbeKind::Writes { put, get } => (put, Some(get.clone())),
+    };
+    let (address, host) = match &request.host {
+        ProbeHost::Address(address) => (*address, address.to_string()),
+        ProbeHost::Gateway(gateway) => {
+            let address = target.gateway(gateway.as_str());
+            let missing = || DrillError::NoGateway { probe: probe.name.to_string(), gateway: gateway.to_string() };
+            (address.ok_or_else(missing)?, gateway.to_string())
+        }
+    };
+    // A rate is above 0; one so low that its interval is no duration means "never", which is a year.
+    let interval = Duration::try_from_secs_f64(1.0 / probe.rate.0).unwrap_or(Duration::from_secs(31_536_000));
+    Ok(ProbeSpec {
+        name: probe.name.to_string(),
+        address,
+        host,
+        request: request.clone(),
+        writes: get.map(|get| WritesSpec { get, run: String::new() }),
+        interval,
+        timeout: probe.timeout,
+    })
+}
+
+/// Gives every `writes` probe the id that tells its writes from all others.
+fn with_run(mut specs: Vec<ProbeSpec>, run: &str) -> Vec<ProbeSpec> {
+    for spec in &mut specs {
+        if let Some(writes) = &mut spec.writes {
+            writes.run = format!("{run}-{}", spec.name);
+        }
+    }
+    specs
 }

@@ -7,6 +7,9 @@
 
 pub mod clock;
 mod command;
+mod conduct;
+mod context;
+mod crash;
 pub mod engine;
 mod figures;
 mod findings;
@@ -16,7 +19,9 @@ mod preflight;
 pub mod probe;
 pub mod progress;
 mod register;
+mod shell;
 pub mod target;
+mod tasks;
 #[cfg(test)]
 mod testing;
 mod timeline;

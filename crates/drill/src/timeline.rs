@@ -128,10 +128,10 @@ impl Timeline {
                 self.set(Point::T8, time, 0, source, "failback commanded");
             }
             _ if self.frozen => {}
-            Meaning::Detected { service, region, cause } if *region == self.primary => {
-                if self.is_after_fault(time) && !self.is_inside(source) {
-                    self.earliest(Point::T2, time, 0, source, &format!("{service} in {region}: {cause}"));
-                }
+            Meaning::Detected { service, region, cause }
+                if *region == self.primary && self.is_after_fault(time) && !self.is_inside(source) =>
+            {
+                self.earliest(Point::T2, time, 0, source, &format!("{service} in {region}: {cause}"));
             }
             Meaning::RecoveryDetected { plan } if *plan == self.plan && self.is_after_fault(time) => {
                 self.earliest(Point::T2, time, 0, source, "recovery controller saw the primary as lost");

@@ -1,0 +1,123 @@
+//! Turns actions of the life into tasks.
+
+use std::{future::Future, sync::Arc};
+
+use evidence::record::Ending;
+use model::config::ScenarioAction;
+use tokio::task::JoinSet;
+
+use crate::{
+    context::{Context, Message},
+    life::{Action, Input},
+    probe::{Prober, SharedLog},
+    target::Target,
+    tasks::{after, before, out, step},
+};
+
+/// The tasks of one attempt. Dropped, all of them end.
+pub struct Shell<T> {
+    context: Arc<Context<T>>,
+    work: JoinSet<()>,
+    heartbeats: JoinSet<()>,
+    prober: Option<Prober>,
+}
+
+impl<T: Target> Shell<T> {
+    /// Nothing runs.
+    pub fn new(context: Arc<Context<T>>) -> Self {
+        Self { context, work: JoinSet::new(), heartbeats: JoinSet::new(), prober: None }
+    }
+
+    fn spawn<F>(&mut self, task: F)
+    where
+        F: Future<Output = Input> + Send + 'static,
+    {
+        // Reaps what has ended, so that the set stays as small as what runs.
+        while self.work.try_join_next().is_some() {}
+        let context = self.context.clone();
+        self.work.spawn(async move {
+            let input = task.await;
+            context.tell(Message::Input(input)).await;
+        });
+    }
+
+    /// Begins an action; its end comes as an input.
+    pub fn act(&mut self, action: Action, ending: &Ending) {
+        let context = self.context.clone();
+        match action {
+            Action::Inspect => self.spawn(before::inspect(context)),
+            Action::ProveUndo => self.spawn(before::prove_undo(context)),
+            Action::StartProbes => {
+                let started = self.start_probes();
+                self.spawn(async move { Input::ProbesStarted(started) })
+            }
+            Action::JudgeBaseline(from, to) => self.spawn(before::judge_baseline(context, from, to)),
+            Action::TakeLease => self.spawn(before::take_lease(context)),
+            Action::Do(index) => self.spawn(step::perform(context, index)),
+            Action::Undo(index) => {
+                let action = self.context.drill.scenario.get(index).map(|step| &step.action);
+                if matches!(action, Some(ScenarioAction::Lose { .. })) {
+                    self.context.facts().timeline.freeze();
+                }
+                self.spawn(step::undo(context, index))
+            }
+            Action::FailOver => self.spawn(fail_over(context)),
+            Action::AwaitReturn => self.spawn(after::await_return(context)),
+            Action::ReadBack(phase) => self.spawn(after::read_back(context, phase)),
+            Action::FailBack => self.spawn(after::fail_back(context)),
+            Action::AwaitSustained => self.spawn(after::await_sustained(context)),
+            Action::StopProbes => {
+                let prober = self.prober.take();
+                self.spawn(stop(prober))
+            }
+            Action::Release => {
+                self.heartbeats.abort_all();
+                self.spawn(out::release(context))
+            }
+            Action::Clear => {
+                // Whatever is being done is dropped: commands are killed with their process groups.
+                self.work.abort_all();
+                self.heartbeats.abort_all();
+                self.spawn(out::clear(context))
+            }
+            Action::Compare => {
+                let early = *ending != Ending::Completed;
+                self.spawn(out::compare(context, early))
+            }
+        };
+    }
+
+    /// The lease is held: keeps it so.
+    pub fn keep_lease(&mut self) {
+        self.heartbeats.spawn(before::heartbeats(self.context.clone()));
+    }
+
+    fn start_probes(&mut self) -> Result<(), String> {
+        let clock = self.context.clock;
+        match Prober::start(clock, clock.now(), self.context.specs.clone()) {
+            Ok(prober) => {
+                let logs: Vec<SharedLog> = prober.logs().to_vec();
+                self.context.facts().logs = logs;
+                self.prober = Some(prober);
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+async fn stop(prober: Option<Prober>) -> Input {
+    if let Some(prober) = prober {
+        prober.stop().await;
+    }
+    Input::ProbesStopped
+}
+
+async fn fail_over<T: Target>(context: Arc<Context<T>>) -> Input {
+    let reason = format!("drill {}", context.lease);
+    context.observe("intent", "failover", serde_json::json!({"plan": context.plan.name})).await;
+    match context.target.failover(&context.plan.name, &reason).await {
+        Ok(()) => Input::Tick,
+        Err(error) => Input::RecoveryFailed(error.to_string()),
+    }
+}

@@ -1,0 +1,189 @@
+//! Steps of the scenario: the intent with its undo is durable before the effect.
+
+use std::{sync::Arc, time::Duration};
+
+use evidence::record::Point;
+use model::config::{LoseHow, ScenarioAction};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use super::PATIENCE;
+use crate::{
+    clock::duration,
+    command,
+    context::{Context, Owed},
+    life::Input,
+    progress::Progress,
+    target::{Lost, Target},
+};
+
+/// The id of a step towards the mesh.
+fn id(index: usize) -> String {
+    format!("step-{}", index + 1)
+}
+
+/// What a step is called on a terminal.
+pub fn title(action: &ScenarioAction) -> String {
+    match action {
+        ScenarioAction::Lose { region, .. } => format!("{region} is lost"),
+        ScenarioAction::Fault(fault) => match &fault.region {
+            Some(region) => format!("fault on {} in {region}", fault.service),
+            None => format!("fault on {}", fault.service),
+        },
+        ScenarioAction::Run { name, .. } => name.clone(),
+        ScenarioAction::Wait { duration } => format!("wait {duration:?}"),
+    }
+}
+
+fn intent<T: Target>(context: &Context<T>, index: usize, action: &ScenarioAction) -> (Value, Option<Owed>) {
+    let step = id(index);
+    match action {
+        ScenarioAction::Run { name, undo, timeout, .. } => {
+            let environment = context.target.environment(None);
+            let owed =
+                Owed { name: name.clone(), command: undo.clone(), environment: environment.clone(), timeout: *timeout };
+            let undo = json!({"command": undo, "environment": environment, "timeoutSeconds": timeout.as_secs_f64()});
+            (json!({"step": index, "name": name, "undo": undo}), Some(owed))
+        }
+        _ => (json!({"step": index, "id": step, "lease": context.lease}), None),
+    }
+}
+
+/// Does a step.
+pub async fn perform<T: Target>(context: Arc<Context<T>>, index: usize) -> Input {
+    let Some(step) = context.drill.scenario.get(index).cloned() else {
+        return Input::StepDone(index, Err("there is no such step".to_owned()));
+    };
+    let title = title(&step.action);
+    let (detail, owed) = intent(&context, index, &step.action);
+    if let Err(reason) = context.note("intent", &title, detail).await {
+        return Input::StepDone(index, Err(reason));
+    }
+    if let Some(owed) = owed {
+        context.facts().owed.insert(index, owed);
+    }
+    let result = effect(&context, index, &step.action, &title).await;
+    let text = match &result {
+        Ok(seen) => format!("{title}: {seen}"),
+        Err(reason) => format!("{title} failed: {reason}"),
+    };
+    let point = context.facts().timeline.get(Point::T0c).cloned();
+    context.observe("effect", &text, json!({"step": index, "ok": result.is_ok(), "point": point})).await;
+    if !matches!(step.action, ScenarioAction::Wait { .. }) {
+        context.show(Progress::Step { title, result: result.clone(), offset: context.offset() });
+    }
+    remember_tries(&context).await;
+    Input::StepDone(index, result.map(|_| ()))
+}
+
+/// What proxies had sent when the fault took effect; what they send from here on is sent without the lost region.
+async fn remember_tries<T: Target>(context: &Context<T>) {
+    let wanted = {
+        let facts = context.facts();
+        facts.tries_start.is_none() && facts.timeline.get(Point::T0c).is_some()
+    };
+    if wanted && let Ok(Ok(proxies)) = timeout(Duration::from_secs(2), context.target.proxies()).await {
+        context.facts().tries_start = Some(proxies);
+    }
+}
+
+/// The first fault is commanded now. The intent is already durable, so the time can be taken last.
+fn commanded<T: Target>(context: &Context<T>, title: &str) {
+    let now = context.clock.now();
+    context.facts().timeline.set(Point::T0c, now, 0, "engine", title);
+}
+
+async fn effect<T: Target>(
+    context: &Arc<Context<T>>,
+    index: usize,
+    action: &ScenarioAction,
+    title: &str,
+) -> Result<String, String> {
+    let step = id(index);
+    match action {
+        ScenarioAction::Wait { duration } => {
+            sleep(*duration).await;
+            Ok("over".to_owned())
+        }
+        ScenarioAction::Lose { region, how } => {
+            commanded(context, title);
+            let lost = context.target.lose(&context.lease, &step, region, *how);
+            let lost = timeout(PATIENCE, lost).await.map_err(|_| "no answer".to_owned())?;
+            let lost = lost.map_err(|error| error.to_string())?;
+            Ok(lose_seen(context, &lost, *how, title))
+        }
+        ScenarioAction::Fault(fault) => {
+            commanded(context, title);
+            let laid = context.target.fault(&context.lease, &step, fault);
+            let laid = timeout(PATIENCE, laid).await.map_err(|_| "no answer".to_owned())?;
+            let overlays = laid.map_err(|error| error.to_string())?;
+            context.facts().timeline.faults(&overlays);
+            Ok(format!("{} overlays", overlays.len()))
+        }
+        ScenarioAction::Run { command: argv, timeout, .. } => {
+            commanded(context, title);
+            let from = context.clock.now();
+            let output = command::run(argv, &context.target.environment(None), *timeout).await?;
+            // Somewhere between its start and its end it took effect: the middle, with half of it as the error.
+            let half = (context.clock.now() - from) / 2;
+            context.facts().timeline.effective(from + half, half, "engine", title);
+            let took = duration(half * 2).as_secs_f64();
+            Ok(if output.is_empty() { format!("done in {took:.1} s") } else { output })
+        }
+    }
+}
+
+fn lose_seen<T: Target>(context: &Context<T>, lost: &Lost, how: LoseHow, title: &str) -> String {
+    let mut facts = context.facts();
+    facts.timeline.faults(&lost.overlays);
+    if let Some(stamp) = lost.effective {
+        let time = context.on_clock(stamp);
+        facts.timeline.effective(time, 0, "supervisor", title);
+    }
+    let what = match how {
+        LoseHow::Kill => "SIGKILL to",
+        LoseHow::Pause => "SIGSTOP to",
+        LoseHow::Partition => "cut off:",
+    };
+    let count = |n: usize, noun: &str, plural: &str| format!("{n} {}", if n == 1 { noun } else { plural });
+    let workloads = count(lost.workloads, "workload", "workloads");
+    let proxies = count(lost.proxies, "proxy", "proxies");
+    format!("{what} {workloads}, {proxies}")
+}
+
+/// Takes a step back.
+pub async fn undo<T: Target>(context: Arc<Context<T>>, index: usize) -> Input {
+    let Some(step) = context.drill.scenario.get(index).cloned() else {
+        return Input::StepUndone(index, Err("there is no such step".to_owned()));
+    };
+    let title = title(&step.action);
+    let result = match &step.action {
+        ScenarioAction::Wait { .. } => Ok(()),
+        ScenarioAction::Lose { .. } | ScenarioAction::Fault(_) => {
+            let step = id(index);
+            let undone = context.target.undo(&context.lease, &step);
+            match timeout(PATIENCE, undone).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err("no answer".to_owned()),
+            }
+        }
+        ScenarioAction::Run { .. } => pay(&context, index).await,
+    };
+    let text = match &result {
+        Ok(()) => format!("{title}: undone"),
+        Err(reason) => format!("{title}: could not be undone: {reason}"),
+    };
+    context.observe("undo", &text, json!({"step": index, "ok": result.is_ok()})).await;
+    if !matches!(step.action, ScenarioAction::Wait { .. }) {
+        context.show(Progress::Undone { title, result: result.clone(), offset: context.offset() });
+    }
+    Input::StepUndone(index, result)
+}
+
+/// Runs the undo command that a step owes, if it still does.
+pub async fn pay<T: Target>(context: &Context<T>, index: usize) -> Result<(), String> {
+    let Some(owed) = context.facts().owed.get(&index).cloned() else { return Ok(()) };
+    command::run(&owed.command, &owed.environment, owed.timeout).await?;
+    context.facts().owed.remove(&index);
+    Ok(())
+}
