@@ -13,6 +13,8 @@ mod print;
 pub mod problem;
 mod raw;
 mod read;
+mod report;
+mod scalar;
 pub mod schema;
 mod tree;
 pub mod unit;

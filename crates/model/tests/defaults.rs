@@ -119,9 +119,12 @@ fn scenario_is_in_order_of_time() {
     assert_eq!(drill.probes[0].timeout, Duration::from_secs(1));
 }
 
+/// The mesh's `defaults`, the service's fields, and what differs from the built-in defaults.
+type Case = (&'static str, &'static str, fn(&mut TrafficPolicy));
+
 #[test]
 fn service_over_mesh_over_builtin() {
-    let cases: [(&str, &str, fn(&mut TrafficPolicy)); 7] = [
+    let cases: [Case; 7] = [
         ("{timeout: 6s}", "", |p| {
             p.timeout = Duration::from_secs(6);
             // Derived from the timeout that counts.

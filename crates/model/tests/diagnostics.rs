@@ -37,3 +37,29 @@ fn broken_manifests_are_explained() {
     }
     assert!(wrong.is_empty(), "{}\nUPDATE=1 writes what is said now", wrong.join("\n"));
 }
+
+#[test]
+fn files_are_judged_together() {
+    let service = |path: &str| {
+        Source {
+        path: path.to_owned(),
+        text: "apiVersion: firedrill.dev/v1\nkind: Service\nmetadata: {name: web}\nspec: {endpoints: [{region: east, run: [web]}]}\n"
+            .to_owned(),
+    }
+    };
+    let mesh = Source {
+        path: "z/mesh.yaml".to_owned(),
+        text: "apiVersion: firedrill.dev/v1\nkind: Mesh\nmetadata: {name: m}\nspec: {trustDomain: m, regions: [east], gateway: []}\n"
+            .to_owned(),
+    };
+    let sources = [mesh, service("a.yaml"), service("b.yaml")];
+    let problems = model::parse(&sources).unwrap_err();
+    let seen: Vec<(&str, &str, usize)> =
+        problems.iter().map(|p| (p.code, p.place.path.as_str(), p.place.line)).collect();
+    // In the order in which the files were given.
+    assert_eq!(seen, [("unknown-field", "z/mesh.yaml", 4), ("duplicate-name", "b.yaml", 3)]);
+    assert_eq!(problems[1].related[0].place.path, "a.yaml");
+    let json = serde_json::to_value(&problems[1]).unwrap();
+    assert_eq!((&json["severity"], &json["path"], &json["line"]), (&"error".into(), &"b.yaml".into(), &3.into()));
+    assert_eq!(json["related"][0]["path"], "a.yaml");
+}

@@ -7,7 +7,8 @@ use crate::{
     config::{Drill, DrillKind, HttpRequest, Probe, ProbeHost, ProbeKind, Stakeholders},
     name::{DrillName, GatewayName},
     raw,
-    read::{At, Cx, host_port},
+    read::{At, Cx},
+    scalar::host_port,
     tree::Loc,
     unit::print_duration,
 };

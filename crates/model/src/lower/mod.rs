@@ -16,7 +16,8 @@ use crate::{
     name::{DrillName, PlanName, RegionName, ServiceName},
     near::{list, nearest},
     raw::{self, Manifest, Spec},
-    read::{At, Cx, Time},
+    read::{At, Cx},
+    scalar::Time,
     tree::Loc,
 };
 

@@ -60,8 +60,9 @@ fn pattern(spec: &At<raw::RecoveryPlan>, world: &World, cx: &mut Cx<'_>) -> Opti
 }
 
 fn objectives(written: Option<&At<raw::Objectives>>, cx: &mut Cx<'_>) -> Objectives {
-    let get =
-        |field: fn(&raw::Objectives) -> &Option<At<crate::read::Time>>| written.and_then(|o| field(&o.value).as_ref());
+    let get = |field: fn(&raw::Objectives) -> &Option<At<crate::scalar::Time>>| {
+        written.and_then(|o| field(&o.value).as_ref())
+    };
     let success_rate = written.and_then(|o| o.success_rate.as_ref());
     if let Some(zero) = success_rate.filter(|r| r.value.0 <= 0.0) {
         cx.error("zero", zero.at, "a success rate of 0% asks for nothing")

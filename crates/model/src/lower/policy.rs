@@ -6,7 +6,8 @@ use super::{path, positive};
 use crate::{
     config::{ActiveCheck, Detection, Hedge, Retries, RetryOn, TrafficPolicy},
     raw,
-    read::{At, Cx, OrOff, Time},
+    read::{At, Cx},
+    scalar::{OrOff, Time},
     unit::print_duration,
 };
 

@@ -1,0 +1,183 @@
+//! Kind `Drill`.
+
+use super::{Argv, List, Text};
+use crate::{
+    name::{PlanName, ProbeName, RegionName, ServiceName},
+    read::{At, mapping, words},
+    scalar::{Time, Unsupported},
+    unit::{Percent, Rate},
+};
+
+mapping! {
+    /// A recovery plan put to the test.
+    "the spec of a Drill" Drill {
+        /// The recovery plan that it tests.
+        plan: At<PlanName>,
+        /// Only `live` yet: real faults.
+        r#type: Option<At<DrillType>>,
+        /// Why it is done.
+        purpose: Option<Text>,
+        /// People.
+        stakeholders: Option<At<Stakeholders>>,
+        /// Synthetic clients; at least one with `http`.
+        probes: At<Vec<At<Probe>>>,
+        /// How long the steady state is measured first. Default 10s.
+        baseline: Option<At<Time>>,
+        /// What is broken, and when.
+        scenario: At<Vec<At<ScenarioStep>>>,
+        /// How long the fault is held from the start of the scenario. Default 20s.
+        hold: Option<At<Time>>,
+        /// What aborts it.
+        guards: List<Guard>,
+        /// When it is repeated.
+        schedule: Option<At<Unsupported>>,
+        /// When it may run.
+        windows: Option<At<Unsupported>>,
+    }
+}
+
+words! {
+    /// Whether faults are real.
+    DrillType {
+        /// Real faults.
+        Live = "live",
+        #[schemars(skip)]
+        Simulated = "simulated",
+        #[schemars(skip)]
+        Tabletop = "tabletop",
+    }
+}
+
+mapping! {
+    /// People and their roles.
+    "`stakeholders`" Stakeholders {
+        /// Answers for it.
+        lead: Option<Text>,
+        /// Must approve; recorded.
+        approvers: List<String>,
+        /// Watch.
+        observers: List<String>,
+    }
+}
+
+mapping! {
+    /// A synthetic client: either `http` or `writes`.
+    "a probe" Probe {
+        /// Name, unique in the drill.
+        name: At<ProbeName>,
+        /// Method and URL, as `GET http://edge/accounts/42`; the host is a gateway or an IP address and port.
+        http: Option<Text>,
+        /// Writes with unique ids, read back at the end.
+        writes: Option<At<Writes>>,
+        /// Requests a second, as `200/s`, sent whether or not earlier ones were answered.
+        rate: At<Rate>,
+        /// After it a request has failed. Default 1s.
+        timeout: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// Writes with unique ids, read back at the end.
+    "`writes`" Writes {
+        /// Method and URL that stores a JSON body `{"id": …, "sequence": …}`; a 2xx acknowledges it.
+        put: Text,
+        /// Method and URL that lists what is stored, as a JSON array of `{"id", "sequence"}`.
+        get: Text,
+    }
+}
+
+mapping! {
+    /// Something that is broken at a time: one of `lose`, `fault`, `run`, `wait`.
+    "a scenario step" ScenarioStep {
+        /// When, from the start of the scenario. Default 0s.
+        at: Option<At<Time>>,
+        /// Undone after this long; with `lose` and `fault`. Default: at the hold's end.
+        r#for: Option<At<Time>>,
+        /// A region is gone.
+        lose: Option<At<Lose>>,
+        /// The proxies hurt matching requests.
+        fault: Option<At<Fault>>,
+        /// A command of yours breaks something.
+        run: Option<At<ScenarioRun>>,
+        /// Time passes.
+        wait: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// A region is gone.
+    "`lose`" Lose {
+        /// Which.
+        region: At<RegionName>,
+        /// How. Default kill.
+        how: Option<At<LoseHow>>,
+    }
+}
+
+words! {
+    /// How a region is lost.
+    LoseHow {
+        /// SIGKILL to every workload and sidecar; needs endpoints with `run`.
+        Kill = "kill",
+        /// SIGSTOP to them: they hang; needs endpoints with `run`.
+        Pause = "pause",
+        /// Proxies drop all traffic between the region and the rest.
+        Partition = "partition",
+    }
+}
+
+mapping! {
+    /// The proxies hurt matching requests: one of `delay`, `abort`, `refuse`, `reset`, `blackhole`.
+    "`fault`" Fault {
+        /// Requests to this service.
+        to: At<ServiceName>,
+        /// Only tries that go to this region.
+        region: Option<At<RegionName>>,
+        /// Only paths with this prefix.
+        path: Option<Text>,
+        /// Only this method.
+        method: Option<Text>,
+        /// Share of matching requests. Default 100%.
+        percent: Option<At<Percent>>,
+        /// Wait first.
+        delay: Option<At<Time>>,
+        /// Answer with this status.
+        abort: Option<At<u16>>,
+        /// `true`: refuse the connection.
+        refuse: Option<At<bool>>,
+        /// `true`: reset it after the request.
+        reset: Option<At<bool>>,
+        /// `true`: never answer.
+        blackhole: Option<At<bool>>,
+    }
+}
+
+mapping! {
+    /// A command of yours, with its inverse.
+    "`run`" ScenarioRun {
+        /// For people.
+        name: Text,
+        /// Command and arguments.
+        command: Argv,
+        /// Command and arguments of the inverse; also run when the drill aborts or crashed.
+        undo: Argv,
+        /// Bound on each. Default 30s.
+        timeout: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// A condition that aborts the drill: one of `successRate`, `latencyP99`, `indeterminate`.
+    "a guard" Guard {
+        /// The probe that is watched.
+        probe: At<ProbeName>,
+        /// Trips when the success rate is below, as `"< 50%"`.
+        success_rate: Option<Text>,
+        /// Trips when the 99th percentile is above, as `"> 1s"`.
+        latency_p99: Option<Text>,
+        /// Trips when more writes than this are without acknowledgement, as `"> 200"`.
+        indeterminate: Option<Text>,
+        /// Trailing window of `successRate` and `latencyP99`. Default 5s.
+        over: Option<At<Time>>,
+    }
+}

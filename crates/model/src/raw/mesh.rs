@@ -1,0 +1,144 @@
+//! Kind `Mesh`, and the traffic policy that services share with it.
+
+use super::{List, Text};
+use crate::{
+    name::{GatewayName, RegionName, ServiceName},
+    read::{At, mapping, words},
+    scalar::{HostPort, OrOff, Time, Unsupported},
+};
+
+mapping! {
+    /// The mesh: regions, ways in, and the policy of services that say nothing else.
+    "the spec of a Mesh" Mesh {
+        /// SPIFFE trust domain, as `bank.example`.
+        trust_domain: Text,
+        /// Failure domains that can be lost as a whole, in order of preference.
+        regions: At<Vec<At<RegionName>>>,
+        /// Where identities come from. Default: the built-in certificate authority.
+        identity: Option<At<Identity>>,
+        /// Ways into the mesh.
+        gateways: List<Gateway>,
+        /// Traffic policy of services that say nothing else.
+        defaults: Option<At<Policy>>,
+    }
+}
+
+mapping! {
+    /// Where identities come from.
+    "`identity`" Identity {
+        /// The certificate authority of the control plane.
+        builtin: Option<At<Builtin>>,
+        /// SPIRE.
+        spire: Option<At<Unsupported>>,
+        /// Files.
+        files: Option<At<Unsupported>>,
+    }
+}
+
+mapping! {
+    /// The certificate authority of the control plane.
+    "`builtin`" Builtin {
+        /// Lifetime of a workload's certificate; renewed at half of it. Default 24h.
+        certificate_lifetime: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// A way into the mesh: plaintext HTTP.
+    "a gateway" Gateway {
+        /// Name; also its host name in probes, as `http://edge/`.
+        name: At<GatewayName>,
+        /// Address and port, as `127.0.0.1:8080`.
+        listen: At<HostPort>,
+        /// Services behind it; the first match wins.
+        routes: At<Vec<At<GatewayRoute>>>,
+    }
+}
+
+mapping! {
+    /// A path prefix and the service behind it.
+    "a gateway's route" GatewayRoute {
+        /// Path prefix. Default `/`.
+        prefix: Option<Text>,
+        /// The service.
+        service: At<ServiceName>,
+    }
+}
+
+mapping! {
+    /// How requests to a service are treated.
+    "`defaults`" Policy {
+        /// Bound on a whole request, all tries. Default 15s.
+        timeout: Option<At<Time>>,
+        /// When a failed try is repeated.
+        retries: Option<At<Retries>>,
+        /// A second try beside a slow first one, for idempotent requests; `off`, or bounds. Default: between 20ms and half of `perTry`.
+        hedge: Option<At<OrOff<Hedge>>>,
+        /// What takes an endpoint out.
+        detection: Option<At<Detection>>,
+    }
+}
+
+mapping! {
+    /// When a failed try is repeated.
+    "`retries`" Retries {
+        /// Repeats after the first try, at most 10; 0 is off. Default 2.
+        attempts: Option<At<u32>>,
+        /// Bound on one try. Default: a third of the timeout.
+        per_try: Option<At<Time>>,
+        /// Failures that are repeated. Default: all.
+        on: List<RetryOn>,
+    }
+}
+
+words! {
+    /// A class of failures.
+    RetryOn {
+        /// No connection could be made.
+        ConnectFailure = "connectFailure",
+        /// The connection ended before an answer.
+        Reset = "reset",
+        /// 502, 503 or 504.
+        GatewayError = "gatewayError",
+    }
+}
+
+mapping! {
+    /// Bounds on when the second try starts; between them it is the observed p99.
+    "`hedge`" Hedge {
+        /// Never earlier.
+        at_least: At<Time>,
+        /// Never later.
+        at_most: At<Time>,
+    }
+}
+
+mapping! {
+    /// What takes an endpoint out.
+    "`detection`" Detection {
+        /// Failed requests in a row; or `off`. Default 5.
+        consecutive_errors: Option<At<OrOff<u32>>>,
+        /// Length of the first ejection. Default 30s.
+        ejection: Option<At<Time>>,
+        /// Probing of every endpoint by every proxy that uses it; or `off`. Default: connect each 1s.
+        active_check: Option<At<OrOff<ActiveCheck>>>,
+    }
+}
+
+mapping! {
+    /// Probing of endpoints: either `http` or `tcp`.
+    "`activeCheck`" ActiveCheck {
+        /// Path to GET; 200 is expected.
+        http: Option<Text>,
+        /// `true`: only connect.
+        tcp: Option<At<bool>>,
+        /// Interval. Default 1s.
+        every: Option<At<Time>>,
+        /// Bound on one check. Default: `every`, at most 1s.
+        timeout: Option<At<Time>>,
+        /// Failures in a row until it is out. Default 2.
+        unhealthy_after: Option<At<u32>>,
+        /// Successes in a row until it is in again. Default 2.
+        healthy_after: Option<At<u32>>,
+    }
+}

@@ -1,0 +1,191 @@
+//! Kind `RecoveryPlan`.
+
+use schemars::JsonSchema;
+
+use super::{Argv, List, Text};
+use crate::{
+    name::{RegionName, ServiceName},
+    read::{At, Cx, FromNode, mapping, mismatch, words},
+    scalar::{Time, Unsupported},
+    tree::{Node, Value},
+    unit::Percent,
+};
+
+mapping! {
+    /// What is done when a region is lost, and what is asked of it.
+    "the spec of a RecoveryPlan" RecoveryPlan {
+        /// Services in scope. A service is in at most one plan.
+        services: At<Vec<At<ServiceName>>>,
+        /// One region serves, others stand by.
+        active_passive: Option<At<ActivePassive>>,
+        /// All regions serve.
+        active_active: Option<At<Unsupported>>,
+        /// Steps of share.
+        canary: Option<At<Unsupported>>,
+        /// Two colours.
+        blue_green: Option<At<Unsupported>>,
+        /// Numbers to reach.
+        objectives: Option<At<Objectives>>,
+        /// What is done when the primary is lost.
+        failover: At<Failover>,
+        /// What is done when it is back.
+        failback: Option<At<Failback>>,
+        /// Safety rules.
+        safety: Option<At<Unsupported>>,
+    }
+}
+
+mapping! {
+    /// One region serves, others stand by.
+    "`activePassive`" ActivePassive {
+        /// The region that serves.
+        primary: At<RegionName>,
+        /// Regions that stand by, in order.
+        standby: At<Vec<At<RegionName>>>,
+        /// How ready they are. Default hot.
+        tier: Option<At<Tier>>,
+    }
+}
+
+words! {
+    /// How ready a standby is.
+    Tier {
+        /// Takes traffic at once.
+        Hot = "hot",
+        /// Runs at less capacity.
+        Warm = "warm",
+        /// Must be started by a step of the plan.
+        PilotLight = "pilotLight",
+    }
+}
+
+mapping! {
+    /// Numbers to reach. One that is not written is not judged.
+    "`objectives`" Objectives {
+        /// RTO: from the first failure that a client saw to sustained recovery.
+        recovery_time: Option<At<Time>>,
+        /// RPO: age of the oldest acknowledged write that was lost.
+        data_loss: Option<At<Time>>,
+        /// Share of requests answered well, in every slice of the sustain window. Default 99%.
+        success_rate: Option<At<Percent>>,
+        /// 99th percentile of latency, in every slice of the sustain window.
+        latency_p99: Option<At<Time>>,
+        /// Length of the window in which all must hold for recovery to count. Default 5s.
+        sustain: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// What is done when the primary is lost.
+    "`failover`" Failover {
+        /// `manual`, or when the primary has been unhealthy for some time. Default manual.
+        trigger: Option<At<Trigger>>,
+        /// What, in order.
+        steps: At<Vec<At<Step>>>,
+    }
+}
+
+/// When something starts: `manual`, or `{automatic: {unhealthyFor: 1s}}`.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub(crate) enum Trigger {
+    /// On command.
+    Manual(Manual),
+    /// By itself.
+    When(TriggerWhen),
+}
+
+words! {
+    /// On command.
+    Manual {
+        /// On command.
+        Manual = "manual",
+    }
+}
+
+mapping! {
+    /// By itself.
+    "`trigger`" TriggerWhen {
+        /// By itself.
+        automatic: At<Automatic>,
+    }
+}
+
+mapping! {
+    /// When the primary has been unhealthy for some time.
+    "`automatic`" Automatic {
+        /// For how long.
+        unhealthy_for: At<Time>,
+    }
+}
+
+impl FromNode for Trigger {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(text) if text == "automatic" => {
+                cx.error("missing-field", node.at, "`automatic` needs a time")
+                    .mend("write `trigger: {automatic: {unhealthyFor: 1s}}`");
+                None
+            }
+            Value::Scalar(_) => FromNode::from_node(node, cx).map(Self::Manual),
+            Value::Map(_) => FromNode::from_node(node, cx).map(Self::When),
+            _ => mismatch(node, "`manual` or `{automatic: {unhealthyFor: 1s}}`", cx),
+        }
+    }
+}
+
+mapping! {
+    /// A step of a failover: either `shift` or `run`.
+    "a step" Step {
+        /// Move the plan's services to a region.
+        shift: Option<At<Shift>>,
+        /// Run a command.
+        run: Option<At<RunStep>>,
+    }
+}
+
+mapping! {
+    /// Move the plan's services to a region.
+    "`shift`" Shift {
+        /// The region; a standby.
+        to: At<RegionName>,
+    }
+}
+
+mapping! {
+    /// A command with a bound, and how to take it back.
+    "`run`" RunStep {
+        /// Name, unique in the plan.
+        name: Text,
+        /// Region whose endpoints the command is told of.
+        r#in: Option<At<RegionName>>,
+        /// Command and arguments.
+        command: Argv,
+        /// After it the command is killed and the step has failed. Default 30s.
+        timeout: Option<At<Time>>,
+        /// Command and arguments of the inverse.
+        undo: Option<Argv>,
+    }
+}
+
+mapping! {
+    /// What is done when the primary is back.
+    "`failback`" Failback {
+        /// Only `manual` yet.
+        trigger: Option<At<Trigger>>,
+        /// Commands before the ramp.
+        steps: List<FailbackStep>,
+        /// Shares of the primary, rising, ending in 100%. Default [100%].
+        ramp: List<Percent>,
+        /// Time on each share. Default 3s.
+        dwell: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// A step before the ramp.
+    "a failback step" FailbackStep {
+        /// Run a command.
+        run: At<RunStep>,
+    }
+}

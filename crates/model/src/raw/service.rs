@@ -1,0 +1,154 @@
+//! Kinds `Service` and `Backup`.
+
+use schemars::JsonSchema;
+
+use super::{Argv, Detection, Hedge, List, Retries, Text};
+use crate::{
+    name::{RegionName, ServiceName},
+    read::{At, Cx, FromNode, mapping, mismatch, words},
+    scalar::{HostPort, OrOff, Time},
+    tree::{Node, Value},
+    unit::Rate,
+};
+
+mapping! {
+    /// A service: its endpoints, whom it calls and who may call it.
+    "the spec of a Service" Service {
+        /// What it speaks. Default http.
+        protocol: Option<At<Protocol>>,
+        /// Its instances.
+        endpoints: At<Vec<At<Endpoint>>>,
+        /// Services that its workloads may call.
+        calls: List<ServiceName>,
+        /// Bound on a whole request, all tries. Default: the mesh's.
+        timeout: Option<At<Time>>,
+        /// When a failed try is repeated. Fields that are not written: the mesh's.
+        retries: Option<At<Retries>>,
+        /// A second try beside a slow first one; `off`, or bounds. Default: the mesh's.
+        hedge: Option<At<OrOff<Hedge>>>,
+        /// What takes an endpoint out. Fields that are not written: the mesh's.
+        detection: Option<At<Detection>>,
+        /// Order of regions by caller; the first rule that matches counts, else the caller's own region is first.
+        routes: List<Route>,
+        /// Who may call. Default: services that name it in `calls`, and gateways that route to it.
+        authorization: Option<At<Authorization>>,
+    }
+}
+
+words! {
+    /// What a service speaks.
+    Protocol {
+        /// HTTP/1.1.
+        Http = "http",
+        /// HTTP/2.
+        Http2 = "http2",
+        /// Bytes.
+        Tcp = "tcp",
+        #[schemars(skip)]
+        Grpc = "grpc",
+    }
+}
+
+mapping! {
+    /// Instances of a service in a region: either `run` or `address`.
+    "an endpoint" Endpoint {
+        /// Failure domain.
+        region: At<RegionName>,
+        /// How many, with `run`. Default 1.
+        count: Option<At<u32>>,
+        /// Version. Default v1.
+        version: Option<Text>,
+        /// Requests a second that each can take, as `2000/s`.
+        capacity: Option<At<Rate>>,
+        /// Share among the region's endpoints. Default 1.
+        weight: Option<At<u32>>,
+        /// Command that the supervisor starts; it listens on the address in `FIREDRILL_LISTEN`. A sidecar stands before it.
+        run: Option<Argv>,
+        /// Address of an instance that runs already, outside the mesh: reached in plaintext, without a sidecar.
+        address: Option<At<HostPort>>,
+        /// Addresses of several such instances.
+        addresses: List<HostPort>,
+    }
+}
+
+mapping! {
+    /// An order of regions.
+    "a route" Route {
+        /// Whom the rule is for. Default: all callers.
+        when: Option<At<When>>,
+        /// `sameRegion`, or regions in order.
+        prefer: At<Prefer>,
+    }
+}
+
+mapping! {
+    /// What a route matches.
+    "`when`" When {
+        /// The calling service.
+        caller: At<ServiceName>,
+    }
+}
+
+/// `sameRegion`, or regions in order; regions that are not named come after.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub(crate) enum Prefer {
+    /// The caller's own region first.
+    SameRegion(SameRegion),
+    /// This order.
+    Order(Vec<At<RegionName>>),
+}
+
+words! {
+    /// The caller's own region first.
+    SameRegion {
+        /// The caller's own region first.
+        SameRegion = "sameRegion",
+    }
+}
+
+impl FromNode for Prefer {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        match &node.value {
+            Value::List(_) => FromNode::from_node(node, cx).map(Self::Order),
+            Value::Scalar(_) => FromNode::from_node(node, cx).map(Self::SameRegion),
+            _ => mismatch(node, "`sameRegion` or a list of regions, as `[east, west]`", cx),
+        }
+    }
+}
+
+mapping! {
+    /// Who may call.
+    "`authorization`" Authorization {
+        /// Permissions; who has none is refused.
+        allow: At<Vec<At<Allow>>>,
+    }
+}
+
+mapping! {
+    /// A permission.
+    "a permission" Allow {
+        /// A service or gateway.
+        from: Text,
+        /// HTTP methods. Default: all.
+        methods: List<String>,
+        /// Path prefixes. Default: all.
+        paths: List<String>,
+    }
+}
+
+mapping! {
+    /// A backup that is tested by restoring it.
+    "the spec of a Backup" Backup {
+        /// Whose data.
+        service: At<ServiceName>,
+        /// How often.
+        every: At<Time>,
+        /// Command that makes one.
+        command: Argv,
+        /// Command that restores one.
+        restore: Argv,
+        /// Command that checks a restore; exit 0 is good.
+        check: Argv,
+    }
+}

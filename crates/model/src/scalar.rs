@@ -1,0 +1,220 @@
+//! Values that are written as one text, and `off`.
+
+use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, time::Duration};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::{
+    name::{self, NameError},
+    read::{Cx, FromNode, mismatch, scalar, word},
+    tree::{Node, Value},
+    unit::{Percent, Rate, parse_duration},
+};
+
+fn parsed<T: FromStr>(node: &Node, expected: &str, cx: &mut Cx<'_>) -> Option<T> {
+    match scalar(node, expected, cx)?.parse() {
+        Ok(value) => Some(value),
+        Err(_) => mismatch(node, expected, cx),
+    }
+}
+
+/// Texts of at least one character, without control characters but line breaks.
+impl FromNode for String {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        let text = scalar(node, "a text", cx)?;
+        if text.trim().is_empty() {
+            cx.error("no-value", node.at, "the text is empty").mend("write one, or delete the line");
+            return None;
+        }
+        if text.chars().any(|c| c.is_control() && c != '\n') {
+            cx.error("wrong-type", node.at, "the text has control characters").mend("delete them");
+            return None;
+        }
+        Some(text.to_owned())
+    }
+}
+
+impl FromNode for bool {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        word(node, &[("true", true), ("false", false)], cx)
+    }
+}
+
+impl FromNode for u32 {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        parsed(node, "a whole number", cx)
+    }
+}
+
+impl FromNode for u16 {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        parsed(node, "a whole number", cx)
+    }
+}
+
+macro_rules! unit {
+    ($type:ty, $text:ident => $parse:expr, $example:literal) => {
+        impl FromNode for $type {
+            fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+                let $text = scalar(node, $example, cx)?;
+                match $parse {
+                    Ok(value) => Some(value),
+                    Err(error) => {
+                        cx.error("bad-quantity", node.at, format!("`{}` is not {}", $text, $example))
+                            .mend(error.to_string());
+                        None
+                    }
+                }
+            }
+        }
+    };
+}
+unit!(Percent, text => text.parse::<Percent>(), "a percentage");
+unit!(Rate, text => text.parse::<Rate>(), "a rate");
+unit!(Time, text => parse_duration(text).map(Time), "a duration");
+
+/// A duration as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub Duration);
+
+/// `host:port` with a literal host, or `localhost`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort(pub SocketAddr);
+
+/// Reads `127.0.0.1:80`, `[::1]:80`, `localhost:80`; the port is not 0.
+pub(crate) fn host_port(text: &str) -> Option<SocketAddr> {
+    let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    text.parse().ok().filter(|a: &SocketAddr| a.port() != 0)
+}
+
+impl FromNode for HostPort {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        let text = scalar(node, "an address", cx)?;
+        let address = host_port(text);
+        if address.is_none() {
+            cx.error("bad-address", node.at, format!("`{text}` is not an address")).mend(
+                "write an IP address and a port other than 0, as `127.0.0.1:8080`; host names are not supported yet",
+            );
+        }
+        address.map(HostPort)
+    }
+}
+
+macro_rules! names {
+    ($($type:ident),*) => {$(
+        impl FromNode for name::$type {
+            fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+                read_name(node, cx, |t| Self::new(t))
+            }
+        }
+    )*};
+}
+names!(RegionName, ServiceName, GatewayName, PlanName, DrillName, ProbeName);
+
+/// Reads a name.
+pub(crate) fn read_name<T>(node: &Node, cx: &mut Cx<'_>, new: fn(String) -> Result<T, NameError>) -> Option<T> {
+    let text = scalar(node, "a name", cx)?;
+    match new(text.to_owned()) {
+        Ok(name) => Some(name),
+        Err(_) => {
+            let shown: String = text.chars().take(80).collect();
+            cx.error("bad-name", node.at, format!("`{shown}` is not a name"))
+                .mend("use 1 to 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit");
+            None
+        }
+    }
+}
+
+impl FromNode for BTreeMap<String, String> {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Map(entries) => {
+                let mut map = BTreeMap::new();
+                for (key, value) in entries {
+                    let Some(text) = scalar(value, "a text", cx) else { continue };
+                    if map.insert(key.text.clone(), text.to_owned()).is_some() {
+                        cx.error("duplicate-key", key.at, format!("`{}` is written twice", key.text))
+                            .mend("delete one of them");
+                    }
+                }
+                Some(map)
+            }
+            _ => mismatch(node, "a mapping of texts", cx),
+        }
+    }
+}
+
+/// A field that would be known, but is for later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unsupported;
+
+impl FromNode for Unsupported {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        let name = cx.text(node.head);
+        let help = match name {
+            "activeActive" | "canary" | "blueGreen" => "write `activePassive: {primary: …, standby: […]}`",
+            "spire" | "files" => "write `builtin: {}`",
+            _ => "delete it",
+        };
+        cx.error("not-supported", node.head, format!("`{name}` is not supported yet")).mend(help);
+        None
+    }
+}
+
+/// `off`, or something.
+#[derive(Clone, Debug)]
+pub(crate) enum OrOff<T> {
+    Off,
+    On(T),
+}
+
+impl<T: FromNode> FromNode for OrOff<T> {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(text) if text == "off" => Some(Self::Off),
+            _ => T::from_node(node, cx).map(Self::On),
+        }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OrOff<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}OrOff", T::schema_name()).into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let on = generator.subschema_for::<T>();
+        json_schema!({"anyOf": [{"const": "off"}, on]})
+    }
+}
+
+macro_rules! inline_schema {
+    ($($type:ty => $schema:tt;)*) => {$(
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    )*};
+}
+inline_schema! {
+    Time => {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? *(us|ms|s|m|h|d)$", "examples": ["500ms", "2s", "24h"]};
+    Percent => {"type": "string", "pattern": "^([0-9]{1,2}(\\.[0-9]+)?|100(\\.0+)?) *%$", "examples": ["99.9%"]};
+    Rate => {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? */s$", "examples": ["200/s"]};
+    HostPort => {"type": "string", "pattern": ":[0-9]+$", "examples": ["127.0.0.1:8080"]};
+    Unsupported => {"not": {}, "description": "Not supported yet."};
+    name::RegionName => {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"};
+    name::ServiceName => {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"};
+    name::GatewayName => {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"};
+    name::PlanName => {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"};
+    name::DrillName => {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"};
+    name::ProbeName => {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"};
+}
