@@ -1,1 +1,32 @@
-//! .
+//! The data plane: listeners, forwarding, TLS, balancing, health, retries, faults, telemetry.
+//!
+//! Nothing in here knows what a recovery plan or a drill is. Decisions are pure (`upstream::{priority, ramp, outlier,
+//! health}`, `retry`, `hedge`, `budget`, `fault`, `http::{route, guard}`, `check`); everything else carries bytes.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod access;
+mod admin;
+mod apply;
+mod budget;
+mod certify;
+mod check;
+mod checks;
+mod control;
+mod events;
+mod fault;
+mod gate;
+mod hedge;
+mod http;
+mod lastgood;
+mod link;
+mod listener;
+mod metrics;
+mod retry;
+mod run;
+mod state;
+mod tcp;
+mod tls;
+mod upstream;
+mod worker;
+
+pub use run::{ControlSource, Error, FileSource, IdentityFiles, Options, Source, run};

@@ -1,0 +1,411 @@
+//! Puts snapshots and overlays into force: make before break, and no request lost on the way.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+use xds::{
+    event::EventKind,
+    lease::Leases,
+    overlay::{Effect, Overlay, SwitchState},
+    snapshot::{self, EndpointSet, ListenerProtocol, Snapshot, UpstreamProtocol},
+};
+
+use crate::{
+    check,
+    checks::Checks,
+    fault::Faults,
+    http::route::Table,
+    listener::{Listener, Settings},
+    state::{Shared, State},
+    tls::{self, ServerTls, TlsError, UpstreamTls},
+    upstream::cluster::Cluster,
+    worker::Command,
+};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Why a snapshot is not taken. What is in force stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It is not consistent.
+    #[error("{0}")]
+    Invalid(String),
+    /// It would remove most endpoints.
+    #[error("{0}; push it in smaller steps if it is meant")]
+    MassShrink(String),
+    /// A trust bundle cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// A socket cannot be bound.
+    #[error("listeners[{name}].address: {address} cannot be bound: {error}")]
+    Bind {
+        /// Listener name.
+        name: String,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// The one writer of the state.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    workers: Vec<UnboundedSender<Command>>,
+    overlays: BTreeMap<String, Overlay>,
+    leases: Leases<String>,
+    checks: Checks,
+}
+
+/// What is prepared before anything is changed, so that a refusal changes nothing.
+struct Prepared {
+    upstream: HashMap<String, Option<UpstreamTls>>,
+    listening: HashMap<String, Option<ServerTls>>,
+    sockets: HashMap<String, Vec<std::net::TcpListener>>,
+}
+
+impl Keeper {
+    /// With nothing in force.
+    pub fn new(shared: Arc<Shared>, workers: Vec<UnboundedSender<Command>>) -> Self {
+        Self { shared, workers, overlays: BTreeMap::new(), leases: Leases::new(), checks: Checks::default() }
+    }
+
+    /// Puts a snapshot into force, or says why not; both are told as events.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn snapshot(&mut self, version: &str, snapshot: Arc<Snapshot>, now: Instant) -> Result<(), Refused> {
+        let old = self.shared.state.load_full();
+        let prepared = match self.prepare(&old, &snapshot) {
+            Ok(prepared) => prepared,
+            Err(refused) => {
+                let (version, reason) = (version.to_owned(), refused.to_string());
+                self.shared.around.events.push(EventKind::SnapshotRejected { version, reason });
+                return Err(refused);
+            }
+        };
+        let Prepared { mut upstream, listening, sockets } = prepared;
+        let clusters = self.clusters(&old, &snapshot, &mut upstream, now);
+        let tables = snapshot.routes.iter().map(|table| (table.name.clone(), kept_table(&old, table, now))).collect();
+        let listeners = kept_listeners(&old, &snapshot, &listening);
+        let overlays = old.overlays.clone();
+        let state = State {
+            version: version.to_owned(),
+            digest: xds::digest::digest(&snapshot, &overlays),
+            faults: Faults::new(&overlays),
+            overlays,
+            snapshot,
+            tables,
+            clusters,
+            listeners,
+        };
+        let state = Arc::new(state);
+        self.shared.state.store(state.clone());
+        self.tell_workers(&old, &state, sockets);
+        for (name, cluster) in &old.clusters {
+            if !state.clusters.contains_key(name) {
+                cluster.retire();
+            }
+        }
+        self.checks.follow(state.clusters.values());
+        self.shared.bound.store(true, Ordering::Release);
+        let (version, digest) = (version.to_owned(), state.digest.clone());
+        self.shared.around.events.push(EventKind::SnapshotApplied { version, digest });
+        self.shared.around.wake.notify_one();
+        Ok(())
+    }
+
+    /// These are the overlays now, each for its time to live.
+    pub fn set_overlays(&mut self, overlays: Vec<(Overlay, Duration)>, now: Instant) {
+        self.expire(now);
+        let mut wanted = BTreeMap::new();
+        for (overlay, ttl) in overlays {
+            self.leases.take(overlay.id.clone(), ttl, now);
+            wanted.insert(overlay.id.clone(), overlay);
+        }
+        let gone: Vec<String> = self.overlays.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
+        for id in gone {
+            self.leases.release(&id);
+            self.end(&id, false, now);
+        }
+        for (id, overlay) in wanted {
+            let same = self.overlays.get(&id).is_some_and(|present| present.effect == overlay.effect);
+            self.overlays.insert(id.clone(), overlay);
+            if !same {
+                self.lay(now);
+                let digest = self.shared.state.load().digest.clone();
+                self.shared.around.events.push(EventKind::OverlayApplied { id, digest });
+            }
+        }
+    }
+
+    /// These live on.
+    pub fn heartbeat(&mut self, renewed: &[(String, Duration)], now: Instant) {
+        for (id, ttl) in renewed {
+            self.leases.renew_for(id, *ttl, now);
+        }
+    }
+
+    /// Takes back what was not renewed in time.
+    pub fn expire(&mut self, now: Instant) {
+        for id in self.leases.expire(now) {
+            self.end(&id, true, now);
+        }
+    }
+
+    /// When to come again for [`Keeper::expire`].
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.leases.next_deadline()
+    }
+
+    fn end(&mut self, id: &str, lapsed: bool, now: Instant) {
+        if self.overlays.remove(id).is_some() {
+            self.lay(now);
+            let (id, digest) = (id.to_owned(), self.shared.state.load().digest.clone());
+            self.shared.around.events.push(EventKind::OverlayEnded { id, lapsed, digest });
+        }
+    }
+
+    /// Makes the overlays' effects what is in force.
+    fn lay(&self, now: Instant) {
+        let old = self.shared.state.load_full();
+        let overlays: Vec<Overlay> = self.overlays.values().cloned().collect();
+        let regions: Vec<&str> = overlays
+            .iter()
+            .filter_map(|overlay| match &overlay.effect {
+                Effect::CutOff { regions } => Some(regions.iter().map(String::as_str)),
+                Effect::Fault(_) | Effect::Switch(_) | Effect::Harmless => None,
+            })
+            .flatten()
+            .collect();
+        self.shared.cut_off(&regions);
+        let state = State {
+            version: old.version.clone(),
+            snapshot: old.snapshot.clone(),
+            digest: xds::digest::digest(&old.snapshot, &overlays),
+            tables: old.tables.clone(),
+            clusters: old.clusters.clone(),
+            listeners: old.listeners.clone(),
+            faults: Faults::new(&overlays),
+            overlays,
+        };
+        self.tell_switches(&old.overlays, &state.overlays);
+        for cluster in state.clusters.values() {
+            cluster.switch(self.switches(&cluster.view().config.service), now);
+        }
+        self.shared.state.store(Arc::new(state));
+    }
+
+    fn switches(&self, service: &str) -> HashMap<String, SwitchState> {
+        switches(self.overlays.values())
+            .into_iter()
+            .filter(|((s, _), _)| s == service)
+            .map(|((_, r), s)| (r, s))
+            .collect()
+    }
+
+    fn tell_switches(&self, before: &[Overlay], after: &[Overlay]) {
+        let (before, after) = (switches(before), switches(after));
+        for ((service, region), state) in &after {
+            if before.get(&(service.clone(), region.clone())) != Some(state) {
+                let (service, region, state) = (service.clone(), region.clone(), *state);
+                self.shared.around.events.push(EventKind::Switched { service, region, state });
+            }
+        }
+        for (service, region) in before.into_keys().filter(|key| !after.contains_key(key)) {
+            self.shared.around.events.push(EventKind::Switched { service, region, state: SwitchState::On });
+        }
+    }
+
+    fn prepare(&self, old: &State, new: &Snapshot) -> Result<Prepared, Refused> {
+        if let Some(reason) = check::refuse(new) {
+            return Err(Refused::Invalid(reason));
+        }
+        if let Some(reason) = check::mass_shrink(&old.snapshot, new) {
+            return Err(Refused::MassShrink(reason));
+        }
+        let mut roots = HashMap::new();
+        for bundle in &new.trust {
+            roots.insert(bundle.name.as_str(), Arc::new(tls::roots(bundle)?));
+        }
+        let identity = &self.shared.identity;
+        let mut upstream = HashMap::new();
+        for cluster in
+            new.clusters.iter().filter(|cluster| cluster_trust(&old.snapshot, cluster) != cluster_trust(new, cluster))
+        {
+            let made = match cluster.tls.as_ref().and_then(|tls| Some((tls, roots.get(tls.trust.as_str())?))) {
+                None => None,
+                Some((tls, roots)) => Some(UpstreamTls::new(roots.clone(), tls, identity, alpn(cluster.protocol))?),
+            };
+            upstream.insert(cluster.name.clone(), made);
+        }
+        let mut listening = HashMap::new();
+        let mut sockets = HashMap::new();
+        for listener in &new.listeners {
+            let before = old.snapshot.listeners.iter().find(|before| before.name == listener.name);
+            if before.is_none_or(|before| listener_trust(&old.snapshot, before) != listener_trust(new, listener)) {
+                let http = matches!(listener.protocol, ListenerProtocol::Http(_));
+                let made = match listener.tls.as_ref().and_then(|tls| roots.get(tls.trust.as_str())) {
+                    None => None,
+                    Some(roots) => Some(ServerTls::new(roots.clone(), identity, http)?),
+                };
+                listening.insert(listener.name.clone(), made);
+            }
+            if before.is_none_or(|before| before.address != listener.address) {
+                let bound = (0..self.workers.len()).map(|_| bind(listener.address)).collect::<io::Result<Vec<_>>>();
+                let refused = |error| Refused::Bind { name: listener.name.clone(), address: listener.address, error };
+                sockets.insert(listener.name.clone(), bound.map_err(refused)?);
+            }
+        }
+        Ok(Prepared { upstream, listening, sockets })
+    }
+
+    fn clusters(
+        &self,
+        old: &State,
+        new: &Snapshot,
+        upstream: &mut HashMap<String, Option<UpstreamTls>>,
+        now: Instant,
+    ) -> HashMap<String, Arc<Cluster>> {
+        let mut clusters = HashMap::new();
+        for config in &new.clusters {
+            let endpoints = endpoints(new, &config.name);
+            let gate = |region: &str| self.shared.gate(region);
+            let cluster = match old.clusters.get(&config.name) {
+                Some(cluster) => {
+                    let before = old.snapshot.clusters.iter().find(|before| before.name == config.name);
+                    if before != Some(config) || self::endpoints(&old.snapshot, &config.name) != endpoints {
+                        cluster.reconfigure(config.clone(), &endpoints, gate, now);
+                    }
+                    cluster.clone()
+                }
+                None => {
+                    let (switches, around) = (self.switches(&config.service), self.shared.around.clone());
+                    Arc::new(Cluster::new(config.clone(), &endpoints, switches, gate, around, now))
+                }
+            };
+            if let Some(tls) = upstream.remove(&config.name) {
+                cluster.set_tls(tls.map(Arc::new));
+            }
+            clusters.insert(config.name.clone(), cluster);
+        }
+        clusters
+    }
+
+    fn tell_workers(&self, old: &State, new: &State, mut sockets: HashMap<String, Vec<std::net::TcpListener>>) {
+        let send = |worker: &UnboundedSender<Command>, command| {
+            if worker.send(command).is_err() {
+                tracing::error!("a data worker is gone");
+            }
+        };
+        for (name, listener) in &new.listeners {
+            for (worker, socket) in self.workers.iter().zip(sockets.remove(name).unwrap_or_default()) {
+                send(worker, Command::Listen { name: name.clone(), listener: listener.clone(), socket });
+            }
+        }
+        for name in old.listeners.keys().filter(|name| !new.listeners.contains_key(*name)) {
+            self.workers.iter().for_each(|worker| send(worker, Command::Close { name: name.clone() }));
+        }
+    }
+}
+
+/// The routing controls among overlays. Where several address the same region, the most restrictive wins.
+fn switches<'a>(overlays: impl IntoIterator<Item = &'a Overlay>) -> BTreeMap<(String, String), SwitchState> {
+    let rank = |state: &SwitchState| match state {
+        SwitchState::Off => 0,
+        SwitchState::Share(percent) => 1 + u16::from(*percent),
+        SwitchState::On => u16::MAX,
+    };
+    let mut switches = BTreeMap::new();
+    for overlay in overlays {
+        let Effect::Switch(switch) = &overlay.effect else { continue };
+        let present = switches.entry((switch.service.clone(), switch.region.clone())).or_insert(switch.state);
+        if rank(&switch.state) < rank(present) {
+            *present = switch.state;
+        }
+    }
+    switches
+}
+
+fn endpoints(snapshot: &Snapshot, cluster: &str) -> EndpointSet {
+    let set = snapshot.endpoints.iter().find(|set| set.cluster == cluster).cloned();
+    set.unwrap_or_else(|| EndpointSet { cluster: cluster.to_owned(), localities: Vec::new() })
+}
+
+fn bundle<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
+    snapshot.trust.iter().find(|bundle| bundle.name == name).map(|bundle| bundle.roots.as_str())
+}
+
+/// All that a cluster's TLS configuration is made of; `None` for a cluster that is not there.
+fn cluster_trust<'a>(
+    snapshot: &'a Snapshot,
+    cluster: &snapshot::Cluster,
+) -> Option<(UpstreamProtocol, Option<(&'a [String], Option<&'a str>)>)> {
+    let cluster = snapshot.clusters.iter().find(|present| present.name == cluster.name)?;
+    let tls = cluster.tls.as_ref().map(|tls| (tls.server_ids.as_slice(), bundle(snapshot, &tls.trust)));
+    Some((cluster.protocol, tls))
+}
+
+fn listener_trust<'a>(snapshot: &'a Snapshot, listener: &snapshot::Listener) -> (bool, Option<Option<&'a str>>) {
+    let http = matches!(listener.protocol, ListenerProtocol::Http(_));
+    (http, listener.tls.as_ref().map(|tls| bundle(snapshot, &tls.trust)))
+}
+
+fn alpn(protocol: UpstreamProtocol) -> &'static [&'static [u8]] {
+    match protocol {
+        UpstreamProtocol::Http1 => &[tls::HTTP11],
+        UpstreamProtocol::Http2 => &[tls::H2],
+        UpstreamProtocol::Tcp => &[],
+    }
+}
+
+fn kept_table(old: &State, table: &snapshot::RouteTable, now: Instant) -> Arc<Table> {
+    let kept = old.tables.get(&table.name).filter(|kept| kept.config == *table);
+    kept.cloned().unwrap_or_else(|| Arc::new(Table::new(table.clone(), now)))
+}
+
+fn kept_listeners(
+    old: &State,
+    new: &Snapshot,
+    listening: &HashMap<String, Option<ServerTls>>,
+) -> HashMap<String, Arc<Listener>> {
+    let mut listeners = HashMap::new();
+    for config in &new.listeners {
+        let fresh = listening.get(&config.name);
+        let kept = old.listeners.get(&config.name);
+        let tls = match fresh {
+            Some(tls) => tls.clone(),
+            None => kept.and_then(|kept| kept.settings().tls.clone()),
+        };
+        let settings = Settings { config: config.clone(), tls };
+        let listener = match kept {
+            Some(kept) => {
+                kept.reconfigure(settings, fresh.is_some());
+                kept.clone()
+            }
+            None => Arc::new(Listener::new(settings)),
+        };
+        listeners.insert(config.name.clone(), listener);
+    }
+    listeners
+}
+
+/// One of several sockets on one address: the kernel spreads connections over the workers.
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

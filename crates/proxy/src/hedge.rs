@@ -1,0 +1,147 @@
+//! When a second try is started beside a slow first one: after the route's observed 99th percentile, within bounds.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use xds::snapshot::HedgePolicy;
+
+/// Buckets of the latency histogram, each 2^(1/4) times the one before, from 64 µs: up to an hour.
+const BUCKETS: usize = 104;
+/// Fewer observations than this say nothing about a 99th percentile.
+const ENOUGH: u64 = 100;
+/// Length of one window; the percentile is over the present window and the one before.
+const WINDOW: Duration = Duration::from_secs(10);
+/// The percentile is computed anew after this many observations.
+const REFRESH: u64 = 64;
+
+/// Observed times from a try's start to its response headers. Tries that lost against a hedge are not observed, so an
+/// outage cannot talk the percentile up.
+#[derive(Debug)]
+pub struct Latency {
+    windows: Mutex<Windows>,
+    /// Nanoseconds; 0 is unknown.
+    p99: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Windows {
+    present: Box<[u64; BUCKETS]>,
+    before: Box<[u64; BUCKETS]>,
+    began: Instant,
+    unseen: u64,
+}
+
+impl Latency {
+    /// Nothing observed yet.
+    pub fn new(now: Instant) -> Self {
+        let windows =
+            Windows { present: Box::new([0; BUCKETS]), before: Box::new([0; BUCKETS]), began: now, unseen: 0 };
+        Self { windows: Mutex::new(windows), p99: AtomicU64::new(0) }
+    }
+
+    /// Takes note of a try that answered.
+    pub fn observe(&self, took: Duration, now: Instant) {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let turned = now.saturating_duration_since(windows.began) >= WINDOW;
+        if turned {
+            let windows = &mut *windows;
+            std::mem::swap(&mut windows.present, &mut windows.before);
+            windows.present.fill(0);
+            windows.began = now;
+        }
+        windows.present[bucket(took)] += 1;
+        windows.unseen += 1;
+        if windows.unseen >= REFRESH || turned {
+            windows.unseen = 0;
+            self.p99.store(percentile99(&windows.present, &windows.before), Ordering::Relaxed);
+        }
+    }
+
+    /// How long a first try is waited for.
+    pub fn hedge_after(&self, policy: &HedgePolicy) -> Duration {
+        let observed = match self.p99.load(Ordering::Relaxed) {
+            0 => policy.at_most,
+            nanos => Duration::from_nanos(nanos),
+        };
+        observed.min(policy.at_most).max(policy.at_least)
+    }
+}
+
+fn bucket(took: Duration) -> usize {
+    let micros = took.as_secs_f64() * 1e6;
+    let index = ((micros / 64.0).max(1.0).log2() * 4.0).ceil();
+    // A saturating cast by definition; the value is not negative.
+    (index as usize).min(BUCKETS - 1)
+}
+
+fn upper_bound(bucket: usize) -> u64 {
+    (64_000.0 * 2f64.powf(bucket as f64 / 4.0)) as u64
+}
+
+fn percentile99(present: &[u64; BUCKETS], before: &[u64; BUCKETS]) -> u64 {
+    let total: u64 = present.iter().chain(before).sum();
+    if total < ENOUGH {
+        return 0;
+    }
+    let mut above = total / 100;
+    for bucket in (0..BUCKETS).rev() {
+        let here = present[bucket] + before[bucket];
+        if here > above {
+            return upper_bound(bucket);
+        }
+        above -= here;
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> HedgePolicy {
+        HedgePolicy { at_least: Duration::from_millis(2), at_most: Duration::from_millis(300) }
+    }
+
+    #[test]
+    fn unknown_is_the_upper_bound() {
+        assert_eq!(Latency::new(Instant::now()).hedge_after(&policy()), Duration::from_millis(300));
+    }
+
+    #[test]
+    fn follows_the_99th_percentile_within_bounds() {
+        let t0 = Instant::now();
+        for (slow, expected) in [(0u64, 4.0..4.9), (5, 4.0..4.9), (30, 100.0..120.0)] {
+            let latency = Latency::new(t0);
+            for n in 0..1000 {
+                let took = if n % 1000 < slow { 100 } else { 4 };
+                latency.observe(Duration::from_millis(took), t0);
+            }
+            // The last refresh was at observation 960; the slow ones came first.
+            let after = latency.hedge_after(&policy()).as_secs_f64() * 1e3;
+            assert!(expected.contains(&after), "{slow} slow of 1000: {after} ms");
+        }
+    }
+
+    #[test]
+    fn old_windows_are_forgotten() {
+        let t0 = Instant::now();
+        let latency = Latency::new(t0);
+        (0..200).for_each(|_| latency.observe(Duration::from_millis(200), t0));
+        for seconds in [11, 22] {
+            (0..200).for_each(|_| latency.observe(Duration::from_millis(4), t0 + Duration::from_secs(seconds)));
+        }
+        assert!(latency.hedge_after(&policy()) < Duration::from_millis(5));
+    }
+
+    #[test]
+    fn every_duration_has_a_bucket() {
+        for took in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(86_400), Duration::MAX] {
+            assert!(bucket(took) < BUCKETS);
+        }
+    }
+}

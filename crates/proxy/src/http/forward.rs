@@ -1,0 +1,482 @@
+//! One request's tries: the first, its repeats, and a hedge beside a slow one. The first answer wins.
+
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use http::{HeaderValue, Response, StatusCode, request::Parts, uri::Authority};
+use hyper::body::Incoming;
+use xds::{overlay::FaultAction, snapshot};
+
+use crate::{
+    fault::Hit,
+    http::{
+        attempt::{self, Failed, Held, Job, Reply},
+        body::{Answer, BodyError, Replay, Watch},
+        message,
+        pool::Pool,
+        record::{Flag, Record},
+        route::Entry,
+    },
+    retry::{Failure, Plan, Repeat},
+    state::{Shared, State},
+    upstream::{
+        cluster::{Aim, Chosen, Cluster, View},
+        host::{Host, HostId},
+    },
+};
+
+/// What forwarding needs beside the request.
+#[derive(Debug)]
+pub struct Way<'a> {
+    /// What all threads share.
+    pub shared: &'a Arc<Shared>,
+    /// What was in force when the request came.
+    pub state: &'a State,
+    /// This worker's connections.
+    pub pool: &'a Arc<Pool>,
+    /// Whether faults apply and the answering endpoint is told: at the side that chooses for the client.
+    pub caller_side: bool,
+}
+
+/// An answer of our own instead of an endpoint's.
+#[derive(Debug)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// For the access log.
+    pub flags: Vec<Flag>,
+    /// For the caller.
+    pub text: String,
+}
+
+impl Refusal {
+    /// With one flag.
+    pub fn new(status: StatusCode, flag: Flag, text: impl Into<String>) -> Self {
+        Self { status, flags: vec![flag], text: text.into() }
+    }
+}
+
+/// Forwards a request along a route.
+///
+/// # Errors
+/// When no endpoint's answer can be given.
+pub async fn forward(
+    way: &Way<'_>,
+    entry: &Arc<Entry>,
+    policy: &snapshot::Forward,
+    request: (Parts, Authority, Incoming),
+    mut record: Record,
+) -> Result<Response<Answer>, (Refusal, Record)> {
+    let (head, authority, body) = request;
+    let name = weighted(policy, &mut fastrand::Rng::new());
+    let Some(cluster) = name.and_then(|name| way.state.clusters.get(name)).cloned() else {
+        return Err((
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, "no such cluster"),
+            record,
+        ));
+    };
+    let view = cluster.view();
+    record.routed(&cluster.name, &view.config.service);
+    let Some(counted) = InFlight::new(cluster.clone(), view.config.breakers.requests) else {
+        let text = "too many requests in flight";
+        return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
+    };
+    let deadline = (!policy.timeout.is_zero())
+        .then(|| tokio::time::Instant::from_std(record.began()).checked_add(policy.timeout))
+        .flatten();
+    let mut race = Race {
+        way,
+        policy,
+        plan: Plan::new(policy.retry.as_ref(), &head.method),
+        random: fastrand::Rng::new(),
+        head: Arc::new(head),
+        authority,
+        body: Replay::new(body),
+        cluster,
+        view,
+        hit: Hit::default(),
+        made: Vec::new(),
+        running: FuturesUnordered::new(),
+        last: None,
+        hedge_after: policy.hedge.as_ref().map_or(Duration::ZERO, |hedge| entry.latency.hedge_after(hedge)),
+    };
+    let outcome = race.until(deadline, &mut record).await;
+    match outcome {
+        Ok(won) => Ok(race.answer(won, entry, deadline, counted, record)),
+        Err(refusal) => Err((refusal, record)),
+    }
+}
+
+fn weighted<'a>(policy: &'a snapshot::Forward, random: &mut fastrand::Rng) -> Option<&'a str> {
+    if let [only] = policy.clusters.as_slice() {
+        return Some(&only.cluster);
+    }
+    let total: u64 = policy.clusters.iter().map(|choice| u64::from(choice.weight)).sum();
+    let mut draw = random.u64(..total.max(1));
+    for choice in &policy.clusters {
+        if draw < u64::from(choice.weight) {
+            return Some(&choice.cluster);
+        }
+        draw -= u64::from(choice.weight);
+    }
+    None
+}
+
+/// A request that counts against its cluster's breaker.
+struct InFlight(Arc<Cluster>);
+
+impl InFlight {
+    fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
+        let before = cluster.active.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(cluster);
+        (before < u64::from(most)).then_some(counted)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A try that was started.
+struct Made {
+    chosen: Chosen,
+    sent: Instant,
+    over: bool,
+}
+
+struct Won {
+    index: usize,
+    reply: Reply,
+}
+
+struct Race<'a> {
+    way: &'a Way<'a>,
+    policy: &'a snapshot::Forward,
+    plan: Plan<'a>,
+    random: fastrand::Rng,
+    head: Arc<Parts>,
+    authority: Authority,
+    body: Replay,
+    cluster: Arc<Cluster>,
+    view: Arc<View>,
+    hit: Hit,
+    made: Vec<Made>,
+    running: FuturesUnordered<BoxFuture<'static, (usize, Result<Reply, Failed>)>>,
+    /// What came of the try that failed last.
+    last: Option<Lost>,
+    hedge_after: Duration,
+}
+
+enum Lost {
+    /// A status that is repeated: given to the caller when nothing better comes.
+    Answered(Box<Won>),
+    Failed(Failed),
+}
+
+impl Race<'_> {
+    async fn until(&mut self, deadline: Option<tokio::time::Instant>, record: &mut Record) -> Result<Won, Refusal> {
+        let timed_out = || Refusal::new(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time");
+        match deadline {
+            None => self.run(record).await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, self.run(record)).await {
+                Ok(result) => result,
+                Err(_) => {
+                    self.out_of_time();
+                    Err(timed_out())
+                }
+            },
+        }
+    }
+
+    async fn run(&mut self, record: &mut Record) -> Result<Won, Refusal> {
+        self.meet_faults(record).await?;
+        self.cluster.deposit(&self.view);
+        if !self.start(Aim::Load, record) {
+            let text = "no healthy endpoint";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, text));
+        }
+        let hedge = self.policy.hedge.as_ref().filter(|_| self.plan.may_hedge());
+        let mut hedge_timer = pin!(tokio::time::sleep(self.hedge_after));
+        let mut may_hedge = hedge.is_some();
+        let mut repeat_timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut repeat: Option<Repeat> = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some((index, result)) = self.running.next(), if !self.running.is_empty() => {
+                    match self.ended(index, result) {
+                        Some(won) => return Ok(won),
+                        None if !self.running.is_empty() => {}
+                        None => {
+                            let Some(next) = self.next() else { return self.give_up(record) };
+                            let wait = next.backoff.mul_f64(self.random.f64());
+                            repeat_timer.as_mut().reset(tokio::time::Instant::now() + wait);
+                            repeat = Some(next);
+                        }
+                    }
+                }
+                () = &mut repeat_timer, if repeat.is_some() => {
+                    let aim = self.aim(repeat.take());
+                    if !self.start(aim, record) {
+                        return self.give_up(record);
+                    }
+                }
+                () = &mut hedge_timer, if may_hedge && !self.running.is_empty() => {
+                    may_hedge = false;
+                    self.hedge(record);
+                }
+            }
+        }
+    }
+
+    /// Faults that hurt the request before an endpoint is chosen.
+    async fn meet_faults(&mut self, record: &mut Record) -> Result<(), Refusal> {
+        let faults = &self.way.state.faults;
+        if !self.way.caller_side || faults.is_empty() {
+            return Ok(());
+        }
+        let mut hit = faults.draw(&self.view.config.service, None, &self.head, &mut self.random);
+        record.hit_by(&hit.overlays);
+        if let Some(delay) = hit.delay.take() {
+            record.flag(Flag::DelayInjected);
+            tokio::time::sleep(delay).await;
+        }
+        if let Some(FaultAction::Abort { status }) = hit.action {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            return Err(Refusal::new(status, Flag::FaultInjected, "fault injected"));
+        }
+        self.hit = hit;
+        Ok(())
+    }
+
+    /// Starts a try; false when there is nobody to send it to.
+    fn start(&mut self, aim: Aim, record: &mut Record) -> bool {
+        let tried: Vec<HostId> = self.made.iter().map(|made| made.chosen.host.id).collect();
+        self.view = self.cluster.view();
+        let chosen = self.view.choose(aim, &tried, &mut self.random).or_else(|| {
+            // The only endpoint ended a kept connection before the request: that says nothing against it.
+            let unseen = matches!(&self.last, Some(Lost::Failed(failed)) if failed.failure == Failure::Refused);
+            unseen.then(|| self.view.choose(Aim::Load, &[], &mut self.random)).flatten()
+        });
+        let Some(chosen) = chosen else { return false };
+        let mut hit = self.hit.clone();
+        let faults = &self.way.state.faults;
+        if self.way.caller_side && !faults.is_empty() {
+            let service = &self.view.config.service;
+            let at_endpoint = faults.draw(service, Some(&chosen.host.region), &self.head, &mut self.random);
+            record.hit_by(&at_endpoint.overlays);
+            hit.delay = hit.delay.or(at_endpoint.delay);
+            hit.action = hit.action.or(at_endpoint.action);
+        }
+        if hit.delay.is_some() {
+            record.flag(Flag::DelayInjected);
+        }
+        if hit.action.is_some() {
+            record.flag(Flag::FaultInjected);
+        }
+        let job = Job {
+            pool: self.way.pool.clone(),
+            cluster: self.cluster.clone(),
+            view: self.view.clone(),
+            host: chosen.host.clone(),
+            head: self.head.clone(),
+            authority: self.authority.clone(),
+            body: self.body.reader(),
+            per_try: self.policy.retry.as_ref().and_then(|retry| retry.per_try),
+            hit,
+        };
+        let index = self.made.len();
+        self.made.push(Made { chosen, sent: Instant::now(), over: false });
+        self.running.push(Box::pin(async move { (index, attempt::run(job).await) }));
+        true
+    }
+
+    /// Takes note of a try's end; an answer that is not held back wins.
+    fn ended(&mut self, index: usize, result: Result<Reply, Failed>) -> Option<Won> {
+        self.made[index].over = true;
+        let (host, now) = (self.made[index].chosen.host.clone(), Instant::now());
+        match result {
+            Ok(reply) => {
+                let status = reply.head.status.as_u16();
+                if matches!(status, 502..=504) {
+                    host.answered();
+                    self.cluster.failed(&host, &format!("status {status}"), now);
+                } else {
+                    self.cluster.succeeded(&self.view, &host);
+                }
+                let won = Won { index, reply };
+                if self.plan.repeats_status(status) {
+                    self.last = Some(Lost::Answered(Box::new(won)));
+                    return None;
+                }
+                Some(won)
+            }
+            Err(failed) => {
+                if !self.body.failed() && !failed.overflow {
+                    self.cluster.failed(&host, &failed.cause, now);
+                }
+                // An answer that is held back is better than none.
+                if !matches!(self.last, Some(Lost::Answered(_))) {
+                    self.last = Some(Lost::Failed(failed));
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the failed request is repeated, and paid for.
+    fn next(&mut self) -> Option<Repeat> {
+        if self.body.failed() {
+            return None;
+        }
+        let failure = match self.last.as_ref()? {
+            Lost::Answered(won) => Failure::Status(won.reply.head.status.as_u16()),
+            Lost::Failed(failed) => failed.failure,
+        };
+        let repeat = self.plan.after(failure, self.body.replayable())?;
+        let paid = self.cluster.pay(&self.view, Instant::now());
+        self.way.shared.metrics.repeat(if paid { "retry" } else { "retryOverBudget" });
+        paid.then_some(repeat)
+    }
+
+    fn aim(&self, repeat: Option<Repeat>) -> Aim {
+        match (repeat, self.made.last()) {
+            (Some(Repeat { next_tier: true, .. }), Some(made)) => Aim::Beyond(made.chosen.tier),
+            _ => Aim::Load,
+        }
+    }
+
+    fn hedge(&mut self, record: &mut Record) {
+        // Two tries at once can only share a body that is wholly here.
+        let Some(made) = self.made.last().filter(|_| self.body.complete()) else { return };
+        let tier = made.chosen.tier;
+        if !self.cluster.pay(&self.view, Instant::now()) {
+            self.way.shared.metrics.repeat("hedgeOverBudget");
+            return;
+        }
+        if self.start(Aim::Beyond(tier), record) {
+            self.way.shared.metrics.repeat("hedge");
+        }
+    }
+
+    /// Nothing more is tried: an answer that was held back, or one of our own.
+    fn give_up(&mut self, record: &mut Record) -> Result<Won, Refusal> {
+        let repeated = self.made.len() > 1;
+        let refusal = |status, flag, text: &str| {
+            let mut refusal = Refusal::new(status, flag, text);
+            if repeated {
+                refusal.flags.push(Flag::UpstreamRetryLimitExceeded);
+            }
+            refusal
+        };
+        match self.last.take() {
+            Some(Lost::Answered(won)) => {
+                if repeated {
+                    record.flag(Flag::UpstreamRetryLimitExceeded);
+                }
+                Ok(*won)
+            }
+            Some(Lost::Failed(_)) if self.body.failed() => {
+                Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, "the body ended early"))
+            }
+            Some(Lost::Failed(failed)) if failed.overflow => {
+                Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, &failed.cause))
+            }
+            Some(Lost::Failed(failed)) => Err(match failed.failure {
+                Failure::Timeout => {
+                    refusal(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time")
+                }
+                Failure::Reset => {
+                    let text = "the endpoint ended the connection";
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionTermination, text)
+                }
+                Failure::Connect | Failure::Refused | Failure::Status(_) => {
+                    let text = "no connection to an endpoint";
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionFailure, text)
+                }
+            }),
+            None => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, "no healthy endpoint")),
+        }
+    }
+
+    /// The request's time ran out: whoever was waited for longest did not answer.
+    fn out_of_time(&self) {
+        let now = Instant::now();
+        for made in self.made.iter().filter(|made| !made.over) {
+            self.cluster.failed(&made.chosen.host, "no answer in time", now);
+        }
+    }
+
+    /// The winner's answer. The losers are dropped with the race, which cancels them.
+    fn answer(
+        self,
+        won: Won,
+        entry: &Arc<Entry>,
+        deadline: Option<tokio::time::Instant>,
+        counted: InFlight,
+        mut record: Record,
+    ) -> Response<Answer> {
+        let now = Instant::now();
+        let made = &self.made[won.index];
+        entry.latency.observe(now.saturating_duration_since(made.sent), now);
+        if let Some(hedge) = &self.policy.hedge {
+            for loser in self.made.iter().filter(|other| !other.over && other.sent < made.sent) {
+                self.cluster.abandoned(&loser.chosen.host, loser.sent, hedge.at_most, now);
+            }
+        }
+        let host = &made.chosen.host;
+        let tries = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
+        record.answered_by(host.address, &host.region, tries.saturating_sub(1));
+        let Reply { head, body, held } = won.reply;
+        record.status(head.status.as_u16());
+        let mut response = Response::from_parts(
+            head,
+            match body {
+                Some(body) => Answer::upstream(body, deadline),
+                None => Answer::text("fault injected"),
+            },
+        );
+        message::strip_hop_by_hop(response.headers_mut());
+        if self.way.caller_side {
+            response.headers_mut().remove(message::ANSWERED_BY);
+            if self.head.headers.contains_key(message::PROBE) {
+                let text = format!("{};{};{};tries={tries}", host.region, host.name, host.version);
+                if let Ok(value) = HeaderValue::try_from(text) {
+                    response.headers_mut().insert(message::ANSWERED_BY, value);
+                }
+            }
+        }
+        let (cluster, host) = (self.cluster.clone(), host.clone());
+        response.map(|body| body.watched(Box::new(Streaming { record, cluster, host, _held: held, _counted: counted })))
+    }
+}
+
+/// Follows a response's body to its end.
+struct Streaming {
+    record: Record,
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    _held: Held,
+    _counted: InFlight,
+}
+
+impl Watch for Streaming {
+    fn passed(&mut self, bytes: usize) {
+        self.record.passed(bytes);
+    }
+
+    fn finished(&mut self) {
+        self.record.finished();
+    }
+
+    fn broken(&mut self, error: &BodyError) {
+        self.cluster.failed(&self.host, "response broke off", Instant::now());
+        self.record.broken(error);
+    }
+}

@@ -1,0 +1,167 @@
+//! Which route a request takes. Pure.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use http::{Method, request::Parts};
+use xds::snapshot::{Authorization, PathMatch, Route, RouteMatch, RouteTable};
+
+use crate::hedge::Latency;
+
+/// A route table, indexed by authority.
+#[derive(Debug)]
+pub struct Table {
+    /// As configured.
+    pub config: RouteTable,
+    hosts: Vec<Vec<Arc<Entry>>>,
+    domains: HashMap<String, usize>,
+}
+
+/// A route with what was observed on it.
+#[derive(Debug)]
+pub struct Entry {
+    /// As configured.
+    pub route: Route,
+    /// Of its tries.
+    pub latency: Latency,
+}
+
+/// No route for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoute;
+
+impl Table {
+    /// Indexes a table. A domain that two hosts claim belongs to the first.
+    pub fn new(config: RouteTable, now: Instant) -> Self {
+        let mut domains = HashMap::new();
+        let mut hosts = Vec::with_capacity(config.hosts.len());
+        for (index, host) in config.hosts.iter().enumerate() {
+            for domain in &host.domains {
+                domains.entry(domain.to_ascii_lowercase()).or_insert(index);
+            }
+            let entry = |route: &Route| Arc::new(Entry { route: route.clone(), latency: Latency::new(now) });
+            hosts.push(host.routes.iter().map(entry).collect());
+        }
+        Self { config, hosts, domains }
+    }
+
+    /// The first route that matches, of the virtual host of this authority (without port, lower case).
+    pub fn find(&self, authority: &str, request: &Parts) -> Result<&Arc<Entry>, NoRoute> {
+        let host = self.domains.get(authority).or_else(|| self.domains.get("*")).ok_or(NoRoute)?;
+        self.hosts[*host].iter().find(|entry| matches(&entry.route.matches, request)).ok_or(NoRoute)
+    }
+}
+
+fn matches(condition: &RouteMatch, request: &Parts) -> bool {
+    let RouteMatch { path, methods, headers } = condition;
+    let path_fits = match path {
+        PathMatch::Exact(exact) => request.uri.path() == exact,
+        PathMatch::Prefix(prefix) => request.uri.path().starts_with(prefix.as_str()),
+    };
+    path_fits
+        && has_method(methods, &request.method)
+        && headers.iter().all(|header| {
+            let mut values = request.headers.get_all(header.name.as_str()).iter();
+            match &header.exact {
+                None => values.next().is_some(),
+                Some(exact) => values.any(|value| value.as_bytes() == exact.as_bytes()),
+            }
+        })
+}
+
+fn has_method(methods: &[String], method: &Method) -> bool {
+    methods.is_empty() || methods.iter().any(|allowed| allowed == method.as_str())
+}
+
+/// Whether a caller may make this request. A caller without identity passes no rule.
+pub fn allowed(authorization: &Authorization, caller: Option<&str>, request: &Parts) -> bool {
+    let Some(caller) = caller else { return false };
+    authorization.allow.iter().any(|rule| {
+        rule.principals.iter().any(|principal| principal == caller)
+            && has_method(&rule.methods, &request.method)
+            && (rule.paths.is_empty() || rule.paths.iter().any(|path| request.uri.path().starts_with(path.as_str())))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use xds::snapshot::{AllowRule, HeaderMatch, RouteAction, VirtualHost};
+
+    use super::*;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request =
+            headers.iter().fold(http::Request::builder().method(method).uri(uri), |r, (k, v)| r.header(*k, *v));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn route(path: PathMatch, methods: &[&str], headers: Vec<HeaderMatch>, status: u16) -> Route {
+        let methods = methods.iter().map(|m| (*m).to_owned()).collect();
+        let action = RouteAction::Answer { status, body: String::new() };
+        Route { matches: RouteMatch { path, methods, headers }, action }
+    }
+
+    #[test]
+    fn first_match_of_the_authority_wins() {
+        let exact = |name: &str, value: &str| HeaderMatch { name: name.into(), exact: Some(value.into()) };
+        let present = |name: &str| HeaderMatch { name: name.into(), exact: None };
+        let table = RouteTable {
+            name: "t".into(),
+            hosts: vec![
+                VirtualHost {
+                    name: "fx".into(),
+                    domains: vec!["fx".into(), "fx.bank.example".into()],
+                    routes: vec![
+                        route(PathMatch::Exact("/a".into()), &[], vec![], 201),
+                        route(PathMatch::Prefix("/a".into()), &["POST"], vec![], 202),
+                        route(PathMatch::Prefix("/".into()), &[], vec![exact("x-v", "2")], 203),
+                        route(PathMatch::Prefix("/".into()), &[], vec![present("x-any")], 204),
+                    ],
+                },
+                VirtualHost {
+                    name: "rest".into(),
+                    domains: vec!["*".into()],
+                    routes: vec![route(PathMatch::Prefix("/".into()), &[], vec![], 205)],
+                },
+            ],
+        };
+        let table = Table::new(table, Instant::now());
+        let cases = [
+            ("fx", "GET", "/a?q=1", vec![], Some(201)),
+            ("fx", "POST", "/a/b", vec![], Some(202)),
+            ("fx.bank.example", "GET", "/a/b", vec![("x-v", "2")], Some(203)),
+            ("fx", "GET", "/z", vec![("x-v", "3"), ("x-any", "")], Some(204)),
+            ("fx", "GET", "/z", vec![], None),
+            ("other", "GET", "/z", vec![], Some(205)),
+        ];
+        for (authority, method, uri, headers, expected) in cases {
+            let found = table.find(authority, &parts(method, uri, &headers)).ok().map(|entry| &entry.route.action);
+            let status = found.map(|action| match action {
+                RouteAction::Answer { status, .. } => *status,
+                RouteAction::Forward(_) => 0,
+            });
+            assert_eq!(status, expected, "{authority} {method} {uri}");
+        }
+    }
+
+    #[test]
+    fn authorization_denies_by_default() {
+        let rule = AllowRule {
+            principals: vec!["spiffe://bank/service/a".into()],
+            methods: vec!["GET".into()],
+            paths: vec!["/v1/".into()],
+        };
+        let policy = Authorization { allow: vec![rule] };
+        let cases = [
+            (Some("spiffe://bank/service/a"), "GET", "/v1/x", true),
+            (Some("spiffe://bank/service/a"), "POST", "/v1/x", false),
+            (Some("spiffe://bank/service/a"), "GET", "/v2/x", false),
+            (Some("spiffe://bank/service/ab"), "GET", "/v1/x", false),
+            (None, "GET", "/v1/x", false),
+        ];
+        for (caller, method, path, expected) in cases {
+            assert_eq!(allowed(&policy, caller, &parts(method, path, &[])), expected, "{caller:?} {method} {path}");
+        }
+        let nobody = Authorization { allow: vec![] };
+        assert!(!allowed(&nobody, Some("spiffe://bank/service/a"), &parts("GET", "/", &[])));
+    }
+}

@@ -1,0 +1,168 @@
+//! A connection to an endpoint: TCP behind its region's gate, with or without TLS.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    gate::Gated,
+    tls::UpstreamTls,
+    upstream::{cluster::Cluster, host::Host},
+};
+
+/// Bytes to and from an endpoint.
+#[derive(Debug)]
+pub enum Stream {
+    /// Without TLS.
+    Plain(Gated<TcpStream>),
+    /// With TLS.
+    Tls(Box<TlsStream<Gated<TcpStream>>>),
+}
+
+/// A connection and what it proved.
+#[derive(Debug)]
+pub struct Link {
+    /// The bytes.
+    pub stream: Stream,
+    /// The peer's certificates; empty without TLS.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whether HTTP/2 was negotiated.
+    pub h2: bool,
+    /// Counts it at its cluster while it lives.
+    pub counted: Counted,
+}
+
+/// Why no connection could be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// Refused, unreachable, or TLS failed.
+    #[error("{0}")]
+    Failed(String),
+    /// Not in time.
+    #[error("no connection in time")]
+    Timeout,
+    /// The cluster has as many connections as it may.
+    #[error("too many connections")]
+    Overflow,
+}
+
+impl Link {
+    /// Connects within `timeout`, TLS handshake included.
+    pub async fn connect(
+        cluster: &Arc<Cluster>,
+        host: &Host,
+        most: u32,
+        timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let counted = Counted::new(cluster.clone(), most).ok_or(ConnectError::Overflow)?;
+        let connecting = establish(host, cluster.tls());
+        let (stream, chain, h2) = match tokio::time::timeout(timeout, connecting).await {
+            Ok(result) => result.map_err(|error| ConnectError::Failed(describe(&error)))?,
+            Err(_) => return Err(ConnectError::Timeout),
+        };
+        Ok(Self { stream, chain, h2, counted })
+    }
+}
+
+type Established = (Stream, Vec<CertificateDer<'static>>, bool);
+
+async fn establish(host: &Host, tls: Option<Arc<UpstreamTls>>) -> io::Result<Established> {
+    host.gate.opened().await;
+    let tcp = TcpStream::connect(host.address).await?;
+    tcp.set_nodelay(true)?;
+    let gated = Gated::new(tcp, &host.gate);
+    let Some(tls) = tls else { return Ok((Stream::Plain(gated), Vec::new(), false)) };
+    let name = ServerName::IpAddress(host.address.ip().into());
+    let stream = TlsConnector::from(tls.config.clone()).connect(name, gated).await?;
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+    let h2 = session.alpn_protocol() == Some(crate::tls::H2);
+    Ok((Stream::Tls(Box::new(stream)), chain, h2))
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        io::ErrorKind::ConnectionReset => "connection reset".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// One of a cluster's connections.
+#[derive(Debug)]
+pub struct Counted(Arc<Cluster>);
+
+impl Counted {
+    fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
+        let before = cluster.connections.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(cluster);
+        (before < u64::from(most)).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What may be repeated, how often, when, and where the repeat goes. Pure.
+
+use std::time::Duration;
+
+use http::Method;
+use xds::snapshot::{RetryOn, RetryPolicy};
+
+/// Envoy's default back-off: full jitter below `25 ms × (2^n − 1)`, at most 250 ms.
+const BACKOFF_BASE: Duration = Duration::from_millis(25);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// How a try failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection, so nothing was sent.
+    Connect,
+    /// The peer refused the stream before it looked at the request, or the connection had ended before the request
+    /// was sent.
+    Refused,
+    /// The connection ended before response headers.
+    Reset,
+    /// The try's time ran out before response headers.
+    Timeout,
+    /// Answered with this status.
+    Status(u16),
+}
+
+impl Failure {
+    fn class(self) -> Option<RetryOn> {
+        match self {
+            Self::Connect => Some(RetryOn::ConnectFailure),
+            Self::Refused => Some(RetryOn::RefusedStream),
+            Self::Reset | Self::Timeout => Some(RetryOn::Reset),
+            Self::Status(502..=504) => Some(RetryOn::GatewayError),
+            Self::Status(_) => None,
+        }
+    }
+
+    /// Whether the endpoint cannot have acted on the request.
+    fn nothing_sent(self) -> bool {
+        matches!(self, Self::Connect | Self::Refused)
+    }
+}
+
+/// RFC 9110, 9.2.2.
+pub fn idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS | Method::TRACE)
+}
+
+/// Where and when the next try goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// It is the last one allowed: it goes to the next tier.
+    pub next_tier: bool,
+    /// Upper bound of the jittered wait before it.
+    pub backoff: Duration,
+}
+
+/// One request's repeats.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    policy: Option<&'a RetryPolicy>,
+    idempotent: bool,
+    made: u32,
+}
+
+impl<'a> Plan<'a> {
+    /// For a request of this method.
+    pub fn new(policy: Option<&'a RetryPolicy>, method: &Method) -> Self {
+        Self { policy, idempotent: idempotent(method), made: 0 }
+    }
+
+    /// Whether a try may run beside another one (a hedge).
+    pub fn may_hedge(&self) -> bool {
+        self.idempotent
+    }
+
+    /// Decides after a failed try. `replayable` says whether the request's body can be sent again.
+    pub fn after(&mut self, failure: Failure, replayable: bool) -> Option<Repeat> {
+        let policy = self.policy?;
+        let class = failure.class()?;
+        let allowed = policy.on.contains(&class)
+            && replayable
+            && (failure.nothing_sent() || self.idempotent || policy.non_idempotent)
+            && self.made < policy.attempts;
+        if !allowed {
+            return None;
+        }
+        self.made += 1;
+        // Nothing that is known to be down is spared by waiting: the repeat goes to another host.
+        let backoff = if failure.nothing_sent() { Duration::ZERO } else { backoff(self.made) };
+        Some(Repeat { next_tier: self.made == policy.attempts, backoff })
+    }
+
+    /// Whether a status is a failure that this plan repeats, so that its answer is held back.
+    pub fn repeats_status(&self, status: u16) -> bool {
+        let gateway = Failure::Status(status).class().is_some();
+        gateway && self.policy.is_some_and(|policy| policy.on.contains(&RetryOn::GatewayError))
+    }
+}
+
+fn backoff(repeat: u32) -> Duration {
+    let factor = 2u32.saturating_pow(repeat.min(16)).saturating_sub(1);
+    BACKOFF_BASE.saturating_mul(factor).min(BACKOFF_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [RetryOn; 4] = [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Reset, RetryOn::GatewayError];
+
+    fn policy(attempts: u32, on: &[RetryOn], non_idempotent: bool) -> RetryPolicy {
+        RetryPolicy { attempts, per_try: None, on: on.iter().copied().collect::<BTreeSet<_>>(), non_idempotent }
+    }
+
+    #[test]
+    fn what_may_be_repeated() {
+        use Failure::*;
+        // method, route allows non-idempotent, body replayable, failure, repeated
+        let cases = [
+            (Method::GET, false, true, Connect, true),
+            (Method::GET, false, true, Reset, true),
+            (Method::GET, false, true, Timeout, true),
+            (Method::GET, false, true, Status(503), true),
+            (Method::GET, false, true, Status(500), false),
+            (Method::GET, false, true, Status(404), false),
+            (Method::POST, false, true, Connect, true),
+            (Method::POST, false, true, Refused, true),
+            (Method::POST, false, true, Reset, false),
+            (Method::POST, false, true, Timeout, false),
+            (Method::POST, false, true, Status(503), false),
+            (Method::POST, true, true, Reset, true),
+            (Method::PATCH, false, true, Reset, false),
+            (Method::PUT, false, true, Reset, true),
+            (Method::PUT, false, false, Reset, false),
+            (Method::PUT, false, false, Connect, false),
+        ];
+        for (method, non_idempotent, replayable, failure, repeated) in cases {
+            let policy = policy(2, &ALL, non_idempotent);
+            let mut plan = Plan::new(Some(&policy), &method);
+            assert_eq!(plan.after(failure, replayable).is_some(), repeated, "{method} {failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_repeat_crosses_tiers() {
+        let policy = policy(3, &ALL, false);
+        let mut plan = Plan::new(Some(&policy), &Method::GET);
+        let repeats: Vec<_> = (0..5).map(|_| plan.after(Failure::Reset, true)).collect();
+        let tiers: Vec<_> = repeats.iter().map(|repeat| repeat.map(|r| r.next_tier)).collect();
+        assert_eq!(tiers, [Some(false), Some(false), Some(true), None, None]);
+        let waits: Vec<_> = repeats.iter().flatten().map(|r| r.backoff.as_millis()).collect();
+        assert_eq!(waits, [25, 75, 175]);
+        let mut none = Plan::new(None, &Method::GET);
+        assert_eq!(none.after(Failure::Connect, true), None);
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_allowed(attempts in 0u32..6, failures in prop::collection::vec(0usize..5, 0..12)) {
+            let policy = policy(attempts, &ALL, true);
+            let mut plan = Plan::new(Some(&policy), &Method::POST);
+            let kinds = [Failure::Connect, Failure::Refused, Failure::Reset, Failure::Timeout, Failure::Status(502)];
+            let granted = failures.iter().filter(|n| plan.after(kinds[**n], true).is_some()).count();
+            prop_assert!(granted <= attempts as usize);
+        }
+    }
+}

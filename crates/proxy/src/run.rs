@@ -1,0 +1,279 @@
+//! The process: threads, sources, and the order of start and end.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc, watch},
+};
+use xds::{client::Update, clock::Clock, event::EventKind, node::NodeInfo, snapshot::Snapshot};
+
+use crate::{
+    access::AccessLog,
+    admin,
+    apply::Keeper,
+    certify::Certifier,
+    control,
+    lastgood::LastGood,
+    state::{Setting, Shared},
+    tls::identity::IdentityError,
+    worker::Worker,
+};
+
+/// Requests in flight may finish for this long when the process is asked to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often a snapshot file is looked at.
+const FILE_POLL: Duration = Duration::from_millis(200);
+
+/// What a proxy is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// Its name.
+    pub name: String,
+    /// The service whose workload it sits beside; empty for a gateway.
+    pub service: String,
+    /// Where its admin interface listens.
+    pub admin: SocketAddr,
+    /// Data workers; at least one.
+    pub workers: usize,
+    /// For the last good snapshot and the identity.
+    pub state: PathBuf,
+    /// Where its configuration comes from.
+    pub source: Source,
+    /// JSON access log; `-` is standard output.
+    pub access_log: Option<PathBuf>,
+    /// The process's clock.
+    pub clock: Clock,
+}
+
+/// Where configuration comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A control plane.
+    Control(ControlSource),
+    /// A file, followed as it changes.
+    File(FileSource),
+}
+
+/// A control plane.
+#[derive(Debug)]
+pub struct ControlSource {
+    /// Its ADS address.
+    pub ads: SocketAddr,
+    /// Its API's address.
+    pub api: SocketAddr,
+    /// Join token.
+    pub token: String,
+    /// The region that this proxy runs in.
+    pub region: String,
+}
+
+/// A file.
+#[derive(Debug)]
+pub struct FileSource {
+    /// A snapshot as JSON.
+    pub snapshot: PathBuf,
+    /// Certificate and key, if its snapshot has mutual TLS.
+    pub identity: Option<IdentityFiles>,
+}
+
+/// PEM files.
+#[derive(Debug)]
+pub struct IdentityFiles {
+    /// The certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// Why a proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The admin address cannot be bound.
+    #[error("the admin address {0} cannot be bound: {1}")]
+    Admin(SocketAddr, io::Error),
+    /// No data worker could be started.
+    #[error("a data worker could not be started: {0}")]
+    Worker(io::Error),
+    /// A file cannot be read or written.
+    #[error("{0}: {1}")]
+    File(String, io::Error),
+    /// The snapshot file cannot be used.
+    #[error("{0}: {1}")]
+    Snapshot(String, String),
+    /// The identity files cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Runs a proxy until `shutdown`, then drains it. The calling runtime carries admin, control and health checks; data has
+/// threads of its own.
+///
+/// # Errors
+/// When it cannot start. What fails later is told by events and logs.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let Options { name, service, admin: address, workers, state, source, access_log, clock } = options;
+    let access = match access_log {
+        None => None,
+        Some(path) => Some(AccessLog::open(&path).map_err(|error| Error::File(path.display().to_string(), error))?),
+    };
+    let shared = Arc::new(Shared::new(Setting { name, service, clock, access }));
+    shared.around.events.push(EventKind::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
+    let listener = TcpListener::bind(address).await.map_err(|error| Error::Admin(address, error))?;
+    let drain = Arc::new(Notify::new());
+    let mut tasks = vec![tokio::spawn(admin::serve(shared.clone(), listener, drain.clone())).abort_handle()];
+    let workers: Vec<Worker> = (0..workers.max(1))
+        .map(|index| Worker::start(index, shared.clone()))
+        .collect::<io::Result<_>>()
+        .map_err(Error::Worker)?;
+    let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
+    let mut keeper = Keeper::new(shared.clone(), commands);
+    let last_good = LastGood::new(&state);
+    let mut updates = match source {
+        Source::File(file) => follow_file(&shared, &mut keeper, file)?,
+        Source::Control(source) => {
+            let trust = Arc::new(watch::Sender::new(None));
+            let node = NodeInfo {
+                id: shared.name.clone(),
+                service: shared.service.clone(),
+                region: source.region,
+                zone: String::new(),
+                admin: Some(address),
+                agent: format!("firedrill {}", env!("CARGO_PKG_VERSION")),
+            };
+            start_from_last_good(&mut keeper, &last_good);
+            let updates = control::start(node, source.token.clone(), source.ads, trust.subscribe());
+            let (name, identity) = (shared.name.clone(), shared.identity.clone());
+            let certifier = Certifier { name, api: source.api, token: source.token, folder: state, identity };
+            tasks.push(tokio::spawn(certifier.run(trust)).abort_handle());
+            updates
+        }
+    };
+    tokio::pin!(shutdown);
+    tokio::select! {
+        () = &mut shutdown => {}
+        () = drain.notified() => {}
+        () = keep(&shared, &mut keeper, &last_good, &mut updates) => {}
+    }
+    end(&shared, keeper, workers).await;
+    tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    Ok(())
+}
+
+fn start_from_last_good(keeper: &mut Keeper, last_good: &LastGood) {
+    match last_good.load() {
+        Ok(None) => {}
+        Ok(Some((version, snapshot))) => {
+            // Told apart from what the control plane says now.
+            let named = "last-good";
+            if let Err(error) = keeper.snapshot(named, Arc::new(snapshot), Instant::now()) {
+                tracing::error!(%error, version, "the last good snapshot is not used");
+            }
+        }
+        Err(error) => tracing::error!(%error, "no last good snapshot"),
+    }
+}
+
+/// Does what is due, for ever: updates, leases that lapse, ejections that end, ramps that move.
+async fn keep(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, updates: &mut mpsc::Receiver<Update>) {
+    loop {
+        let now = Instant::now();
+        keeper.expire(now);
+        let due = shared.tick(now).into_iter().chain(keeper.next_deadline()).min();
+        let due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            update = updates.recv() => match update {
+                Some(update) => control::update(shared, keeper, last_good, update),
+                None => {
+                    tracing::error!("the control client ended; going on with what is in force");
+                    std::future::pending::<()>().await;
+                }
+            },
+            () = due => {}
+            () = shared.around.wake.notified() => {}
+        }
+    }
+}
+
+/// Stops accepting, tells callers to go, waits for what is in flight, and ends the workers.
+async fn end(shared: &Shared, keeper: Keeper, workers: Vec<Worker>) {
+    shared.around.events.push(EventKind::Draining);
+    shared.draining.send_replace(true);
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    // One handle is the shared state's own.
+    while Arc::strong_count(&shared.busy) > 1 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(keeper);
+    for Worker { commands, thread } in workers {
+        drop(commands);
+        if tokio::task::spawn_blocking(move || thread.join()).await.is_ok_and(|joined| joined.is_err()) {
+            tracing::error!("a data worker had panicked");
+        }
+    }
+}
+
+fn follow_file(shared: &Shared, keeper: &mut Keeper, file: FileSource) -> Result<mpsc::Receiver<Update>, Error> {
+    if let Some(IdentityFiles { certificate, key }) = file.identity {
+        let read =
+            |path: PathBuf| fs::read_to_string(&path).map_err(|error| Error::File(path.display().to_string(), error));
+        shared.identity.set_pem(&read(certificate)?, &read(key)?)?;
+    }
+    let path = file.snapshot;
+    let unusable = |reason| Error::Snapshot(path.display().to_string(), reason);
+    let first = read(&path).map_err(unusable)?;
+    keeper.snapshot("1", Arc::new(first.1), Instant::now()).map_err(|refused| unusable(refused.to_string()))?;
+    let (updates, received) = mpsc::channel(1);
+    tokio::spawn(follow(path, first.0, updates));
+    Ok(received)
+}
+
+async fn follow(path: PathBuf, mut seen: Option<SystemTime>, updates: mpsc::Sender<Update>) {
+    let mut number = 1u64;
+    loop {
+        tokio::select! {
+            () = updates.closed() => return,
+            () = tokio::time::sleep(FILE_POLL) => {}
+        }
+        if modified(&path) == seen {
+            continue;
+        }
+        number += 1;
+        let version = number.to_string();
+        let update = match read(&path) {
+            Ok((time, snapshot)) => {
+                seen = time;
+                Update::Snapshot { version, snapshot: Arc::new(snapshot) }
+            }
+            Err(reason) => {
+                seen = modified(&path);
+                tracing::error!(path = %path.display(), reason, "the snapshot file is not taken");
+                continue;
+            }
+        };
+        if updates.send(update).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|data| data.modified()).ok()
+}
+
+fn read(path: &Path) -> Result<(Option<SystemTime>, Snapshot), String> {
+    let time = modified(path);
+    let text = fs::read(path).map_err(|error| error.to_string())?;
+    Ok((time, serde_json::from_slice(&text).map_err(|error| error.to_string())?))
+}

@@ -1,0 +1,93 @@
+//! Plain TCP: bytes both ways, each way ending on its own.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+use crate::{
+    link::{ConnectError, Link},
+    state::Shared,
+    upstream::cluster::{Aim, Cluster},
+};
+
+/// Endpoints tried before the caller's connection is closed. Nothing was sent to those that did not connect.
+const TRIES: usize = 3;
+/// How long a connection may go on when its listener is removed or the process drains.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Forwards a caller's connection to an endpoint of the cluster until both ways are done.
+pub async fn forward<T>(shared: &Arc<Shared>, cluster: &str, mut caller: T, mut closing: watch::Receiver<bool>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(cluster) = shared.state.load().clusters.get(cluster).cloned() else { return };
+    let Some((mut link, host)) = connect(&cluster).await else { return };
+    host.active.fetch_add(1, Ordering::Relaxed);
+    let mut epoch = host.watch_epoch();
+    let mut trust = cluster.watch_trust();
+    let mut draining = shared.draining.subscribe();
+    let ended = async {
+        let distrusted = async {
+            loop {
+                let changed = trust.changed().await;
+                let believed = cluster.tls().is_none_or(|tls| tls.verifier.accepts(&link.chain));
+                if changed.is_err() || !believed {
+                    return;
+                }
+            }
+        };
+        // An ended sender means the same as its word.
+        let told = async {
+            tokio::select! {
+                changed = epoch.changed() => drop(changed),
+                closing = closing.wait_for(|closing| *closing) => drop(closing),
+                draining = draining.wait_for(|draining| *draining) => drop(draining),
+            }
+        };
+        let drained = async {
+            told.await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = distrusted => {}
+        }
+    };
+    tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut caller, &mut link.stream) => {
+            if let Err(error) = copied {
+                tracing::debug!(%error, cluster = %cluster.name, "a TCP connection broke");
+            }
+        }
+        () = ended => {}
+    }
+    host.active.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn connect(cluster: &Arc<Cluster>) -> Option<(Link, Arc<crate::upstream::host::Host>)> {
+    let mut tried = Vec::new();
+    let mut random = fastrand::Rng::new();
+    for _ in 0..TRIES {
+        let view = cluster.view();
+        let chosen = view.choose(Aim::Load, &tried, &mut random)?;
+        let host = chosen.host;
+        host.tries.fetch_add(1, Ordering::Relaxed);
+        let config = &view.config;
+        match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
+            Ok(link) => {
+                cluster.succeeded(&view, &host);
+                return Some((link, host));
+            }
+            Err(ConnectError::Overflow) => return None,
+            Err(error) => cluster.failed(&host, &error.to_string(), Instant::now()),
+        }
+        tried.push(host.id);
+    }
+    None
+}

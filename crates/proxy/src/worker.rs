@@ -1,0 +1,206 @@
+//! A data worker: one thread, one current-thread runtime, its own sockets and its own connections to endpoints.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, atomic::AtomicU64},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+use tokio_rustls::TlsAcceptor;
+use xds::snapshot::{Limits, ListenerProtocol};
+
+use crate::{
+    http::{pool::Pool, record::Caller, server::Connection},
+    listener::Listener,
+    state::Shared,
+    tcp,
+    tls::spiffe,
+};
+
+/// How often idle connections to endpoints are looked through.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Pause after accepting failed (usually: no file descriptors left), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on this socket.
+    Listen {
+        /// Listener name; a socket that is open under it is replaced.
+        name: String,
+        /// What is done with connections.
+        listener: Arc<Listener>,
+        /// Bound, listening, non-blocking.
+        socket: std::net::TcpListener,
+    },
+    /// Close the socket, and its connections when they are done.
+    Close {
+        /// Listener name.
+        name: String,
+    },
+}
+
+/// A running worker. It ends when its command channel is closed.
+#[derive(Debug)]
+pub struct Worker {
+    /// Tells it what to do.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// Its thread.
+    pub thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// When the system has no thread or no event queue left.
+    pub fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (commands, told) = mpsc::unbounded_channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("data-{index}"))
+            .spawn(move || runtime.block_on(run(shared, told)))?;
+        Ok(Self { commands, thread })
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>) {
+    let pool = Arc::new(Pool::default());
+    let mut sockets: HashMap<String, watch::Sender<bool>> = HashMap::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            command = told.recv() => match command {
+                None => return,
+                Some(Command::Close { name }) => drop(sockets.remove(&name)),
+                Some(Command::Listen { name, listener, socket }) => match TcpListener::from_std(socket) {
+                    Err(error) => tracing::error!(%error, listener = name, "the socket cannot be used"),
+                    Ok(socket) => {
+                        let closing = watch::Sender::new(false);
+                        let context = Context { shared: shared.clone(), pool: pool.clone(), listener };
+                        tokio::spawn(accept(context, socket, closing.subscribe()));
+                        sockets.insert(name, closing);
+                    }
+                },
+            },
+            _ = sweep.tick() => pool.sweep(Instant::now()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Context {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    listener: Arc<Listener>,
+}
+
+async fn accept(context: Context, socket: TcpListener, mut closing: watch::Receiver<bool>) {
+    let mut draining = context.shared.draining.subscribe();
+    let connection_closing = closing.clone();
+    loop {
+        let accepted = tokio::select! {
+            // Ends with its sender too, which is the listener's removal.
+            _ = closing.wait_for(|closing| *closing) => return,
+            _ = draining.wait_for(|draining| *draining) => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let context = context.clone();
+                tokio::spawn(admit(context, stream, address, connection_closing.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection could be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAddr, closing: watch::Receiver<bool>) {
+    let Context { shared, listener, .. } = &context;
+    let _busy = shared.busy.clone();
+    let settings = listener.settings();
+    let limits = match &settings.config.protocol {
+        ListenerProtocol::Http(http) => http.limits.clone(),
+        ListenerProtocol::Tcp { .. } => Limits::default(),
+    };
+    let Some(_admitted) = listener.admit(limits.connections) else {
+        shared.metrics.refused("connections");
+        return;
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection ended before it was served");
+        return;
+    }
+    let Some(tls) = &settings.tls else {
+        let caller = Caller { address, id: None, tls: false };
+        return serve(&context, stream, caller, &settings.config.protocol, limits, closing).await;
+    };
+    let mut trust = listener.watch_trust();
+    let accepting = TlsAcceptor::from(tls.config.clone()).accept(stream);
+    let stream = match tokio::time::timeout(limits.header_timeout, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            shared.metrics.refused("tls");
+            tracing::debug!(%address, %error, "TLS handshake refused");
+            return;
+        }
+        Err(_) => return shared.metrics.refused("slowTls"),
+    };
+    let chain: Vec<CertificateDer<'static>> =
+        stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+    let id = chain.first().and_then(spiffe::id);
+    let caller = Caller { address, id, tls: true };
+    let serving = serve(&context, stream, caller, &settings.config.protocol, limits, closing);
+    tokio::pin!(serving);
+    loop {
+        tokio::select! {
+            () = &mut serving => return,
+            changed = trust.changed() => {
+                // A caller whose root was taken away is cut off in the middle of whatever it does.
+                let believed = listener.settings().tls.as_ref().is_some_and(|tls| tls.verifier.accepts(&chain));
+                if changed.is_err() || !believed {
+                    return shared.metrics.refused("distrusted");
+                }
+            }
+        }
+    }
+}
+
+async fn serve<T>(
+    context: &Context,
+    stream: T,
+    caller: Caller,
+    protocol: &ListenerProtocol,
+    limits: Limits,
+    closing: watch::Receiver<bool>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Context { shared, pool, listener } = context;
+    match protocol {
+        ListenerProtocol::Tcp { cluster } => tcp::forward(shared, cluster, stream, closing).await,
+        ListenerProtocol::Http(_) => {
+            let connection = Connection {
+                shared: shared.clone(),
+                pool: pool.clone(),
+                listener: listener.clone(),
+                caller,
+                requests: Arc::new(()),
+                count: AtomicU64::new(0),
+            };
+            Arc::new(connection).serve(stream, limits, closing).await;
+        }
+    }
+}
