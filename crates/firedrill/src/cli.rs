@@ -52,6 +52,12 @@ enum Command {
     Schema(command::schema::Args),
     /// Start the mesh of the manifests with its workloads on this machine, until Ctrl-C
     Up(command::up::Args),
+    /// Run a drill; list, show or abort drills
+    #[command(subcommand)]
+    Drill(command::drill::Command),
+    /// Verify or show a sealed evidence bundle, offline
+    #[command(subcommand)]
+    Evidence(command::evidence::Command),
     /// List what a running mesh consists of: proxies, services, leases, recovery
     Get(command::get::Args),
     /// Show the merged event log of a running mesh
@@ -101,6 +107,8 @@ impl Cli {
             Command::Check(args) => command::check::run(&args, terminal),
             Command::Schema(args) => command::schema::run(&args, terminal),
             Command::Up(args) => command::up::run(&args, terminal),
+            Command::Drill(command) => command::drill::run(&command, terminal),
+            Command::Evidence(command) => command::evidence::run(&command, terminal),
             Command::Get(args) => command::get::run(&args, terminal),
             Command::Events(args) => command::events::run(&args, terminal),
             Command::Control(args) => command::control::run(args),

@@ -1,14 +1,17 @@
 //! `firedrill`: the one binary. Commands and wiring, nothing else; the only place where the crates meet.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod attach;
 mod cli;
 mod command;
 mod failure;
+mod interrupt;
 mod logging;
 mod manifests;
 mod mesh;
 mod render;
 mod sample;
+mod seat;
 mod starter;
 mod summary;
 mod supervisor;

@@ -1,6 +1,7 @@
 //! What people see of a drill: lines as things happen, one live line on a terminal, and the summary of a sealed attempt.
 
 pub mod figures;
+pub mod outcome;
 pub mod progress;
 pub mod screen;
 pub mod table;

@@ -1,0 +1,126 @@
+//! The mesh that a drill runs on: the one that runs in the state folder, or one that is started for it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use control::client::Client as Control;
+use model::{Source, config::Config};
+use tokio::sync::mpsc;
+
+use crate::{
+    failure::{Exit, Failure},
+    mesh::MeshTarget,
+    render::screen::Screen,
+    supervisor::{self, Options, Progress, Running, StartError, client::Client as Supervisor},
+    terminal::Tone,
+};
+
+/// Bound on a mesh becoming ready.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A mesh for the duration of a command.
+pub struct Attached {
+    /// As a drill sees it.
+    pub target: Arc<MeshTarget>,
+    running: Option<Running>,
+}
+
+impl Attached {
+    /// Ends the mesh if it was started for this command.
+    pub async fn end(self) {
+        if let Some(running) = self.running {
+            running.shutdown().await;
+        }
+    }
+}
+
+/// Uses the running mesh of the state folder, if there is one and it has this configuration; else starts one.
+///
+/// # Errors
+/// When the running mesh has another configuration, or none can be started.
+pub async fn attach(sources: Vec<Source>, config: Config, state: &Path, screen: &Screen<'_>) -> Result<Attached, Failure> {
+    if let Ok(supervisor) = Supervisor::of_state(state).await {
+        let control = Control::from_state(state).map_err(|e| Failure::internal(e.to_string()))?;
+        same_config(&config, &control, state).await?;
+        let target = target(config, control, supervisor).await?;
+        return Ok(Attached { target, running: None });
+    }
+    let running = start(sources, config.clone(), state, screen).await?;
+    let control = running.control().map_err(start_failed)?;
+    match target(config, control, running.client()).await {
+        Ok(target) => Ok(Attached { target, running: Some(running) }),
+        Err(failure) => {
+            running.shutdown().await;
+            Err(failure)
+        }
+    }
+}
+
+/// Starts a mesh and shows how it comes up.
+///
+/// # Errors
+/// When it does not become ready.
+pub async fn start(sources: Vec<Source>, config: Config, state: &Path, screen: &Screen<'_>) -> Result<Running, Failure> {
+    let (sender, mut receiver) = mpsc::channel(64);
+    // What does not fit is not shown: a slow terminal must not hold up the mesh.
+    let sink = Arc::new(move |progress| drop(sender.try_send(progress)));
+    let options = Options { sources, config, state: state.to_owned(), patience: PATIENCE };
+    let starting = supervisor::start(options, sink);
+    tokio::pin!(starting);
+    loop {
+        tokio::select! {
+            Some(progress) = receiver.recv() => show(progress, screen),
+            result = &mut starting => {
+                screen.live(String::new());
+                return result.map_err(start_failed);
+            }
+        }
+    }
+}
+
+fn show(progress: Progress, screen: &Screen<'_>) {
+    match progress {
+        Progress::Step(name) => screen.live(format!("starting {name}")),
+        Progress::Waiting(names) => screen.live(format!("waiting for {}", names.join(", "))),
+        Progress::Ready => screen.live(String::new()),
+        Progress::Trouble(text) => screen.line(&format!("  {} {text}", screen.paint(Tone::Warn, "!"))),
+    }
+}
+
+async fn target(config: Config, control: Control, supervisor: Supervisor) -> Result<Arc<MeshTarget>, Failure> {
+    match MeshTarget::new(config, control, supervisor).await {
+        Ok(target) => Ok(Arc::new(target)),
+        Err(error) => Err(Failure::internal(error.to_string())),
+    }
+}
+
+/// A drill of one configuration on a mesh of another would prove nothing.
+async fn same_config(config: &Config, control: &Control, state: &Path) -> Result<(), Failure> {
+    let revision = control.config().await.map_err(|e| Failure::internal(e.to_string()))?;
+    let number = revision.number;
+    let sources: Vec<Source> =
+        revision.files.into_iter().map(|file| Source { path: file.path, text: file.text }).collect();
+    match model::parse(&sources) {
+        Ok(applied) if applied.config == *config => Ok(()),
+        _ => Err(Failure::usage(format!(
+            "the mesh that runs in `{}` has another configuration (its revision {number}) than these manifests",
+            state.display()
+        ))
+        .help("restart `firedrill up` with these manifests, or name another state folder with `--state DIR`")),
+    }
+}
+
+fn start_failed(error: StartError) -> Failure {
+    let exit = match error {
+        StartError::Busy { .. } => Exit::Usage,
+        _ => Exit::Internal,
+    };
+    let help = match &error {
+        StartError::Busy { state, .. } => {
+            format!("stop it, or name another state folder with `--state DIR` (this one is {})", state.display())
+        }
+        StartError::Machine { .. } => "if an address is taken, stop what listens there, or change `listen`".to_owned(),
+        StartError::NotReady { log, .. } => format!("the whole log is in {}", log.display()),
+        StartError::Control(_) => "`firedrill check` tells whether the manifests are valid".to_owned(),
+    };
+    Failure::new(exit, error.to_string()).help(help)
+}

@@ -1,0 +1,249 @@
+//! The summary of a sealed attempt: what it measured, what that is worth, and where the proof is.
+
+use std::path::Path;
+
+use evidence::{
+    record::{Attempt, Point, Severity, Verdict},
+    results::{ObjectiveResult, Results},
+};
+
+use super::figures::{bound, number, offset, percent, seconds, shares, short_digest};
+use crate::{
+    manifests::count,
+    terminal::{Terminal, Tone},
+};
+
+/// Lines that close a run: verdict with its reasons, findings, where evidence and report are.
+pub fn closing(results: &Results, bundle: &Path, report: Option<&Path>, terminal: &Terminal) -> Vec<String> {
+    let mut lines = verdict(results, terminal);
+    let name = bundle.display();
+    lines.push(format!("  evidence  {name}   verify: firedrill evidence verify {name}"));
+    if let Some(report) = report {
+        lines.push(format!("  report    {}", report.display()));
+    }
+    lines
+}
+
+/// The verdict, its reasons, and the findings.
+pub fn verdict(results: &Results, terminal: &Terminal) -> Vec<String> {
+    let (word, tone) = word(results.verdict);
+    let mut first = format!("  {}", terminal.paint(tone, word));
+    if !results.findings.is_empty() {
+        first.push_str(&format!("   {}", findings_in_short(results)));
+    }
+    let mut lines = vec![first];
+    lines.extend(results.reasons.iter().map(|reason| format!("    {reason}")));
+    for finding in &results.findings {
+        let (label, tone) = severity(finding.severity);
+        lines.push(format!("    {} {}", terminal.paint(tone, format!("{label:<6}")), finding.title));
+    }
+    lines
+}
+
+/// Everything that was measured, for somebody who was not there.
+pub fn summary(attempt: &Attempt, results: &Results, terminal: &Terminal) -> Vec<String> {
+    let title = format!("Drill {}, attempt {}", results.drill, results.attempt);
+    let began = evidence::entry::rfc3339(attempt.anchor.wall);
+    let began = began.get(..19).map_or(began.clone(), |cut| format!("{cut}Z"));
+    let mut lines = vec![format!(
+        "{}   {}",
+        terminal.paint(Tone::Strong, title),
+        terminal.paint(Tone::Dim, format!("{began}   plan {} {}", attempt.plan, short_digest(&attempt.digest)))
+    )];
+    measured(results, terminal, &mut lines);
+    objectives(results, terminal, &mut lines);
+    timeline(results, terminal, &mut lines);
+    probes(results, terminal, &mut lines);
+    lines.extend(verdict(results, terminal));
+    lines
+}
+
+fn word(verdict: Verdict) -> (&'static str, Tone) {
+    match verdict {
+        Verdict::Passed => ("PASSED", Tone::Good),
+        Verdict::Failed => ("FAILED", Tone::Bad),
+        Verdict::Aborted => ("ABORTED", Tone::Warn),
+        Verdict::Refused => ("REFUSED", Tone::Warn),
+        Verdict::Crashed => ("CRASHED", Tone::Bad),
+        Verdict::Inconclusive => ("INCONCLUSIVE", Tone::Warn),
+    }
+}
+
+fn severity(severity: Severity) -> (&'static str, Tone) {
+    match severity {
+        Severity::High => ("high", Tone::Bad),
+        Severity::Medium => ("medium", Tone::Warn),
+        Severity::Low => ("low", Tone::Dim),
+    }
+}
+
+fn findings_in_short(results: &Results) -> String {
+    let of = |severity: Severity| results.findings.iter().filter(|f| f.severity == severity).count();
+    let parts: Vec<_> = [(of(Severity::High), "high"), (of(Severity::Medium), "medium"), (of(Severity::Low), "low")]
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!("{number} {word}"))
+        .collect();
+    format!("{} ({})", count(results.findings.len(), "finding"), parts.join(", "))
+}
+
+fn mark(terminal: &Terminal, met: Option<bool>) -> String {
+    match met {
+        Some(true) => terminal.paint(Tone::Good, "✓"),
+        Some(false) => terminal.paint(Tone::Bad, "✗"),
+        None => terminal.paint(Tone::Warn, "?"),
+    }
+}
+
+fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
+    let mut say = |label: &str, good: bool, text: String| {
+        lines.push(format!("  {} {label:<15} {text}", mark(terminal, Some(good))));
+    };
+    if let Some(recovery) = &results.measured.recovery {
+        match (recovery.client_visible, recovery.censored) {
+            (_, true) => say("not recovered", false, format!("more than {}", seconds(recovery.seconds))),
+            (true, false) => {
+                say("recovered", true, format!("in {} ± {}", seconds(recovery.seconds), seconds(recovery.error)));
+            }
+            (false, false) => {
+                let offered: u64 = results.probes.iter().filter_map(|p| p.fault.as_ref()).map(|s| s.offered).sum();
+                say("recovered", true, format!("no client-visible outage (0 of {} requests)", number(offered)));
+            }
+        }
+    }
+    if let Some(loss) = &results.measured.loss {
+        let mut text = format!("{} of {} acknowledged writes lost", number(loss.lost), number(loss.acknowledged));
+        if loss.lost > 0 {
+            text.push_str(&format!(", the oldest {} before the fault", seconds(loss.seconds)));
+        }
+        if loss.indeterminate > 0 {
+            text.push_str(&format!(", {} never acknowledged", number(loss.indeterminate)));
+        }
+        if loss.split_brain {
+            text.push_str(", split brain");
+        }
+        say("loss", loss.lost == 0 && !loss.split_brain, text);
+    }
+    if let Some(back) = &results.measured.failback {
+        let mut text = format!("{} failed of {}", number(back.failed), number(back.offered));
+        if let Some(took) = back.seconds {
+            text.push_str(&format!(", in {}", seconds(took)));
+        }
+        say("failback", back.failed == 0 && back.lost == 0, text);
+    }
+    if let Some(time) = results.measured.time_to_abort {
+        say("all clear", true, format!("no fault at any proxy {} after the stop", seconds(time)));
+    }
+    let residue = &results.residue;
+    if residue.proxies > 0 {
+        let same = residue.unchanged == residue.proxies;
+        let label = if same { "no residue" } else { "residue" };
+        say(label, same, format!("{} of {} proxies as before", residue.unchanged, residue.proxies));
+    }
+}
+
+fn objectives(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
+    if results.objectives.is_empty() {
+        return;
+    }
+    lines.push(format!("  {}", terminal.paint(Tone::Strong, "Objectives")));
+    for objective in &results.objectives {
+        let (asked, seen) = objective_words(objective);
+        let mark = mark(terminal, objective.met);
+        lines.push(format!("  {mark} {:<15} {seen:<28} asked {asked}", objective.name));
+    }
+}
+
+fn objective_words(objective: &ObjectiveResult) -> (String, String) {
+    let unseen = || "not measured".to_owned();
+    if objective.name == "successRate" {
+        return (percent(objective.asked), objective.measured.map_or_else(unseen, percent));
+    }
+    let with_error = |value: f64| match objective.error > 0.0 {
+        true => format!("{} ± {}", seconds(value), seconds(objective.error)),
+        false => seconds(value),
+    };
+    (bound(objective.asked), objective.measured.map_or_else(unseen, with_error))
+}
+
+fn timeline(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
+    if results.timeline.is_empty() {
+        return;
+    }
+    lines.push(format!("  {}", terminal.paint(Tone::Strong, "Timeline")));
+    for point in &results.timeline {
+        let note = if point.note.is_empty() { String::new() } else { format!(": {}", point.note) };
+        lines.push(format!(
+            "    {:<4} {:<10} {}{note}   {}",
+            point_name(point.point),
+            offset(point.offset),
+            point_meaning(point.point),
+            terminal.paint(Tone::Dim, &point.observer)
+        ));
+    }
+}
+
+fn probes(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
+    if results.probes.is_empty() {
+        return;
+    }
+    lines.push(format!("  {}", terminal.paint(Tone::Strong, "Probes")));
+    for probe in &results.probes {
+        let mut text = format!(
+            "    {:<15} {} offered, {} sent, {} answered, {} failed",
+            probe.name,
+            number(probe.offered),
+            number(probe.sent),
+            number(probe.answered),
+            number(probe.failed)
+        );
+        if !probe.failures.is_empty() {
+            let classes: Vec<_> = probe.failures.iter().map(|(class, times)| format!("{class} {times}")).collect();
+            text.push_str(&format!(" ({})", classes.join(", ")));
+        }
+        lines.push(text);
+        for (label, stretch) in [("baseline", &probe.baseline), ("under fault", &probe.fault)] {
+            let Some(stretch) = stretch else { continue };
+            let p99 = stretch.p99.map(|p99| format!("   p99 {:.1} ms", p99 * 1e3)).unwrap_or_default();
+            lines.push(format!(
+                "      {label:<13} {} ok{p99}   {}",
+                percent(stretch.success_rate),
+                shares(&stretch.regions)
+            ));
+        }
+    }
+}
+
+fn point_name(point: Point) -> &'static str {
+    match point {
+        Point::T0c => "t0c",
+        Point::T0e => "t0e",
+        Point::T1 => "t1",
+        Point::T2 => "t2",
+        Point::T3 => "t3",
+        Point::T4 => "t4",
+        Point::T5 => "t5",
+        Point::T6 => "t6",
+        Point::T7 => "t7",
+        Point::T8 => "t8",
+        Point::T9 => "t9",
+        Point::T10 => "t10",
+    }
+}
+
+fn point_meaning(point: Point) -> &'static str {
+    match point {
+        Point::T0c => "fault commanded",
+        Point::T0e => "fault effective",
+        Point::T1 => "first failure a client saw",
+        Point::T2 => "detected",
+        Point::T3 => "failover decided",
+        Point::T4 => "shift commanded",
+        Point::T5 => "shift in force at every proxy",
+        Point::T6 => "first answer from the recovery region",
+        Point::T7 => "objectives hold again",
+        Point::T8 => "failback commanded",
+        Point::T9 => "failback sustained",
+        Point::T10 => "all clear",
+    }
+}
