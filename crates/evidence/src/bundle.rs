@@ -1,19 +1,60 @@
-//! (being written)
-use std::path::{Path, PathBuf};
+//! The evidence bundle: one deterministic file with everything of a sealed attempt, and the proofs that it stands in the
+//! ledger. Sealing writes it; [`verify`] checks it offline with no installation.
+//!
+//! Order of the file: manifest, the parts of the attempt, results, then what closes it: proofs, checkpoint, signed
+//! statements, public key. The manifest holds the digests of the parts; the seal entry of the ledger holds the digest of
+//! the manifest; the proofs lead from the seal entry to the signed checkpoint.
+
+mod archive;
+mod closing;
+mod columns;
+mod parts;
+mod verify;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    ledger::Ledger,
-    note::VerifierKey,
+    attempts::{Registered, SealBody},
+    canonical,
+    entry::kind,
+    files::{self, FileError},
+    ledger::{Ledger, LedgerError},
+    measure::measure,
     record::{Attempt, Verdict},
     results::Results,
 };
+use archive::Part;
+use parts::Manifest;
+
+pub use verify::verify;
 
 /// Why a bundle could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Not readable.
-    #[error("{0}")]
+    /// The bytes are not a bundle.
+    #[error("not an evidence bundle: {0}")]
     Malformed(String),
+    /// The attempt is not what the ledger knows; nothing was written.
+    #[error("attempt {number} of {drill} cannot be sealed: {why}")]
+    Unsealable {
+        /// Drill name.
+        drill: String,
+        /// Number.
+        number: u64,
+        /// Why.
+        why: String,
+    },
+    /// The ledger said no.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The file system said no.
+    #[error("bundle: {0}")]
+    File(#[from] FileError),
 }
 
 /// A sealed attempt.
@@ -21,29 +62,29 @@ pub enum BundleError {
 pub struct Sealed {
     /// The bundle.
     pub path: PathBuf,
-    /// Index of its entry in the ledger.
+    /// Index of its seal in the ledger.
     pub entry: u64,
     /// What was measured.
     pub results: Results,
 }
 
 /// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CheckOutcome {
     /// It holds.
     Passed,
     /// It does not hold.
     Failed,
-    /// It could not be decided from the bundle alone.
+    /// It cannot be decided from the bundle alone.
     NotChecked,
 }
 
 /// One check of a bundle.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
-    /// What was checked.
+    /// What was checked: `file`, `form`, `key`, `manifest`, `parts`, `checkpoint`, `inclusion`, …
     pub name: String,
     /// How it ended.
     pub outcome: CheckOutcome,
@@ -52,7 +93,7 @@ pub struct Check {
 }
 
 /// What a verification found.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Drill, if it could be read.
@@ -70,24 +111,151 @@ impl Report {
     pub fn ok(&self) -> bool {
         self.checks.iter().all(|check| check.outcome != CheckOutcome::Failed)
     }
+
+    /// Checks that failed.
+    pub fn failed(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.outcome == CheckOutcome::Failed)
+    }
 }
 
-/// Appends the seal entry and writes `<out>/<drill>-<attempt>.drill` atomically.
-pub fn seal(_attempt: &Attempt, _ledger: &mut Ledger, _time: i64, _out: &Path) -> Result<Sealed, BundleError> {
-    Err(BundleError::Malformed("being written".into()))
+/// What a bundle does not show, for reports: stated in every one of them.
+pub const DOES_NOT_SHOW: [&str; 5] = [
+    "This is evidence toward a control, not a statement of compliance.",
+    "Requests of real customers: what was measured is what the probes saw.",
+    "What was not in the scenario: other faults, other hours, higher load, longer outages.",
+    "That the people named in it were who they are said to be: approvals are not signed in this version.",
+    "Independent time or witnesses: whoever holds the ledger's key could have rewritten all of it.",
+];
+
+/// Seals an attempt: appends the seal entry with the digest of all parts, then writes `<out>/<drill>-<attempt>.drill`
+/// atomically. `time` is nanoseconds since the Unix epoch. The journal of the attempt is in the bundle, and removed.
+///
+/// A crash in between leaves the parts in the ledger's folder, from which [`resume`] goes on.
+///
+/// # Errors
+/// If the attempt is not registered so, or is sealed already, or a file cannot be written.
+pub fn seal(attempt: &Attempt, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
+    let unsealable =
+        |why: String| BundleError::Unsealable { drill: attempt.drill.clone(), number: attempt.number, why };
+    let _lock = ledger.locked()?;
+    check_registered(attempt, ledger)?;
+    let mut parts = parts::split(attempt).map_err(unsealable)?;
+    // Measured from what a reader of the bundle will have, so that nothing of the encoding can make a difference.
+    let read_again = parts::join(&parts).map_err(unsealable)?;
+    let results = canonical::to_vec(&measure(&read_again)).map_err(|error| unsealable(error.to_string()))?;
+    parts.push(Part::new(parts::RESULTS, results));
+    let manifest = Manifest::of(&attempt.drill, attempt.number, &parts);
+    let manifest = canonical::to_vec(&manifest).map_err(|error| unsealable(error.to_string()))?;
+    parts.insert(0, Part::new(parts::MANIFEST, manifest));
+    let pending = pending_path(ledger, &attempt.drill, attempt.number);
+    files::replace(&pending, &archive::write(&parts).map_err(unsealable)?)?;
+    finish(parts, ledger, time, out)
 }
 
-/// Completes seals that were interrupted between the ledger and the file. Call at start, before `open_attempts`.
-pub fn resume(_ledger: &mut Ledger, _time: i64, _out: &Path) -> Result<Vec<Sealed>, BundleError> {
-    Ok(Vec::new())
+/// Completes seals that a crash interrupted. Call it at the start of an engine, before [`Ledger::open_attempts`].
+///
+/// # Errors
+/// If the ledger or a file cannot be used, or parts that were left do not belong to the ledger.
+pub fn resume(ledger: &mut Ledger, time: i64, out: &Path) -> Result<Vec<Sealed>, BundleError> {
+    let _lock = ledger.locked()?;
+    let folder = ledger.dir().join("pending");
+    let io = |source| FileError::new(&folder, source);
+    let mut paths = Vec::new();
+    for file in fs::read_dir(&folder).map_err(io)? {
+        let path = file.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "parts") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut sealed = Vec::new();
+    for path in paths {
+        let parts = archive::read(&files::read_from(&path, 0, MAX_BUNDLE)?).map_err(BundleError::Malformed)?;
+        sealed.push(finish(parts, ledger, time, out)?);
+    }
+    Ok(sealed)
 }
 
-/// Checks a bundle offline.
-pub fn verify(_bytes: &[u8], _key: Option<&VerifierKey>) -> Report {
-    Report { drill: None, attempt: None, verdict: None, checks: Vec::new() }
+/// Larger files are refused, rather than to exhaust memory.
+pub const MAX_BUNDLE: u64 = 1 << 30;
+
+/// From manifest, parts and results to the sealed file; the lock is held and the parts are durable.
+fn finish(mut parts: Vec<Part>, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
+    let first = parts.first().ok_or_else(|| BundleError::Malformed("it has no parts".to_owned()))?;
+    let manifest = Manifest::read(&first.bytes).map_err(BundleError::Malformed)?;
+    let (drill, number) = (manifest.drill.clone(), manifest.attempt);
+    let unsealable = |why: String| BundleError::Unsealable { drill: drill.clone(), number, why };
+    let results = closing::results_of(&parts).map_err(unsealable)?;
+    let body =
+        SealBody { drill: drill.clone(), number, verdict: results.verdict, manifest: canonical::digest(&first.bytes) };
+    let entry = seal_entry(ledger, time, &body)?;
+    parts.extend(closing::close(ledger, &manifest, &results).map_err(unsealable)?);
+    fs::create_dir_all(out).map_err(|source| FileError::new(out, source))?;
+    let path = out.join(format!("{drill}-{number}.drill"));
+    files::replace(&path, &archive::write(&parts).map_err(unsealable)?)?;
+    for left in [pending_path(ledger, &drill, number), ledger.journal_path(&drill, number)] {
+        match fs::remove_file(&left) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FileError::new(&left, error).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(Sealed { path, entry, results })
 }
 
-/// Reads a bundle for `show` and reports, without verifying it.
-pub fn read(_bytes: &[u8]) -> Result<(Attempt, Results), BundleError> {
-    Err(BundleError::Malformed("being written".into()))
+/// Appends the seal, or finds the one that is there if an earlier try came so far.
+fn seal_entry(ledger: &mut Ledger, time: i64, body: &SealBody) -> Result<u64, BundleError> {
+    let unsealable = |why: String| BundleError::Unsealable { drill: body.drill.clone(), number: body.number, why };
+    let value = serde_json::to_value(body).map_err(|error| unsealable(error.to_string()))?;
+    let sealed = ledger.attempts().get(&body.drill, body.number).and_then(|known| known.sealed);
+    let Some((index, _)) = sealed else { return Ok(ledger.write(kind::SEALED, time, value)?) };
+    if ledger.entry(index)?.body != value {
+        return Err(unsealable(format!("entry {index} sealed it with other parts")));
+    }
+    Ok(index)
+}
+
+fn pending_path(ledger: &Ledger, drill: &str, number: u64) -> PathBuf {
+    ledger.dir().join("pending").join(format!("{drill}-{number}.parts"))
+}
+
+/// The attempt is open, and its plan and objectives are those that were registered.
+fn check_registered(attempt: &Attempt, ledger: &Ledger) -> Result<(), BundleError> {
+    let unsealable =
+        |why: String| BundleError::Unsealable { drill: attempt.drill.clone(), number: attempt.number, why };
+    let known = ledger.attempts().get(&attempt.drill, attempt.number);
+    let known = known.ok_or_else(|| unsealable("it was never registered".to_owned()))?;
+    if let Some((index, _)) = known.sealed {
+        return Err(unsealable(format!("entry {index} sealed it already")));
+    }
+    let entry = ledger.entry(known.registered)?;
+    let body: Registered = serde_json::from_value(entry.body).map_err(|error| unsealable(error.to_string()))?;
+    let registered = body.registration.attempt(body.number, attempt.ending.clone());
+    let registered = registered.map_err(|error| unsealable(error.to_string()))?;
+    let is_same = registered.digest == attempt.digest
+        && registered.registered == canonical::exact(attempt.registered.clone())
+        && registered.about == canonical::exact(attempt.about.clone())
+        && registered.objectives == attempt.objectives
+        && registered.plan == attempt.plan
+        && registered.anchor == attempt.anchor
+        && registered.lost_region == attempt.lost_region
+        && registered.recovery_regions == attempt.recovery_regions;
+    if is_same { Ok(()) } else { Err(unsealable(format!("it is not what entry {} registered", known.registered))) }
+}
+
+/// Reads a bundle for `show` and reports. It is not verified.
+///
+/// # Errors
+/// If the bytes are not a bundle.
+pub fn read(bytes: &[u8]) -> Result<(Attempt, Results), BundleError> {
+    let parts = archive::read(bytes).map_err(BundleError::Malformed)?;
+    let first = parts.first().filter(|part| part.name == parts::MANIFEST);
+    let first = first.ok_or_else(|| BundleError::Malformed(format!("it does not begin with {}", parts::MANIFEST)))?;
+    let manifest = Manifest::read(&first.bytes).map_err(BundleError::Malformed)?;
+    let results = closing::results_of(&parts).map_err(BundleError::Malformed)?;
+    let is_of_attempt =
+        |part: &&Part| part.name != parts::RESULTS && manifest.parts.iter().any(|named| named.name == part.name);
+    let of_attempt: Vec<Part> = parts.iter().filter(is_of_attempt).cloned().collect();
+    Ok((parts::join(&of_attempt).map_err(BundleError::Malformed)?, results))
 }

@@ -1,0 +1,189 @@
+//! An attempt as the parts of a bundle, and back. Pure.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    bundle::{archive::Part, columns},
+    canonical::{self, CanonicalError},
+    record::{Attempt, ProbeRecord, WritesRecord},
+};
+
+/// Name of the first part.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the measured values and verdict.
+pub const RESULTS: &str = "results.json";
+/// The canonical plan and drill: exactly the bytes whose digest was registered.
+pub const REGISTERED: &str = "registered.json";
+/// What of the attempt has no part of its own.
+const HEAD: &str = "attempt.json";
+
+/// Fields of an attempt that are parts of their own, in the order of the archive.
+const FIELDS: [(&str, &str); 8] = [
+    ("registered", REGISTERED),
+    ("timeline", "timeline.json"),
+    ("journal", "journal.json"),
+    ("events", "events.json"),
+    ("guards", "guards.json"),
+    ("findings", "findings.json"),
+    ("residue", "residue.json"),
+    ("probes", "probes.json"),
+];
+
+/// Format of the bundle; another number is refused.
+const VERSION: u64 = 1;
+
+/// Names, sizes and digests of all parts but those that close the bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// Format.
+    pub version: u64,
+    /// Drill name.
+    pub drill: String,
+    /// Number.
+    pub attempt: u64,
+    /// Parts in order.
+    pub parts: Vec<PartDigest>,
+}
+
+/// Digest of one part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PartDigest {
+    /// Name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+impl PartDigest {
+    /// Of a part.
+    pub fn of(part: &Part) -> Self {
+        let sha256 = canonical::hex(&canonical::sha256(&part.bytes));
+        Self { name: part.name.clone(), size: part.bytes.len() as u64, sha256 }
+    }
+}
+
+impl Manifest {
+    /// Of an attempt's parts.
+    pub fn of(drill: &str, attempt: u64, parts: &[Part]) -> Self {
+        Self { version: VERSION, drill: drill.to_owned(), attempt, parts: parts.iter().map(PartDigest::of).collect() }
+    }
+
+    /// Reads it; the format must be known.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let manifest: Self = canonical::from_slice(bytes).map_err(|error| error.to_string())?;
+        if manifest.version != VERSION {
+            return Err(format!("has format {}, this program reads {VERSION}", manifest.version));
+        }
+        Ok(manifest)
+    }
+}
+
+fn samples_name(probe: usize) -> String {
+    format!("samples/{probe:04}.bin.gz")
+}
+
+fn writes_name(probe: usize) -> String {
+    format!("writes/{probe:04}.bin.gz")
+}
+
+/// The probe without what is in columns; `writes` stays as a mark.
+fn head(probe: &ProbeRecord) -> ProbeRecord {
+    let empty = |_: &WritesRecord| WritesRecord { writes: Vec::new(), readbacks: Vec::new() };
+    ProbeRecord {
+        name: probe.name.clone(),
+        interval: probe.interval,
+        timeout: probe.timeout,
+        regions: probe.regions.clone(),
+        samples: Vec::new(),
+        writes: probe.writes.as_ref().map(empty),
+    }
+}
+
+/// The parts of an attempt, in order, without results.
+pub fn split(attempt: &Attempt) -> Result<Vec<Part>, String> {
+    let text = |error: serde_json::Error| error.to_string();
+    let without_samples = Attempt { probes: attempt.probes.iter().map(head).collect(), ..shallow(attempt) };
+    let Value::Object(mut fields) = serde_json::to_value(&without_samples).map_err(text)? else {
+        return Err("an attempt is an object".to_owned());
+    };
+    let canonical = |value: &Value| canonical::to_vec(value).map_err(|error: CanonicalError| error.to_string());
+    let mut parts = Vec::new();
+    for (field, name) in FIELDS {
+        let value = fields.remove(field).ok_or_else(|| format!("an attempt has no {field}"))?;
+        parts.push(Part::new(name, canonical(&value)?));
+    }
+    parts.insert(1, Part::new(HEAD, canonical(&Value::Object(fields))?));
+    for (at, probe) in attempt.probes.iter().enumerate() {
+        parts.push(Part::new(samples_name(at), columns::encode_samples(&probe.samples)?));
+        if let Some(writes) = &probe.writes {
+            parts.push(Part::new(writes_name(at), columns::encode_writes(writes)?));
+        }
+    }
+    Ok(parts)
+}
+
+/// Everything but the probes, which may be large.
+fn shallow(attempt: &Attempt) -> Attempt {
+    Attempt {
+        drill: attempt.drill.clone(),
+        number: attempt.number,
+        plan: attempt.plan.clone(),
+        digest: attempt.digest.clone(),
+        registered: attempt.registered.clone(),
+        about: attempt.about.clone(),
+        lost_region: attempt.lost_region.clone(),
+        recovery_regions: attempt.recovery_regions.clone(),
+        anchor: attempt.anchor.clone(),
+        objectives: attempt.objectives.clone(),
+        phases: attempt.phases.clone(),
+        timeline: attempt.timeline.clone(),
+        probes: Vec::new(),
+        guards: attempt.guards.clone(),
+        findings: attempt.findings.clone(),
+        residue: attempt.residue.clone(),
+        journal: attempt.journal.clone(),
+        events: attempt.events.clone(),
+        programs: attempt.programs.clone(),
+        ending: attempt.ending.clone(),
+    }
+}
+
+/// The attempt that the parts hold. Every part is used, or its name is an error.
+pub fn join(parts: &[Part]) -> Result<Attempt, String> {
+    let find = |name: &str| parts.iter().find(|part| part.name == name).ok_or_else(|| format!("{name} is missing"));
+    let json = |name: &str| -> Result<Value, String> {
+        canonical::from_slice(&find(name)?.bytes).map_err(|error| format!("{name} {error}"))
+    };
+    let Value::Object(mut fields) = json(HEAD)? else { return Err(format!("{HEAD} is not an object")) };
+    for (field, name) in FIELDS {
+        if fields.insert(field.to_owned(), json(name)?).is_some() {
+            return Err(format!("{HEAD} has a field {field}, which is a part of its own"));
+        }
+    }
+    let mut attempt: Attempt = serde_json::from_value(Value::Object(fields))
+        .map_err(|error| format!("the parts are not an attempt: {error}"))?;
+    let mut budget = columns::MAX_INFLATED;
+    let mut used = FIELDS.len() + 1;
+    for (at, probe) in attempt.probes.iter_mut().enumerate() {
+        let name = samples_name(at);
+        probe.samples =
+            columns::decode_samples(&find(&name)?.bytes, &mut budget).map_err(|why| format!("{name} {why}"))?;
+        used += 1;
+        if probe.writes.is_some() {
+            let name = writes_name(at);
+            let writes =
+                columns::decode_writes(&find(&name)?.bytes, &mut budget).map_err(|why| format!("{name} {why}"))?;
+            probe.writes = Some(writes);
+            used += 1;
+        }
+    }
+    if used != parts.len() {
+        return Err(format!("there are {} parts, and {used} belong to the attempt", parts.len()));
+    }
+    Ok(attempt)
+}

@@ -1,0 +1,405 @@
+//! Offline verification of a bundle: total on any bytes, and every doubt is named.
+
+use serde_json::Value;
+
+use crate::{
+    attempts::{Attempts, Registered, SealBody},
+    bundle::{
+        Check, CheckOutcome, Report, archive,
+        archive::Part,
+        closing::{self, Proof},
+        parts::{self, Manifest, PartDigest},
+    },
+    canonical,
+    entry::kind,
+    measure::measure,
+    note::{Checkpoint, VerifierKey},
+    record::{Attempt, Point},
+    results::Results,
+};
+
+/// Slack of the order of two observed times, beside their error bounds: one millisecond.
+const SLACK: i64 = 1_000_000;
+
+struct Verifier {
+    checks: Vec<Check>,
+}
+
+impl Verifier {
+    fn add(&mut self, name: &str, outcome: CheckOutcome, detail: impl Into<String>) {
+        self.checks.push(Check { name: name.to_owned(), outcome, detail: detail.into() });
+    }
+
+    /// Records a result; gives its value on.
+    fn check<T>(&mut self, name: &str, result: Result<(T, String), String>) -> Option<T> {
+        match result {
+            Ok((value, detail)) => {
+                self.add(name, CheckOutcome::Passed, detail);
+                Some(value)
+            }
+            Err(detail) => {
+                self.add(name, CheckOutcome::Failed, detail);
+                None
+            }
+        }
+    }
+}
+
+/// What could be read, for the checks that need several parts.
+#[derive(Default)]
+struct Known {
+    manifest: Option<Manifest>,
+    checkpoint: Option<Checkpoint>,
+    proofs: Option<Vec<Proof>>,
+    attempt: Option<Attempt>,
+    results: Option<Results>,
+}
+
+/// Checks everything that can be checked offline. `key` is the key that the reader trusts.
+pub fn verify(bytes: &[u8], key: Option<&VerifierKey>) -> Report {
+    let mut verifier = Verifier { checks: Vec::new() };
+    let mut known = Known::default();
+    let read = archive::read(bytes).map(|parts| {
+        let detail = format!("{} parts, {} bytes", parts.len(), bytes.len());
+        (parts, detail)
+    });
+    if let Some(parts) = verifier.check("file", read) {
+        inspect(&mut verifier, &mut known, bytes, &parts, key);
+    }
+    for (name, detail) in [
+        ("approvals", "approvals are not part of this format: the people named in the record are not proved"),
+        ("time", "no timestamp authority: the times are those of the machine that ran the drill"),
+        (
+            "witnesses",
+            "no independent witness signed the checkpoint: a ledger rewritten as a whole by the holder of its key is not excluded",
+        ),
+    ] {
+        verifier.add(name, CheckOutcome::NotChecked, detail);
+    }
+    Report {
+        drill: known.manifest.as_ref().map(|manifest| manifest.drill.clone()),
+        attempt: known.manifest.as_ref().map(|manifest| manifest.attempt),
+        verdict: known.results.as_ref().map(|results| results.verdict),
+        checks: verifier.checks,
+    }
+}
+
+fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Part], key: Option<&VerifierKey>) {
+    let spelled = match archive::locate_difference(bytes, parts) {
+        None => Ok(((), "every byte outside the parts is as it is written".to_owned())),
+        Some(place) => Err(place),
+    };
+    verifier.check("form", spelled);
+    let trusted = trusted_key(verifier, parts, key);
+    known.manifest = verifier.check("manifest", manifest(parts));
+    let digests = known
+        .manifest
+        .as_ref()
+        .map_or_else(|| Err("there is no manifest".to_owned()), |manifest| digests(manifest, parts));
+    verifier.check("parts", digests);
+    if let Some(key) = &trusted {
+        let checkpoint = text(parts, closing::CHECKPOINT).and_then(|note| {
+            let checkpoint = Checkpoint::verify(note, key).map_err(|error| format!("checkpoint: {error}"))?;
+            let spelled = note.matches("\u{2014} ").count() == 1;
+            if !spelled {
+                return Err("checkpoint: has further signatures, which this program cannot check".to_owned());
+            }
+            let detail = format!("{} entries, signed by {}", checkpoint.size, key.name());
+            Ok((checkpoint, detail))
+        });
+        known.checkpoint = verifier.check("checkpoint", checkpoint);
+    }
+    let inclusion = inclusion(parts, known.checkpoint.as_ref());
+    known.proofs = verifier.check("inclusion", inclusion);
+    known.attempt = verifier.check("record", record(known.manifest.as_ref(), parts));
+    known.results = verifier.check("results", read_results(parts));
+    let attempts = attempts(known);
+    verifier.check("attempts", attempts);
+    let registered = registered(known, parts);
+    verifier.check("registration", registered);
+    let sealed = sealed(known, parts);
+    verifier.check("seal", sealed);
+    let order = known.attempt.as_ref().map_or_else(|| Err("there is no record".to_owned()), order);
+    verifier.check("timeline", order);
+    let recomputed = recompute(known, parts);
+    verifier.check("recomputation", recomputed);
+    if let Some(key) = &trusted {
+        let statements = statements(known, parts, key);
+        verifier.check("statements", statements);
+    }
+}
+
+fn find<'a>(parts: &'a [Part], name: &str) -> Result<&'a Part, String> {
+    parts.iter().find(|part| part.name == name).ok_or_else(|| format!("{name} is missing"))
+}
+
+fn text<'a>(parts: &'a [Part], name: &str) -> Result<&'a str, String> {
+    std::str::from_utf8(&find(parts, name)?.bytes).map_err(|_| format!("{name} is not text"))
+}
+
+/// The key that signatures are checked with: the reader's, or else the bundle's own.
+fn trusted_key(verifier: &mut Verifier, parts: &[Part], key: Option<&VerifierKey>) -> Option<VerifierKey> {
+    let own = text(parts, closing::KEY).and_then(|text| {
+        let own = VerifierKey::parse(text).map_err(|error| format!("{}: {error}", closing::KEY))?;
+        if format!("{own}\n") != text {
+            return Err(format!("{} is not as it is written", closing::KEY));
+        }
+        Ok(own)
+    });
+    match (own, key) {
+        (Err(why), key) => {
+            verifier.add("key", CheckOutcome::Failed, why);
+            key.cloned()
+        }
+        (Ok(own), Some(key)) if own == *key => {
+            verifier.add("key", CheckOutcome::Passed, format!("the given key, {}", own.fingerprint()));
+            Some(own)
+        }
+        (Ok(own), Some(key)) => {
+            let detail = format!("sealed with another key: {}, given {}", own.fingerprint(), key.fingerprint());
+            verifier.add("key", CheckOutcome::Failed, detail);
+            Some(key.clone())
+        }
+        (Ok(own), None) => {
+            let detail = format!(
+                "not checked: the key was taken from the bundle itself; compare its fingerprint {} with the one you were \
+                 given, or pass the key",
+                own.fingerprint()
+            );
+            verifier.add("key", CheckOutcome::NotChecked, detail);
+            Some(own)
+        }
+    }
+}
+
+fn manifest(parts: &[Part]) -> Result<(Manifest, String), String> {
+    let first = parts.first().filter(|part| part.name == parts::MANIFEST);
+    let first = first.ok_or_else(|| format!("the first part is not {}", parts::MANIFEST))?;
+    let manifest = Manifest::read(&first.bytes).map_err(|why| format!("{} {why}", parts::MANIFEST))?;
+    let expected = manifest.parts.iter().map(|part| part.name.as_str()).chain(closing::CLOSING);
+    let mut found = parts[1..].iter().map(|part| part.name.as_str());
+    for name in expected {
+        match found.next() {
+            Some(found) if found == name => {}
+            Some(found) => {
+                return Err(format!("{found} stands where {name} belongs: parts were swapped, added or removed"));
+            }
+            None => return Err(format!("{name} is missing")),
+        }
+    }
+    if let Some(extra) = found.next() {
+        return Err(format!("{extra} does not belong to the bundle"));
+    }
+    let detail = format!("{} attempt {}, {} parts in order", manifest.drill, manifest.attempt, parts.len());
+    Ok((manifest, detail))
+}
+
+fn digests(manifest: &Manifest, parts: &[Part]) -> Result<((), String), String> {
+    let mut wrong = Vec::new();
+    for expected in &manifest.parts {
+        let part = find(parts, &expected.name)?;
+        if PartDigest::of(part) != *expected {
+            let (from, size) = (archive::offset_of(parts, &part.name), part.bytes.len());
+            wrong.push(format!("{} (bytes {from} to {}) was changed", part.name, from + size));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(wrong.join("; "));
+    }
+    Ok(((), format!("{} digests", manifest.parts.len())))
+}
+
+fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Proof>, String), String> {
+    let proofs: Vec<Proof> = canonical::from_slice(&find(parts, closing::PROOFS)?.bytes)
+        .map_err(|error| format!("{} {error}", closing::PROOFS))?;
+    let checkpoint = checkpoint.ok_or("there is no checkpoint to prove entries against")?;
+    for proof in &proofs {
+        proof.holds(checkpoint)?;
+    }
+    let detail = format!("{} entries are in the ledger of {} entries", proofs.len(), checkpoint.size);
+    Ok((proofs, detail))
+}
+
+fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<(Attempt, String), String> {
+    let manifest = manifest.ok_or("there is no manifest")?;
+    let named =
+        |part: &&Part| part.name != parts::RESULTS && manifest.parts.iter().any(|named| named.name == part.name);
+    let of_attempt: Vec<Part> = parts.iter().filter(named).cloned().collect();
+    let attempt = parts::join(&of_attempt)?;
+    if (attempt.drill.as_str(), attempt.number) != (manifest.drill.as_str(), manifest.attempt) {
+        return Err(format!(
+            "the record is of {} attempt {}, the manifest of {} attempt {}",
+            attempt.drill, attempt.number, manifest.drill, manifest.attempt
+        ));
+    }
+    let samples: usize = attempt.probes.iter().map(|probe| probe.samples.len()).sum();
+    let detail = format!("{} probes, {samples} samples, {} events", attempt.probes.len(), attempt.events.len());
+    Ok((attempt, detail))
+}
+
+fn read_results(parts: &[Part]) -> Result<(Results, String), String> {
+    let results = closing::results_of(parts)?;
+    let detail = format!("{} objectives, verdict {:?}", results.objectives.len(), results.verdict);
+    Ok((results, detail))
+}
+
+/// Attempts of the drill are numbered from 1 without a gap, and this one is among them.
+fn attempts(known: &Known) -> Result<((), String), String> {
+    let (proofs, manifest) = (known.proofs.as_ref(), known.manifest.as_ref());
+    let (Some(proofs), Some(manifest)) = (proofs, manifest) else {
+        return Err("there are no proved entries to count".to_owned());
+    };
+    let mut attempts = Attempts::default();
+    let mut previous = None;
+    for proof in proofs {
+        let entry = &proof.entry;
+        if previous.is_some_and(|previous| previous >= entry.index) {
+            return Err(format!("entry {} is out of order", entry.index));
+        }
+        previous = Some(entry.index);
+        if entry.body.get("drill").and_then(Value::as_str) != Some(manifest.drill.as_str()) {
+            return Err(format!("entry {} is not of {}", entry.index, manifest.drill));
+        }
+        attempts
+            .admit(entry)
+            .map_err(|why| format!("entry {} {why}: an attempt is missing or re-numbered", entry.index))?;
+    }
+    let count = attempts.of(&manifest.drill).len();
+    match attempts.get(&manifest.drill, manifest.attempt) {
+        Some(known) if known.sealed.is_some() => Ok((
+            (),
+            format!("attempts 1 to {count} of {} without a gap; this is attempt {}", manifest.drill, manifest.attempt),
+        )),
+        Some(_) => Err(format!("there is no seal of attempt {} of {}", manifest.attempt, manifest.drill)),
+        None => Err(format!("attempt {} of {} was never registered", manifest.attempt, manifest.drill)),
+    }
+}
+
+/// Body of the entry of this kind about this attempt.
+fn body<T: serde::de::DeserializeOwned>(known: &Known, kind: &str) -> Result<(u64, T), String> {
+    let proofs = known.proofs.as_ref().ok_or("there are no proved entries")?;
+    let manifest = known.manifest.as_ref().ok_or("there is no manifest")?;
+    let is_ours = |proof: &&Proof| {
+        let number = proof.entry.body.get("number").and_then(Value::as_u64);
+        proof.entry.kind == kind && number == Some(manifest.attempt)
+    };
+    let proof = proofs
+        .iter()
+        .find(is_ours)
+        .ok_or_else(|| format!("there is no entry {kind} of attempt {}", manifest.attempt))?;
+    let body = serde_json::from_value(proof.entry.body.clone())
+        .map_err(|error| format!("entry {}: {error}", proof.entry.index))?;
+    Ok((proof.entry.index, body))
+}
+
+/// What was sealed is what was registered before.
+fn registered(known: &Known, parts: &[Part]) -> Result<((), String), String> {
+    let attempt = known.attempt.as_ref().ok_or("there is no record")?;
+    let (index, body): (u64, Registered) = body(known, kind::REGISTERED)?;
+    let digest = canonical::digest(&find(parts, parts::REGISTERED)?.bytes);
+    if digest != body.digest || digest != attempt.digest {
+        return Err(format!("the plan has digest {digest}, entry {index} registered {}", body.digest));
+    }
+    let registered =
+        body.registration.attempt(body.number, attempt.ending.clone()).map_err(|error| error.to_string())?;
+    let differs = [
+        ("objectives", registered.objectives != attempt.objectives),
+        ("plan", registered.plan != attempt.plan),
+        ("anchor", registered.anchor != attempt.anchor),
+        ("regions", registered.lost_region != attempt.lost_region),
+        ("recovery regions", registered.recovery_regions != attempt.recovery_regions),
+        ("description", registered.about != attempt.about),
+    ];
+    if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
+        return Err(format!("the {what} of the record are not those that entry {index} registered"));
+    }
+    Ok(((), format!("plan and objectives are those of entry {index}, {digest}")))
+}
+
+fn sealed(known: &Known, parts: &[Part]) -> Result<((), String), String> {
+    let results = known.results.as_ref().ok_or("there are no results")?;
+    let (index, body): (u64, SealBody) = body(known, kind::SEALED)?;
+    let digest = canonical::digest(&find(parts, parts::MANIFEST)?.bytes);
+    if digest != body.manifest {
+        return Err(format!("{} has digest {digest}, entry {index} sealed {}", parts::MANIFEST, body.manifest));
+    }
+    if results.verdict != body.verdict {
+        return Err(format!("the verdict is {:?}, entry {index} sealed {:?}", results.verdict, body.verdict));
+    }
+    Ok(((), format!("entry {index} sealed exactly these parts")))
+}
+
+/// What causes stands before what it causes, within the error bounds.
+fn order(attempt: &Attempt) -> Result<((), String), String> {
+    use Point::{T0c, T0e, T3, T4, T5, T8, T9, T10};
+    let first = |point| attempt.timeline.iter().filter(|seen| seen.point == point).min_by_key(|seen| seen.time);
+    for (before, after) in [(T0c, T0e), (T0c, T8), (T3, T4), (T4, T5), (T8, T9), (T9, T10), (T0c, T10)] {
+        if let (Some(before), Some(after)) = (first(before), first(after)) {
+            let errors = before.error.saturating_add(after.error).saturating_add(attempt.anchor.error);
+            if before.time.saturating_sub(after.time) > errors.saturating_add(SLACK) {
+                return Err(format!("{:?} is after {:?}", before.point, after.point));
+            }
+        }
+    }
+    for phase in &attempt.phases {
+        if phase.to.is_some_and(|to| to < phase.from) {
+            return Err(format!("phase {} ends before it begins", phase.name));
+        }
+    }
+    if let Some(pair) = attempt.phases.windows(2).find(|pair| pair[1].from < pair[0].from) {
+        return Err(format!("phase {} begins before {}", pair[1].name, pair[0].name));
+    }
+    for probe in &attempt.probes {
+        if let Some(at) = probe.samples.windows(2).position(|pair| pair[1].due < pair[0].due) {
+            return Err(format!("sample {} of probe {} is due before the one before it", at + 1, probe.name));
+        }
+    }
+    Ok(((), format!("{} points, {} phases", attempt.timeline.len(), attempt.phases.len())))
+}
+
+/// Measured values and verdict again, from the raw samples.
+fn recompute(known: &Known, parts: &[Part]) -> Result<((), String), String> {
+    let attempt = known.attempt.as_ref().ok_or("there is no record to compute from")?;
+    let again = measure(attempt);
+    let bytes = canonical::to_vec(&again).map_err(|error| error.to_string())?;
+    let stated = &find(parts, parts::RESULTS)?.bytes;
+    if bytes != *stated {
+        let computed = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let stated = serde_json::from_slice(stated).unwrap_or(Value::Null);
+        let place = difference("", &stated, &computed).unwrap_or_else(|| "it is spelled in another way".to_owned());
+        return Err(format!("{} is not what follows from the samples: {place}", parts::RESULTS));
+    }
+    Ok(((), format!("measured values and verdict follow from the raw samples: {:?}", again.verdict)))
+}
+
+/// First place in which two values differ.
+fn difference(path: &str, stated: &Value, computed: &Value) -> Option<String> {
+    match (stated, computed) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
+            names.into_iter().find_map(|name| {
+                let (a, b) = (a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null));
+                difference(&format!("{path}/{name}"), a, b)
+            })
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(at, (a, b))| difference(&format!("{path}/{at}"), a, b))
+        }
+        (a, b) if a == b => None,
+        (a, b) => Some(format!("{path} is stated as {a}, and computed as {b}")),
+    }
+}
+
+fn statements(known: &Known, parts: &[Part], key: &VerifierKey) -> Result<((), String), String> {
+    let (Some(manifest), Some(results)) = (known.manifest.as_ref(), known.results.as_ref()) else {
+        return Err("there are no results that they could be about".to_owned());
+    };
+    for (name, payload) in [
+        (closing::TEST_RESULT, closing::test_result(manifest, results)?),
+        (closing::MEASUREMENT, closing::measurement(manifest, results)?),
+    ] {
+        let part = find(parts, name)?;
+        closing::verify_envelope(&part.bytes, key, &payload).map_err(|why| format!("{name} {why}"))?;
+    }
+    Ok(((), "both in-toto statements are signed, and state these results of these parts".to_owned()))
+}
