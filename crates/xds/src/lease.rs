@@ -108,3 +108,99 @@ impl<K: Ord + Clone> Leases<K> {
         self.held.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Step {
+        Take(&'static str, u64, bool),
+        Renew(&'static str, bool),
+        RenewFor(&'static str, u64, bool),
+        Release(&'static str, bool),
+        Expire(&'static [&'static str]),
+        Next(Option<u64>),
+        Left(&'static str, Option<u64>),
+    }
+
+    /// Each step at a time in milliseconds after the start; deadlines are in the same measure.
+    fn run(steps: &[(u64, Step)]) {
+        let start = Instant::now();
+        let mut leases = Leases::new();
+        for (index, (at, step)) in steps.iter().enumerate() {
+            let now = start + Duration::from_millis(*at);
+            let millis = |ms: &u64| Duration::from_millis(*ms);
+            match step {
+                Step::Take(key, ttl, new) => assert_eq!(leases.take(*key, millis(ttl), now), *new, "step {index}"),
+                Step::Renew(key, held) => assert_eq!(leases.renew(key, now), *held, "step {index}"),
+                Step::RenewFor(key, ttl, held) => {
+                    assert_eq!(leases.renew_for(key, millis(ttl), now), *held, "step {index}");
+                }
+                Step::Release(key, held) => assert_eq!(leases.release(key), *held, "step {index}"),
+                Step::Expire(keys) => assert_eq!(leases.expire(now), *keys, "step {index}"),
+                Step::Next(deadline) => {
+                    let next = leases.next_deadline().map(|next| next - start);
+                    assert_eq!(next, deadline.as_ref().map(millis), "step {index}");
+                }
+                Step::Left(key, left) => {
+                    assert_eq!(leases.remaining(key, now), left.as_ref().map(millis), "step {index}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_lapses_at_its_deadline_and_not_before() {
+        run(&[
+            (0, Step::Next(None)),
+            (0, Step::Take("a", 3000, true)),
+            (0, Step::Take("b", 1000, true)),
+            (0, Step::Next(Some(1000))),
+            (999, Step::Expire(&[])),
+            (999, Step::Left("b", Some(1))),
+            (1000, Step::Expire(&["b"])),
+            (1000, Step::Left("b", None)),
+            (1000, Step::Next(Some(3000))),
+            (9000, Step::Expire(&["a"])),
+            (9000, Step::Next(None)),
+        ]);
+    }
+
+    #[test]
+    fn a_heartbeat_moves_the_deadline_and_cannot_revive() {
+        run(&[
+            (0, Step::Take("a", 1000, true)),
+            (900, Step::Renew("a", true)),
+            (900, Step::Next(Some(1900))),
+            (1000, Step::Expire(&[])),
+            (1000, Step::RenewFor("a", 200, true)),
+            (1100, Step::Renew("a", true)),
+            (1100, Step::Left("a", Some(200))),
+            (1300, Step::Renew("a", false)),
+            (1300, Step::Left("a", Some(0))),
+            (1300, Step::Take("a", 1000, false)),
+            (1300, Step::Expire(&[])),
+            (1300, Step::Renew("b", false)),
+        ]);
+    }
+
+    #[test]
+    fn what_is_released_does_not_lapse() {
+        run(&[
+            (0, Step::Take("a", 1000, true)),
+            (0, Step::Take("b", 1000, true)),
+            (500, Step::Release("a", true)),
+            (500, Step::Release("a", false)),
+            (2000, Step::Expire(&["b"])),
+        ]);
+    }
+
+    #[test]
+    fn an_endless_lease_has_no_deadline() {
+        let mut leases = Leases::new();
+        let now = Instant::now();
+        leases.take("a", Duration::MAX, now);
+        assert_eq!(leases.next_deadline(), None);
+        assert!(leases.expire(now + Duration::from_secs(1_000_000)).is_empty());
+    }
+}

@@ -101,6 +101,7 @@ async fn serve(server: &Server, acceptor: TlsAcceptor) -> SocketAddr {
     let (connections, incoming) = mpsc::channel::<std::io::Result<_>>(4);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
             if let Ok(stream) = acceptor.accept(stream).await {
                 let _ = connections.send(Ok(stream)).await;
             }

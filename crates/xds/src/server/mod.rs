@@ -5,6 +5,8 @@ mod desired;
 mod service;
 mod shared;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

@@ -103,19 +103,27 @@ impl StreamCore {
         }
     }
 
-    /// Make before break: endpoints only once their clusters are taken in, listeners once both are, routes once the
-    /// listeners are. A refusal stops the rest of that version: what is in force stays in force, whole.
+    /// Make before break: endpoints right behind their clusters (Envoy acknowledges changed clusters only once their
+    /// endpoints are there, too), listeners once both are accepted, routes once the listeners are. A refusal stops the rest of that version: what is in force stays in force, whole.
     fn due(&self, kind: ResourceKind, published: &Published) -> bool {
         let Some(subscription) = self.kinds.get(&kind) else { return false };
         let version = &published.version;
         let in_turn = match kind {
             ResourceKind::Trust | ResourceKind::Cluster | ResourceKind::Overlay => true,
-            ResourceKind::Endpoints => self.settled(ResourceKind::Cluster, version),
+            ResourceKind::Endpoints => self.told(ResourceKind::Cluster, version),
             ResourceKind::Listener => self.settled(ResourceKind::Cluster, version) && self.endpoints_settled(published),
             ResourceKind::Routes => self.settled(ResourceKind::Listener, version),
         };
         let present = kind.has_wildcard() || !subscription.chosen(kind, published).is_empty();
         in_turn && present && subscription.wants(kind, published)
+    }
+
+    /// Whether this kind was sent at this version and not refused since, or is not asked for at all.
+    fn told(&self, kind: ResourceKind, version: &str) -> bool {
+        self.kinds.get(&kind).is_none_or(|subscription| {
+            let sent = subscription.sent.as_ref().is_some_and(|sent| sent.version == version);
+            sent && subscription.refused.as_deref() != Some(version)
+        })
     }
 
     /// Whether this kind is accepted at this version, or not asked for at all.

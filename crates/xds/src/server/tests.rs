@@ -1,0 +1,240 @@
+//! The stream's state machine, message by message.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use envoy_types::pb::{
+    envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource},
+    google::rpc::Status,
+};
+use prost::Message;
+
+use super::{
+    desired::Desired,
+    stream::{Heard, StreamCore},
+};
+use crate::{
+    overlay::{Effect, Overlay},
+    resource::ResourceKind as Kind,
+    snapshot::{
+        Balancer, CircuitBreakers, Cluster, Direction, EndpointSet, Listener, ListenerProtocol, Snapshot,
+        UpstreamProtocol,
+    },
+};
+
+fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
+    let cluster = |name: &&str| Cluster {
+        name: (*name).to_owned(),
+        service: (*name).to_owned(),
+        protocol: UpstreamProtocol::Tcp,
+        connect_timeout: Duration::from_secs(1),
+        balancer: Balancer::RoundRobin,
+        tls: None,
+        health_check: None,
+        outlier: None,
+        breakers: CircuitBreakers::default(),
+        panic_threshold: 0,
+        ramp: None,
+    };
+    let listener = Listener {
+        name: "bytes".to_owned(),
+        address: SocketAddr::from(([127, 0, 0, 1], port)),
+        direction: Direction::Outbound,
+        tls: None,
+        protocol: ListenerProtocol::Tcp { cluster: clusters[0].to_owned() },
+    };
+    let endpoints = clusters.iter().map(|name| EndpointSet { cluster: (*name).to_owned(), localities: Vec::new() });
+    Arc::new(Snapshot {
+        listeners: vec![listener],
+        clusters: clusters.iter().map(cluster).collect(),
+        endpoints: endpoints.collect(),
+        ..Snapshot::default()
+    })
+}
+
+struct Talk {
+    core: StreamCore,
+    desired: Desired,
+    now: Instant,
+}
+
+impl Talk {
+    fn new() -> Self {
+        Self { core: StreamCore::default(), desired: Desired::default(), now: Instant::now() }
+    }
+
+    fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
+        self.desired.publish(version, snapshot).unwrap();
+    }
+
+    fn ask(&mut self, kind: Kind, names: &[&str], nonce: &str, error: Option<&str>) -> Heard {
+        let request = DiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            response_nonce: nonce.to_owned(),
+            error_detail: error.map(|text| Status { message: text.to_owned(), ..Status::default() }),
+            ..DiscoveryRequest::default()
+        };
+        self.core.on_request(&request).unwrap()
+    }
+
+    fn response(&mut self) -> Option<DiscoveryResponse> {
+        self.core.next_response(&self.desired, self.now)
+    }
+
+    /// Kind, version and number of resources of the next response, and its nonce.
+    fn next(&mut self) -> (Kind, String, usize, String) {
+        let response = self.response().expect("a response is due");
+        let kind = Kind::of_type_url(&response.type_url).unwrap();
+        (kind, response.version_info, response.resources.len(), response.nonce)
+    }
+
+    fn silent(&mut self) {
+        assert_eq!(self.response(), None);
+    }
+
+    /// Brings a stream with everything subscribed to the state where everything is accepted.
+    fn settle(&mut self, names: &[&str]) {
+        self.ask(Kind::Cluster, &[], "", None);
+        self.ask(Kind::Listener, &[], "", None);
+        self.ask(Kind::Endpoints, names, "", None);
+        while let Some(response) = self.response() {
+            let kind = Kind::of_type_url(&response.type_url).unwrap();
+            let names = if kind == Kind::Endpoints { names } else { &[] };
+            self.ask(kind, names, &response.nonce, None);
+        }
+    }
+}
+
+#[test]
+fn listeners_wait_until_clusters_and_all_their_endpoints_are_accepted() {
+    let mut talk = Talk::new();
+    talk.ask(Kind::Cluster, &[], "", None);
+    talk.ask(Kind::Listener, &[], "", None);
+    talk.silent();
+    talk.publish("1", snapshot(&["a", "b"], 1));
+    let (kind, version, count, clusters) = talk.next();
+    assert_eq!((kind, version.as_str(), count), (Kind::Cluster, "1", 2));
+    talk.silent();
+    // Endpoints follow at once when asked for, whether or not the clusters are acknowledged yet.
+    talk.ask(Kind::Endpoints, &["a"], "", None);
+    let (kind, _, count, endpoints) = talk.next();
+    assert_eq!((kind, count), (Kind::Endpoints, 1));
+    assert_eq!(talk.ask(Kind::Cluster, &[], &clusters, None), Heard::Acked { kind: Kind::Cluster, version });
+    talk.ask(Kind::Endpoints, &["a"], &endpoints, None);
+    talk.silent();
+    talk.ask(Kind::Endpoints, &["a", "b"], &endpoints, None);
+    let (kind, _, count, endpoints) = talk.next();
+    assert_eq!((kind, count), (Kind::Endpoints, 2));
+    talk.silent();
+    talk.ask(Kind::Endpoints, &["a", "b"], &endpoints, None);
+    assert_eq!(talk.next().0, Kind::Listener);
+    talk.silent();
+}
+
+#[test]
+fn endpoints_are_sent_again_after_their_clusters() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.settle(&["a"]);
+    talk.publish("2", snapshot(&["a"], 2));
+    let kinds = [Kind::Cluster, Kind::Endpoints];
+    let nonces = kinds.map(|kind| {
+        let (sent, version, _, nonce) = talk.next();
+        assert_eq!((sent, version.as_str()), (kind, "2"));
+        nonce
+    });
+    talk.silent();
+    talk.ask(Kind::Endpoints, &["a"], &nonces[1], None);
+    talk.ask(Kind::Cluster, &[], &nonces[0], None);
+    assert_eq!(talk.next().0, Kind::Listener);
+}
+
+#[test]
+fn a_refusal_stops_its_version_and_the_next_one_goes_on() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.settle(&["a"]);
+    talk.publish("2", snapshot(&["a", "b"], 2));
+    let (kind, _, _, nonce) = talk.next();
+    assert_eq!((kind, talk.next().0), (Kind::Cluster, Kind::Endpoints));
+    let Heard::Nacked(nack) = talk.ask(Kind::Cluster, &[], &nonce, Some("no b")) else { panic!("a refusal") };
+    assert_eq!((nack.kind, nack.version.as_str(), nack.detail.as_str()), (Kind::Cluster, "2", "no b"));
+    talk.silent();
+    talk.publish("3", snapshot(&["a"], 3));
+    assert_eq!(talk.next().1, "3");
+}
+
+#[test]
+fn a_stale_answer_counts_for_nothing() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.ask(Kind::Cluster, &[], "", None);
+    let (_, _, _, nonce) = talk.next();
+    assert_eq!(talk.ask(Kind::Cluster, &[], "no such nonce", None), Heard::Nothing);
+    talk.publish("2", snapshot(&["a"], 2));
+    talk.silent();
+    talk.ask(Kind::Cluster, &[], &nonce, None);
+    assert_eq!(talk.next().1, "2", "one of a kind is under way at a time");
+}
+
+#[test]
+fn a_version_that_was_overtaken_is_never_sent() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.settle(&["a"]);
+    for version in 2..10_u16 {
+        talk.publish(&version.to_string(), snapshot(&["a"], version));
+    }
+    assert_eq!(talk.next().1, "9");
+}
+
+#[test]
+fn overlays_wait_for_nothing_and_their_time_runs_down() {
+    let overlay = |id: &str| Overlay { id: id.to_owned(), reason: String::new(), effect: Effect::Harmless };
+    let ttl = Duration::from_secs(3);
+    let wrapped = |response: &DiscoveryResponse| {
+        let decode = |any: &envoy_types::pb::google::protobuf::Any| Resource::decode(any.value.as_slice()).unwrap();
+        response.resources.iter().map(decode).collect::<Vec<_>>()
+    };
+    let mut talk = Talk::new();
+    talk.ask(Kind::Overlay, &[], "", None);
+    let first = talk.response().unwrap();
+    assert!(first.resources.is_empty(), "the proxy learns at once that there is none");
+    talk.ask(Kind::Overlay, &[], &first.nonce, None);
+    talk.desired.set_overlays(vec![(overlay("a"), ttl), (overlay("b"), ttl)], talk.now).unwrap();
+    talk.now += Duration::from_secs(1);
+    let whole = talk.response().unwrap();
+    let left = wrapped(&whole)[0].ttl.unwrap();
+    assert_eq!((left.seconds, left.nanos), (2, 0), "time already passed is not given again");
+    talk.ask(Kind::Overlay, &[], &whole.nonce, None);
+    talk.silent();
+
+    talk.desired.heartbeat(&[("b".to_owned(), ttl), ("unknown".to_owned(), ttl)], talk.now);
+    let beat = talk.response().unwrap();
+    let resources = wrapped(&beat);
+    assert_eq!((beat.version_info.as_str(), resources.len()), (whole.version_info.as_str(), 1));
+    assert_eq!((resources[0].name.as_str(), &resources[0].resource), ("b", &None));
+    talk.ask(Kind::Overlay, &[], &beat.nonce, None);
+    talk.silent();
+
+    // "a" lapsed; who connects now gets only "b".
+    talk.now += Duration::from_millis(2500);
+    talk.core = StreamCore::default();
+    talk.ask(Kind::Overlay, &[], "", None);
+    let late = talk.response().unwrap();
+    assert_eq!(wrapped(&late).iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_named_layer_is_answered_so_that_an_envoy_can_start() {
+    let mut talk = Talk::new();
+    talk.ask(Kind::Overlay, &["layer"], "", None);
+    let (kind, _, count, nonce) = talk.next();
+    assert_eq!((kind, count), (Kind::Overlay, 1));
+    talk.ask(Kind::Overlay, &["layer"], &nonce, None);
+    talk.silent();
+}

@@ -1,0 +1,253 @@
+//! What is written is read back, and nothing else is read.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod fixture;
+
+use std::{net::SocketAddr, time::Duration};
+
+use proptest::{collection::vec, option, prelude::*};
+use xds::{
+    codec::{Resource, decode_resource, encode_resource},
+    overlay::{Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState},
+    resource::ResourceKind,
+    snapshot::*,
+};
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9.-]{0,11}"
+}
+
+fn time() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        (1_u64..100_000).prop_map(Duration::from_millis),
+        (1_u64..10_000_000_000).prop_map(Duration::from_nanos)
+    ]
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    prop_oneof![
+        (any::<[u8; 4]>(), 1_u16..).prop_map(SocketAddr::from),
+        (any::<[u16; 8]>(), 1_u16..).prop_map(SocketAddr::from),
+    ]
+}
+
+fn methods() -> impl Strategy<Value = Vec<String>> {
+    vec(prop_oneof![Just("GET".to_owned()), Just("POST".to_owned()), Just("M-SEARCH".to_owned())], 0..3)
+}
+
+fn path() -> impl Strategy<Value = String> {
+    "/[a-z/%.]{0,8}"
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound), Just(Direction::Gateway)];
+    let rule = (vec("[a-zé:/.]{1,12}", 1..3), methods(), vec(path(), 0..3));
+    let rule = rule.prop_map(|(principals, methods, paths)| AllowRule { principals, methods, paths });
+    let authorization = option::of(vec(rule, 0..3).prop_map(|allow| Authorization { allow }));
+    let limits = (1_u32..=8 << 20, 1_u32.., time(), time(), 1_u32.., 1_u32..1 << 31);
+    let limits = limits.prop_map(|(header_bytes, headers, header_timeout, idle_timeout, connections, streams)| {
+        Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams: streams }
+    });
+    let http = (name(), authorization, limits).prop_map(|(routes, authorization, limits)| {
+        ListenerProtocol::Http(HttpListener { routes, authorization, limits })
+    });
+    let protocol = prop_oneof![3 => http, 1 => name().prop_map(|cluster| ListenerProtocol::Tcp { cluster })];
+    let tls = option::of(name().prop_map(|trust| ListenerTls { trust }));
+    (name(), address(), direction, tls, protocol).prop_map(|(name, address, direction, tls, protocol)| Listener {
+        name,
+        address,
+        direction,
+        tls,
+        protocol,
+    })
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let protocol =
+        prop_oneof![Just(UpstreamProtocol::Http1), Just(UpstreamProtocol::Http2), Just(UpstreamProtocol::Tcp)];
+    let balancer = prop_oneof![Just(Balancer::RoundRobin), Just(Balancer::LeastRequest)];
+    let tls = option::of((name(), vec("spiffe://[a-z/]{1,8}", 1..3)))
+        .prop_map(|tls| tls.map(|(trust, server_ids)| ClusterTls { trust, server_ids }));
+    let check = (option::of(path()), time(), time(), 1_u32.., 1_u32..).prop_map(
+        |(http_path, every, timeout, unhealthy_after, healthy_after)| HealthCheck {
+            http_path,
+            every,
+            timeout,
+            unhealthy_after,
+            healthy_after,
+        },
+    );
+    let outlier = (1_u32.., time(), time(), 0_u8..=100).prop_map(
+        |(consecutive_errors, base_ejection, max_ejection, max_percent)| OutlierDetection {
+            consecutive_errors,
+            base_ejection,
+            max_ejection,
+            max_percent,
+        },
+    );
+    let breakers = (any::<u32>(), any::<u32>(), any::<u32>(), 0_u8..=100, any::<u32>()).prop_map(
+        |(connections, pending, requests, retry_percent, retries_per_second)| CircuitBreakers {
+            connections,
+            pending,
+            requests,
+            retry_percent,
+            retries_per_second,
+        },
+    );
+    let ramp = option::of((1_u8..50, time()).prop_map(|(first, dwell)| Ramp { steps: vec![first, 60, 100], dwell }));
+    let first = (name(), name(), protocol, time(), balancer, tls);
+    let rest = (option::of(check), option::of(outlier), breakers, 0_u8..=100, ramp);
+    (first, rest).prop_map(
+        |(
+            (name, service, protocol, connect_timeout, balancer, tls),
+            (health_check, outlier, breakers, panic_threshold, ramp),
+        )| Cluster {
+            name,
+            service,
+            protocol,
+            connect_timeout,
+            balancer,
+            tls,
+            health_check,
+            outlier,
+            breakers,
+            panic_threshold,
+            ramp,
+        },
+    )
+}
+
+fn endpoints() -> impl Strategy<Value = EndpointSet> {
+    let shape = vec((vec((1_u32..1000, "[a-z0-9]{0,4}"), 0..4), 1_u32..1000), 0..5);
+    (name(), shape, any::<bool>()).prop_map(|(cluster, shape, tiers)| {
+        let mut count = 0_u16;
+        let mut localities = Vec::new();
+        for (index, (endpoints, weight)) in shape.into_iter().enumerate() {
+            let endpoints = endpoints.into_iter().map(|(weight, version)| {
+                count += 1;
+                let address = SocketAddr::from(([127, 0, 0, 1], count));
+                Endpoint { name: format!("w{count}"), address, version, weight }
+            });
+            let endpoints = endpoints.collect();
+            let priority = if tiers { u32::try_from(index).unwrap() } else { 0 };
+            localities.push(Locality { region: format!("r{index}"), zone: String::new(), priority, weight, endpoints });
+        }
+        EndpointSet { cluster, localities }
+    })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let on = prop_oneof![
+        Just(RetryOn::ConnectFailure),
+        Just(RetryOn::RefusedStream),
+        Just(RetryOn::Reset),
+        Just(RetryOn::GatewayError)
+    ];
+    let retry = (any::<u32>(), option::of(time()), vec(on, 0..4), any::<bool>()).prop_map(
+        |(attempts, per_try, on, non_idempotent)| RetryPolicy {
+            attempts,
+            per_try,
+            on: on.into_iter().collect(),
+            non_idempotent,
+        },
+    );
+    let hedge = (time(), time()).prop_map(|(a, b)| HedgePolicy { at_least: a.min(b), at_most: a.max(b) });
+    let weighted = (name(), 1_u32..1000).prop_map(|(cluster, weight)| WeightedCluster { cluster, weight });
+    let timeout = prop_oneof![Just(Duration::ZERO), time()];
+    let forward = (vec(weighted, 1..3), timeout, option::of(retry), option::of(hedge))
+        .prop_map(|(clusters, timeout, retry, hedge)| Forward { clusters, timeout, retry, hedge });
+    let answer = (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Answer { status, body });
+    let action = prop_oneof![3 => forward.prop_map(RouteAction::Forward), 1 => answer];
+    let header = ("[a-z][a-z0-9-]{0,6}", option::of(".{0,6}")).prop_map(|(name, exact)| HeaderMatch { name, exact });
+    let path = prop_oneof![path().prop_map(PathMatch::Exact), path().prop_map(PathMatch::Prefix)];
+    (path, methods(), vec(header, 0..3), action)
+        .prop_map(|(path, methods, headers, action)| Route { matches: RouteMatch { path, methods, headers }, action })
+}
+
+fn table() -> impl Strategy<Value = RouteTable> {
+    (name(), vec(vec(route(), 0..3), 0..3)).prop_map(|(name, hosts)| {
+        let hosts = hosts.into_iter().enumerate().map(|(index, routes)| VirtualHost {
+            name: format!("host-{index}"),
+            domains: vec![if index == 0 { "*".to_owned() } else { format!("service-{index}.example") }],
+            routes,
+        });
+        RouteTable { name, hosts: hosts.collect() }
+    })
+}
+
+fn overlay() -> impl Strategy<Value = Overlay> {
+    let matches = (option::of(name()), option::of(name()), option::of(path()), option::of((name(), ".{0,4}")))
+        .prop_map(|(service, region, path, header)| FaultMatch { service, region, path, method: None, header });
+    let action = prop_oneof![
+        time().prop_map(|fixed| FaultAction::Delay { fixed }),
+        any::<u16>().prop_map(|status| FaultAction::Abort { status }),
+        Just(FaultAction::Refuse),
+        Just(FaultAction::Reset),
+        Just(FaultAction::Blackhole),
+    ];
+    let percent = prop_oneof![0.0..=100.0, (0_u8..=100).prop_map(f64::from)];
+    let fault = (matches, percent, action).prop_map(|(matches, percent, action)| Fault { matches, percent, action });
+    let state = prop_oneof![Just(SwitchState::On), (0_u8..=100).prop_map(SwitchState::Share), Just(SwitchState::Off)];
+    let switch = (name(), name(), state).prop_map(|(service, region, state)| Switch { service, region, state });
+    let effect = prop_oneof![
+        fault.prop_map(Effect::Fault),
+        vec(name(), 0..3).prop_map(|regions| Effect::CutOff { regions }),
+        switch.prop_map(Effect::Switch),
+        Just(Effect::Harmless),
+    ];
+    (name(), ".{0,10}", effect).prop_map(|(id, reason, effect)| Overlay { id, reason, effect })
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    let trust = (name(), ".{1,40}").prop_map(|(name, roots)| Resource::Trust(TrustBundle { name, roots }));
+    prop_oneof![
+        trust,
+        cluster().prop_map(Resource::Cluster),
+        endpoints().prop_map(Resource::Endpoints),
+        listener().prop_map(Resource::Listener),
+        table().prop_map(Resource::Routes),
+        overlay().prop_map(Resource::Overlay),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_is_read_back(resource in resource()) {
+        let bytes = encode_resource(&resource).unwrap();
+        prop_assert_eq!(decode_resource(resource.kind().type_url(), &bytes), Ok(resource));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused(resource in resource(), field in 1000_u32..2000, value in any::<u8>()) {
+        let mut bytes = encode_resource(&resource).unwrap();
+        let mut tag = field << 3;
+        while tag >= 0x80 {
+            bytes.push((tag & 0x7f) as u8 | 0x80);
+            tag >>= 7;
+        }
+        bytes.extend([tag as u8, value & 0x7f]);
+        let error = decode_resource(resource.kind().type_url(), &bytes).unwrap_err();
+        prop_assert!(error.to_string().contains("unknown fields"), "{error}");
+        prop_assert!(error.resource.ends_with(resource.name()), "{error}");
+    }
+
+    #[test]
+    fn garbage_is_an_error_or_reads_as_it_would_be_written(kind in 0_usize..6, bytes in vec(any::<u8>(), 0..200)) {
+        // Never a panic; and bytes that happen to be fine are exactly what we would have written.
+        let kind = ResourceKind::ALL[kind];
+        if let Ok(resource) = decode_resource(kind.type_url(), &bytes) {
+            prop_assert_eq!(encode_resource(&resource).unwrap().len(), bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_an_error_or_another_value(resource in resource(), at in any::<usize>(), value in any::<u8>()) {
+        let mut bytes = encode_resource(&resource).unwrap();
+        let at = at % bytes.len();
+        prop_assume!(bytes[at] != value);
+        bytes[at] = value;
+        prop_assert_ne!(decode_resource(resource.kind().type_url(), &bytes), Ok(resource));
+    }
+}
