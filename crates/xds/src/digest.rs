@@ -53,3 +53,66 @@ fn feed(hash: &mut Sha256, value: &impl Serialize) {
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        overlay::Effect,
+        snapshot::{Endpoint, Locality, TrustBundle},
+    };
+
+    fn sample() -> Snapshot {
+        let endpoint = |name: &str, port| Endpoint {
+            name: name.to_owned(),
+            address: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
+            version: String::new(),
+            weight: 1,
+        };
+        let locality = |region: &str, priority| Locality {
+            region: region.to_owned(),
+            zone: String::new(),
+            priority,
+            weight: 1,
+            endpoints: vec![endpoint("a", 1), endpoint("b", 2)],
+        };
+        let set = |name: &str| EndpointSet {
+            cluster: name.to_owned(),
+            localities: vec![locality("east", 0), locality("west", 1)],
+        };
+        let bundle = |name: &str| TrustBundle { name: name.to_owned(), roots: "pem".to_owned() };
+        Snapshot {
+            endpoints: vec![set("fx"), set("ledger")],
+            trust: vec![bundle("a"), bundle("b")],
+            ..Snapshot::default()
+        }
+    }
+
+    fn overlay(id: &str, reason: &str, effect: Effect) -> Overlay {
+        Overlay { id: id.to_owned(), reason: reason.to_owned(), effect }
+    }
+
+    #[test]
+    fn order_does_not_matter() {
+        let mut turned = sample();
+        turned.endpoints.reverse();
+        turned.trust.reverse();
+        turned.endpoints[0].localities.reverse();
+        turned.endpoints[1].localities[0].endpoints.reverse();
+        let two = [overlay("x", "", Effect::Harmless), overlay("y", "", Effect::Harmless)];
+        let other = [two[1].clone(), overlay("x", "another reason", Effect::Harmless)];
+        assert_eq!(digest(&sample(), &two), digest(&turned, &other));
+        assert_eq!(digest(&sample(), &two).len(), 64);
+    }
+
+    #[test]
+    fn everything_else_does() {
+        let base = digest(&sample(), &[]);
+        let mut changed = sample();
+        changed.endpoints[0].localities[0].endpoints[0].weight = 2;
+        assert_ne!(digest(&changed, &[]), base);
+        let harmless = digest(&sample(), &[overlay("x", "", Effect::Harmless)]);
+        let cut = digest(&sample(), &[overlay("x", "", Effect::CutOff { regions: vec!["east".to_owned()] })]);
+        assert!(harmless != base && cut != base && harmless != cut);
+    }
+}

@@ -288,6 +288,8 @@ async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
     server.publish("gate", "2", Arc::new(snapshot.clone())).unwrap();
     acked(&mut notices, ResourceKind::Routes, "2", &pki).await;
     get_until(gateway, "/open/account", ";v2;tries=1").await;
+    let log = fs::read_to_string(pki.path("envoy.log")).unwrap();
+    assert!(!log.contains("timed out"), "Envoy waited for something that was not sent: {log}");
 
     // An address of no interface here (RFC 5737) cannot be bound.
     let mut bad = snapshot.clone();

@@ -3,6 +3,8 @@
 mod connector;
 mod core;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 

@@ -15,6 +15,8 @@ mod listener;
 mod overlay;
 mod retry;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod trust;
 mod wire;

@@ -1,0 +1,146 @@
+//! The client's state machine, message by message.
+
+use std::{net::SocketAddr, time::Duration};
+
+use envoy_types::pb::{
+    envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapper},
+    google::protobuf::{self, Any},
+};
+use prost::{Message, Name};
+
+use super::{
+    Update,
+    core::{ClientCore, Reaction},
+};
+use crate::{
+    codec::{Resource, encode_resource},
+    node::NodeInfo,
+    overlay::{Effect, Overlay},
+    resource::ResourceKind as Kind,
+    snapshot::{
+        Balancer, CircuitBreakers, Cluster, Direction, EndpointSet, Listener, ListenerProtocol, UpstreamProtocol,
+    },
+};
+
+fn cluster(name: &str) -> Resource {
+    Resource::Cluster(Cluster {
+        name: name.to_owned(),
+        service: name.to_owned(),
+        protocol: UpstreamProtocol::Tcp,
+        connect_timeout: Duration::from_secs(1),
+        balancer: Balancer::RoundRobin,
+        tls: None,
+        health_check: None,
+        outlier: None,
+        breakers: CircuitBreakers::default(),
+        panic_threshold: 0,
+        ramp: None,
+    })
+}
+
+fn endpoints(name: &str) -> Resource {
+    Resource::Endpoints(EndpointSet { cluster: name.to_owned(), localities: Vec::new() })
+}
+
+fn listener(cluster: &str) -> Resource {
+    Resource::Listener(Listener {
+        name: "bytes".to_owned(),
+        address: SocketAddr::from(([127, 0, 0, 1], 9)),
+        direction: Direction::Outbound,
+        tls: None,
+        protocol: ListenerProtocol::Tcp { cluster: cluster.to_owned() },
+    })
+}
+
+fn any(resource: &Resource) -> Any {
+    Any { type_url: resource.kind().type_url().to_owned(), value: encode_resource(resource).unwrap() }
+}
+
+fn response(kind: Kind, version: &str, resources: Vec<Any>) -> DiscoveryResponse {
+    DiscoveryResponse {
+        version_info: version.to_owned(),
+        resources,
+        type_url: kind.type_url().to_owned(),
+        nonce: format!("nonce of {kind} {version}"),
+        ..DiscoveryResponse::default()
+    }
+}
+
+fn give(core: &mut ClientCore, version: &str, resources: &[Resource]) -> Reaction {
+    let kind = resources[0].kind();
+    core.on_response(&response(kind, version, resources.iter().map(any).collect()))
+}
+
+fn opened() -> ClientCore {
+    let mut core = ClientCore::new(NodeInfo { id: "gate".to_owned(), ..NodeInfo::default() });
+    let requests = core.open();
+    assert_eq!(requests[0].node.as_ref().unwrap().id, "gate");
+    assert_eq!(requests.len(), 3);
+    core
+}
+
+#[test]
+fn a_snapshot_is_handed_out_only_when_it_is_whole() {
+    let mut core = opened();
+    let reaction = give(&mut core, "1", &[cluster("a")]);
+    assert_eq!(reaction.updates, []);
+    let asked: Vec<_> = reaction.requests.iter().map(|request| request.type_url.as_str()).collect();
+    assert_eq!(asked, [Kind::Cluster.type_url(), Kind::Endpoints.type_url()], "acknowledges, and asks for endpoints");
+    assert_eq!(reaction.requests[1].resource_names, ["a"]);
+    assert_eq!(give(&mut core, "1", &[listener("a")]).updates, []);
+    let updates = give(&mut core, "1", &[endpoints("a")]).updates;
+    assert!(matches!(&updates[..], [Update::Snapshot { version, .. }] if version == "1"));
+    assert_eq!(give(&mut core, "1", &[endpoints("a")]).updates, [], "the same again is no news");
+
+    // The parts of the next version are not mixed with those of the last.
+    assert_eq!(give(&mut core, "2", &[cluster("a"), cluster("b")]).updates, []);
+    assert_eq!(give(&mut core, "2", &[endpoints("a")]).updates, []);
+    assert_eq!(give(&mut core, "2", &[endpoints("a"), endpoints("b")]).updates, []);
+    let updates = give(&mut core, "2", &[listener("b")]).updates;
+    assert!(matches!(&updates[..], [Update::Snapshot { snapshot, .. }] if snapshot.clusters.len() == 2));
+}
+
+#[test]
+fn what_does_not_decode_is_refused_whole_and_what_is_in_force_stays() {
+    let mut core = opened();
+    give(&mut core, "1", &[cluster("a")]);
+    let bad = Any { type_url: Kind::Cluster.type_url().to_owned(), value: b"\x07garbage".to_vec() };
+    let mixed = vec![any(&cluster("b")), bad];
+    let reaction = core.on_response(&response(Kind::Cluster, "2", mixed));
+    assert!(matches!(&reaction.updates[..], [Update::Rejected { version, .. }] if version == "2"));
+    let nack = &reaction.requests[0];
+    assert_eq!((nack.version_info.as_str(), nack.response_nonce.as_str()), ("1", "nonce of Cluster 2"));
+    assert!(nack.error_detail.is_some());
+    assert_eq!(reaction.requests.len(), 1, "nothing of it counts");
+    give(&mut core, "1", &[listener("a")]);
+    assert_eq!(give(&mut core, "1", &[endpoints("a")]).updates.len(), 1);
+    let twice = core.on_response(&response(Kind::Cluster, "3", vec![any(&cluster("a")), any(&cluster("a"))]));
+    assert!(matches!(&twice.updates[..], [Update::Rejected { reason, .. }] if reason.contains("twice")));
+}
+
+#[test]
+fn a_heartbeat_is_told_from_a_change() {
+    let overlay = Overlay { id: "x".to_owned(), reason: String::new(), effect: Effect::Harmless };
+    let wrap = |body: bool, ttl: Option<i64>| {
+        let wrapper = Wrapper {
+            name: "x".to_owned(),
+            ttl: ttl.map(|seconds| protobuf::Duration { seconds, nanos: 0 }),
+            resource: body.then(|| any(&Resource::Overlay(overlay.clone()))),
+            ..Wrapper::default()
+        };
+        vec![Any { type_url: Wrapper::type_url(), value: wrapper.encode_to_vec() }]
+    };
+    let three = Duration::from_secs(3);
+    let mut core = opened();
+    let mut hear = |version: &str, resources| {
+        let mut updates = core.on_response(&response(Kind::Overlay, version, resources)).updates;
+        assert_eq!(updates.len(), 1);
+        updates.remove(0)
+    };
+    assert!(matches!(hear("1", wrap(false, Some(3))), Update::Rejected { .. }), "renews what was never there");
+    assert_eq!(hear("1", wrap(true, Some(3))), Update::Overlays(vec![(overlay.clone(), three)]));
+    assert_eq!(hear("1", wrap(false, Some(3))), Update::Heartbeat(vec![("x".to_owned(), three)]));
+    assert!(matches!(hear("2", wrap(true, None)), Update::Rejected { .. }), "an overlay without a lease");
+    assert!(matches!(hear("2", vec![any(&Resource::Overlay(overlay.clone()))]), Update::Rejected { .. }));
+    assert_eq!(hear("2", Vec::new()), Update::Overlays(Vec::new()));
+}

@@ -1,0 +1,87 @@
+//! Refusals name the field.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::{self as pb, cluster::LbPolicy};
+use prost::Message;
+
+use super::*;
+use crate::snapshot::{Balancer, CircuitBreakers, UpstreamProtocol};
+
+fn ledger() -> Cluster {
+    Cluster {
+        name: "ledger".to_owned(),
+        service: "ledger".to_owned(),
+        protocol: UpstreamProtocol::Http2,
+        connect_timeout: Duration::from_secs(1),
+        balancer: Balancer::RoundRobin,
+        tls: None,
+        health_check: None,
+        outlier: None,
+        breakers: CircuitBreakers::default(),
+        panic_threshold: 0,
+        ramp: None,
+    }
+}
+
+fn refuse(message: &pb::Cluster) -> String {
+    let error = decode_resource(ResourceKind::Cluster.type_url(), &message.encode_to_vec());
+    error.expect_err("refused").to_string()
+}
+
+#[test]
+fn what_we_would_not_write_is_refused_by_path() {
+    type Change = fn(&mut pb::Cluster);
+    let cases: [(Change, &str); 8] = [
+        (|c| c.lb_policy = LbPolicy::RingHash.into(), "Cluster ledger: lb_policy: RING_HASH is not supported"),
+        (|c| c.lb_policy = 99, "Cluster ledger: lb_policy: 99 is not supported"),
+        (|c| c.alt_stat_name = "x".to_owned(), "Cluster ledger: alt_stat_name: \"x\" is not supported"),
+        (|c| c.track_timeout_budgets = true, "Cluster ledger: track_timeout_budgets: true is not supported"),
+        (
+            |c| c.upstream_connection_options = Some(pb::UpstreamConnectionOptions::default()),
+            "Cluster ledger: upstream_connection_options: is not supported",
+        ),
+        (|c| c.metadata = None, "Cluster ledger: metadata.firedrill: is missing"),
+        (|c| c.connect_timeout = None, "Cluster ledger: connect_timeout: is missing"),
+        (
+            |c| c.circuit_breakers.as_mut().unwrap().thresholds[0].track_remaining = true,
+            "Cluster ledger: circuit_breakers.thresholds[0].track_remaining: true is not supported",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut message = cluster::write(&ledger());
+        change(&mut message);
+        assert_eq!(refuse(&message), expected);
+    }
+}
+
+#[test]
+fn a_type_that_is_not_ours_is_refused() {
+    let error = decode_resource("type.googleapis.com/google.protobuf.Empty", b"").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "type.googleapis.com/google.protobuf.Empty: resources of this type are not supported"
+    );
+}
+
+#[test]
+fn an_empty_message_is_refused() {
+    for kind in [ResourceKind::Listener, ResourceKind::Endpoints, ResourceKind::Trust, ResourceKind::Overlay] {
+        decode_resource(kind.type_url(), b"").expect_err("refused");
+    }
+}
+
+#[test]
+fn values_outside_their_domain_are_not_written() {
+    type Change = fn(&mut Cluster);
+    let cases: [(Change, &str); 3] = [
+        (|c| c.name = String::new(), "Cluster: name: is empty"),
+        (|c| c.connect_timeout = Duration::ZERO, "Cluster ledger: connect_timeout: must be above zero"),
+        (|c| c.panic_threshold = 101, "Cluster ledger: common_lb_config.healthy_panic_threshold: is above 100"),
+    ];
+    for (change, expected) in cases {
+        let mut cluster = ledger();
+        change(&mut cluster);
+        assert_eq!(encode_resource(&Resource::Cluster(cluster)).unwrap_err().to_string(), expected);
+    }
+}
