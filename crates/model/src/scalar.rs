@@ -34,6 +34,21 @@ impl FromNode for String {
     }
 }
 
+/// A word of a command: any text that can be passed to a process, also an empty one.
+#[derive(Clone, Debug)]
+pub(crate) struct Word(pub String);
+
+impl FromNode for Word {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        let text = scalar(node, "a word of a command", cx)?;
+        if text.contains('\0') {
+            cx.error("wrong-type", node.at, "a command cannot have NUL in it").mend("delete it");
+            return None;
+        }
+        Some(Self(text.to_owned()))
+    }
+}
+
 impl FromNode for bool {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         word(node, &[("true", true), ("false", false)], cx)
@@ -206,6 +221,7 @@ macro_rules! inline_schema {
     )*};
 }
 inline_schema! {
+    Word => {"type": "string"};
     Time => {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? *(us|ms|s|m|h|d)$", "examples": ["500ms", "2s", "24h"]};
     Percent => {"type": "string", "pattern": "^([0-9]{1,2}(\\.[0-9]+)?|100(\\.0+)?) *%$", "examples": ["99.9%"]};
     Rate => {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? */s$", "examples": ["200/s"]};

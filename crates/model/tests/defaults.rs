@@ -124,7 +124,7 @@ type Case = (&'static str, &'static str, fn(&mut TrafficPolicy));
 
 #[test]
 fn service_over_mesh_over_builtin() {
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
         ("{timeout: 6s}", "", |p| {
             p.timeout = Duration::from_secs(6);
             // Derived from the timeout that counts.
@@ -132,6 +132,12 @@ fn service_over_mesh_over_builtin() {
             p.hedge.as_mut().unwrap().at_most = Duration::from_secs(1);
         }),
         ("{timeout: 6s}", "timeout: 15s", |_| {}),
+        ("{}", "timeout: 2s", |p| {
+            p.timeout = Duration::from_secs(2);
+            // Whole microseconds, so that it can be written down.
+            p.retries.per_try = Duration::from_micros(666_666);
+            p.hedge.as_mut().unwrap().at_most = Duration::from_micros(333_333);
+        }),
         ("{retries: {attempts: 7, on: [reset]}}", "retries: {attempts: 0}", |p| {
             p.retries.attempts = 0;
             p.retries.on = vec![RetryOn::Reset];

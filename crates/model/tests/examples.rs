@@ -51,6 +51,22 @@ fn bank() {
     assert!(registered.starts_with(r#"{"drill":{"apiVersion":"firedrill.dev/v1","kind":"Drill","#), "{registered}");
 }
 
+/// As in `every-field.yaml`: nothing gets lost between what is written, the configuration and what is printed.
+#[test]
+fn every_field() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/every-field.yaml");
+    let source = Source { path: "every-field.yaml".to_owned(), text: fs::read_to_string(path).unwrap() };
+    let Parsed { config, warnings } = parse(std::slice::from_ref(&source));
+    let printed = config.to_yaml();
+    let again = parse(&[Source { path: "printed.yaml".to_owned(), text: printed.clone() }]);
+    assert_eq!(again.config, config, "{printed}");
+    let codes: Vec<_> = warnings.iter().map(|w| (w.code, w.message.as_str())).collect();
+    assert_eq!(codes, []);
+    let drill = config.drills.values().next().unwrap();
+    assert_eq!((drill.scenario.len(), drill.guards.len(), drill.probes.len()), (8, 3, 3));
+    assert_eq!(config.backups.len(), 1);
+}
+
 #[test]
 fn nginx() {
     let config = check("nginx");

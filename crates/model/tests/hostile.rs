@@ -36,6 +36,7 @@ fn seeds() -> Vec<String> {
     let mut seeds = vec![
         format!("{}---\n{}", read(&bank.join("mesh.yaml")), read(&bank.join("drills.yaml"))),
         read(&root.join("../../examples/nginx/mesh.yaml")),
+        read(&root.join("tests/every-field.yaml")),
     ];
     let broken = fs::read_dir(root.join("tests/broken")).unwrap().map(|e| e.unwrap().path());
     let mut broken: Vec<_> = broken.filter(|p| p.extension().is_some_and(|e| e == "yaml")).collect();

@@ -17,7 +17,7 @@ use crate::{
     near::{list, nearest},
     raw::{self, Manifest, Spec},
     read::{At, Cx},
-    scalar::Time,
+    scalar::{Time, Word},
     tree::Loc,
 };
 
@@ -233,9 +233,12 @@ fn positive(time: Option<&At<Time>>, default: Duration, cx: &mut Cx<'_>) -> Dura
 }
 
 /// argv, never empty.
-fn argv(command: &At<Vec<At<String>>>, cx: &mut Cx<'_>) -> Vec<String> {
+fn argv(command: &At<Vec<At<Word>>>, cx: &mut Cx<'_>) -> Vec<String> {
     not_empty(command, "the command is empty", cx);
-    command.iter().map(|word| word.value.clone()).collect()
+    if let Some(program) = command.first().filter(|word| word.value.0.trim().is_empty()) {
+        cx.error("no-value", program.at, "the program is empty").mend("begin with the program to run");
+    }
+    command.iter().map(|word| word.value.0.clone()).collect()
 }
 
 /// A path that begins with `/`; printable ASCII without blanks.

@@ -53,6 +53,12 @@ pub(crate) fn policy(own: Said<'_>, base: Said<'_>, cx: &mut Cx<'_>) -> TrafficP
     TrafficPolicy { timeout, hedge, detection: detection(own, base, cx), retries }
 }
 
+/// A part of a time in whole microseconds, which is as fine as manifests are, and not 0.
+fn part(time: Duration, divisor: u32) -> Duration {
+    let micros = (time / divisor).as_micros().max(1);
+    u64::try_from(micros).map_or(time, Duration::from_micros)
+}
+
 fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) -> Retries {
     let (own_retries, base_retries) = (own.retries.map(|r| &r.value), base.retries.map(|r| &r.value));
     let own_attempts = own_retries.and_then(|r| r.attempts.as_ref());
@@ -65,7 +71,7 @@ fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) ->
     let written = own_per_try.or(base_retries.and_then(|r| r.per_try.as_ref()));
     let per_try = match own_per_try {
         Some(time) => positive(Some(time), Duration::ZERO, cx),
-        None => written.map_or(timeout / 3, |t| t.value.0),
+        None => written.map_or_else(|| part(timeout, 3), |t| t.value.0),
     };
     // To be blamed on this manifest only if it wrote one of the two.
     if let (true, Some(at)) = (per_try > timeout, own_per_try.or(own.timeout)) {
@@ -107,7 +113,7 @@ fn hedge(own: Said<'_>, base: Said<'_>, retries: &Retries, cx: &mut Cx<'_>) -> O
         Some(OrOff::Off) => None,
         Some(OrOff::On(hedge)) => Some(Hedge { at_least: hedge.at_least.value.0, at_most: hedge.at_most.value.0 }),
         None => {
-            let at_most = retries.per_try / 2;
+            let at_most = part(retries.per_try, 2);
             Some(Hedge { at_least: Duration::from_millis(20).min(at_most), at_most })
         }
     }

@@ -11,11 +11,12 @@ pub(crate) use self::{drill::*, mesh::*, plan::*, service::*};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},
+    scalar::Word,
     tree::Node,
 };
 
 type Text = At<String>;
-type Argv = At<Vec<Text>>;
+type Argv = At<Vec<At<Word>>>;
 type List<T> = Option<At<Vec<At<T>>>>;
 
 mapping! {
