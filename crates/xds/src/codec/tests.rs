@@ -36,7 +36,10 @@ fn what_we_would_not_write_is_refused_by_path() {
         (|c| c.lb_policy = LbPolicy::RingHash.into(), "Cluster ledger: lb_policy: RING_HASH is not supported"),
         (|c| c.lb_policy = 99, "Cluster ledger: lb_policy: 99 is not supported"),
         (|c| c.alt_stat_name = "x".to_owned(), "Cluster ledger: alt_stat_name: \"x\" is not supported"),
-        (|c| c.track_timeout_budgets = true, "Cluster ledger: track_timeout_budgets: true is not supported"),
+        (
+            |c| c.connection_pool_per_downstream_connection = true,
+            "Cluster ledger: connection_pool_per_downstream_connection: true is not supported",
+        ),
         (
             |c| c.upstream_connection_options = Some(pb::UpstreamConnectionOptions::default()),
             "Cluster ledger: upstream_connection_options: is not supported",
