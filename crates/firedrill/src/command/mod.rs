@@ -3,6 +3,7 @@
 pub mod check;
 pub mod completion;
 pub mod control;
+pub mod demo;
 pub mod drill;
 pub mod events;
 pub mod evidence;

@@ -1,15 +1,90 @@
-//! `firedrill proxy`.
+//! `firedrill proxy`: one proxy of the mesh.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use miette::IntoDiagnostic;
+use model::name::WorkloadName;
+use proxy::{ControlSource, FileSource, IdentityFiles, Source};
+use xds::clock::Clock;
+
+use crate::{cli::State, failure::Failure, logging};
 
 /// Arguments of `firedrill proxy`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Its name: that of its workload, or of the gateway
+    #[arg(long)]
+    name: String,
+    /// The service of its workload; none for a gateway
+    #[arg(long, default_value = "")]
+    service: String,
+    /// The region it runs in; none for a gateway outside all
+    #[arg(long, default_value = "")]
+    region: String,
+    /// ADS address of the control plane
+    #[arg(long, value_name = "ADDRESS", requires = "api", required_unless_present = "snapshot")]
+    control: Option<SocketAddr>,
+    /// Address of the control plane's API
+    #[arg(long, value_name = "ADDRESS")]
+    api: Option<SocketAddr>,
+    /// Join token; better given in the environment
+    #[arg(long, env = "FIREDRILL_TOKEN", hide_env_values = true, default_value = "")]
+    token: String,
+    /// Where the admin interface listens
+    #[arg(long, value_name = "ADDRESS")]
+    admin: SocketAddr,
+    /// Follow a snapshot in a file instead of a control plane
+    #[arg(long, value_name = "FILE", conflicts_with = "control")]
+    snapshot: Option<PathBuf>,
+    /// Certificate chain (PEM) for a snapshot with mutual TLS
+    #[arg(long, value_name = "FILE", requires_all = ["key", "snapshot"])]
+    certificate: Option<PathBuf>,
+    /// Private key (PEM) for a snapshot with mutual TLS
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// Data workers
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// JSON access log; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    #[command(flatten)]
+    state: State,
+}
 
-/// Runs until told to stop.
+/// Runs until SIGTERM or SIGINT, then lets requests in flight finish.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn run(args: Args) -> miette::Result<ExitCode> {
-    Err(miette::miette!("not ready: {args:?}"))
+    logging::to_stderr();
+    let source = match (args.snapshot, args.control.zip(args.api)) {
+        (Some(snapshot), _) => {
+            let identity = args.certificate.zip(args.key);
+            let identity = identity.map(|(certificate, key)| IdentityFiles { certificate, key });
+            Source::File(FileSource { snapshot, identity })
+        }
+        (None, Some((ads, api))) => Source::Control(ControlSource { ads, api, token: args.token, region: args.region }),
+        (None, None) => return Err(Failure::usage("name a control plane, or a snapshot").into()),
+    };
+    // The name becomes a folder's.
+    let name = WorkloadName::new(args.name).map_err(|error| Failure::usage(error.to_string()))?.to_string();
+    let options = proxy::Options {
+        state: args.state.path.join("proxies").join(&name),
+        name,
+        service: args.service,
+        admin: args.admin,
+        workers: usize::from(args.workers),
+        source,
+        access_log: args.access_log,
+        clock: Clock::anchored(),
+    };
+    // Admin, control and health checks; data workers have threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.into_diagnostic()?.block_on(async {
+        let mut stop = super::Stop::new()?;
+        let ran = proxy::run(options, async move { stop.asked().await }).await;
+        ran.map_err(|error| Failure::internal(error.to_string()))?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -3,7 +3,6 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use miette::IntoDiagnostic;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     cli::{Format, State},
@@ -37,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     patience: u64,
     /// How to print what runs where: `json` prints one line when everything is ready
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
 }
 
@@ -57,7 +56,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.into_diagnostic()?;
     runtime.block_on(async {
-        let mut stop = Stop::new()?;
+        let mut stop = super::Stop::new()?;
         let running = tokio::select! {
             started = supervisor::start(options, sink(terminal, args.format)) => started.map_err(failure)?,
             // Dropping what was begun kills it.
@@ -74,26 +73,6 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// SIGINT and SIGTERM.
-struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Self, Failure> {
-        let of = |kind| signal(kind).map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")));
-        Ok(Self { interrupt: of(SignalKind::interrupt())?, terminate: of(SignalKind::terminate())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 /// Why a mesh did not start, as an exit code and a sentence.

@@ -240,7 +240,7 @@ impl Running {
             (subnet.control_ads().to_string(), subnet.control_api().to_string(), admin.to_string());
         let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--api", &api, "--admin", &admin];
         arguments.extend(role);
-        let token = join_token(self.folder.path(), name)
+        let token = control::join_token(self.folder.path(), name)
             .map_err(|e| StartError::Machine { what: "the join key".to_owned(), reason: e.to_string() })?;
         Ok(Recipe {
             argv: self.own(&arguments),
@@ -331,9 +331,4 @@ fn not_ready(culprit: &Doubt) -> StartError {
         lines: last_lines(&culprit.log, SHOWN_LINES),
         log: culprit.log.clone(),
     }
-}
-
-/// Until the control crate publishes its own.
-fn join_token(_: &Path, _: &str) -> std::io::Result<String> {
-    Err(std::io::Error::other("this build has no control plane"))
 }

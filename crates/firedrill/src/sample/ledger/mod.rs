@@ -68,8 +68,8 @@ struct Inner {
     journal: Journal,
     /// When the clock task last ran.
     ticked: Instant,
-    /// When a standby last pulled in this epoch; `None` if none did.
-    pulled: Option<Instant>,
+    /// When a peer last asked in this epoch; `None` if none did.
+    heard: Option<Instant>,
     /// Region of the primary, as far as a standby knows.
     primary: Option<String>,
 }
@@ -122,7 +122,7 @@ impl Ledger {
         });
         let path: &Path = &workload.data.join("ledger.jsonl");
         let journal = Journal::open(path, arguments.fsync, &mut book)?;
-        let inner = Inner { book, journal, ticked: Instant::now(), pulled: None, primary: None };
+        let inner = Inner { book, journal, ticked: Instant::now(), heard: None, primary: None };
         Ok(Self {
             region: workload.region.clone(),
             name: workload.name.clone(),
@@ -166,7 +166,7 @@ impl Ledger {
     fn step_down(&self, epoch: u64, primary: Option<String>) -> std::io::Result<()> {
         let mut inner = self.lock();
         inner.primary = primary;
-        inner.pulled = None;
+        inner.heard = None;
         if inner.book.role() == Role::Standby && inner.book.epoch() >= epoch {
             return Ok(());
         }
@@ -201,7 +201,7 @@ impl Ledger {
                 let away = inner.ticked.elapsed() > GAP;
                 inner.ticked = Instant::now();
                 // Only one that had a standby and lost it: a survivor of a lost region does not keep calling there.
-                let lonely = inner.pulled.is_some_and(|pulled| pulled.elapsed() > GAP);
+                let lonely = inner.heard.is_some_and(|heard| heard.elapsed() > GAP);
                 if away && inner.book.role() == Role::Primary {
                     // Under the lock, so that no write gets in between.
                     self.phase.send_replace(Phase::Asking);

@@ -86,7 +86,7 @@ impl Peers {
     /// Asks all at once; those that do not answer are left out.
     pub async fn statuses(&self) -> Vec<(String, LedgerStatus)> {
         let asked = self.others().map(|region| async move {
-            match self.get::<LedgerStatus>(region, "/status").await {
+            match self.get::<LedgerStatus>(region, &format!("/status?peer={}", self.own)).await {
                 Ok(status) => Some((region.clone(), status)),
                 Err(error) => {
                     tracing::debug!(%error, region, "status");

@@ -16,7 +16,12 @@ impl Ledger {
         let path = call.path.as_str();
         match (&call.method, path) {
             (&Method::GET, "/healthz") => self.health(),
-            (&Method::GET, "/status") => Ok(answer(&self.status())),
+            (&Method::GET, "/status") => {
+                if call.parameter("peer").is_some() {
+                    self.heard();
+                }
+                Ok(answer(&self.status()))
+            }
             (&Method::GET, "/replicate") => self.replicate(&call),
             (&Method::GET, "/entries") => Ok(self.entries(call.parameter("probe"))),
             (&Method::POST, "/entries") => self.store(call).await,
@@ -51,10 +56,14 @@ impl Ledger {
         let (Some(after), Some(epoch)) = (call.number("after"), call.number("epoch")) else {
             return Err(http::failure(StatusCode::BAD_REQUEST, "needs `after` and `epoch`"));
         };
-        let mut inner = self.lock();
-        inner.pulled = Some(std::time::Instant::now());
-        let page = inner.book.page(usize::try_from(after).unwrap_or(usize::MAX), epoch);
+        self.heard();
+        let page = self.lock().book.page(usize::try_from(after).unwrap_or(usize::MAX), epoch);
         Ok(answer(&page))
+    }
+
+    /// A peer asked something: there is one that may take over.
+    fn heard(&self) {
+        self.lock().heard = Some(std::time::Instant::now());
     }
 
     fn entries(&self, probe: Option<&str>) -> Answer {
@@ -175,7 +184,7 @@ impl Ledger {
             let mut inner = self.lock();
             Self::commit(&mut inner, vec![Change::Role { role: Role::Primary, epoch }]).map_err(|e| broken(&e))?;
             inner.primary = None;
-            inner.pulled = None;
+            inner.heard = None;
         }
         tracing::info!(epoch, how, ?silent, "primary from now on");
         Ok(answer(&report(&self.status(), how, silent)))
