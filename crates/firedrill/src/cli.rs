@@ -12,9 +12,9 @@ use crate::{
 const ABOUT: &str = "\
 Firedrill is a service mesh that proves disaster recovery works.
 
-It runs the traffic (control plane and sidecar proxies), moves it when a region dies, sets the region
-on fire on purpose while real requests flow, measures from the client's side what was lost and for how
-long, and seals what happened into evidence that anyone can check offline.";
+It runs the traffic (control plane and sidecar proxies), moves it when a region dies, sets the
+region on fire on purpose while real requests flow, measures from the client's side what was lost
+and for how long, and seals what happened into evidence that anyone can check offline.";
 
 const AFTER: &str = "\
 Start here:
@@ -25,9 +25,13 @@ Start here:
   firedrill evidence verify out/lose-east-1.drill
 
 Exit codes:
-  0 passed or done         1 objective missed, or a doubt in verification   2 usage or invalid manifest
-  3 drill aborted          4 drill refused before any fault                 5 crashed or internal
-  6 inconclusive: measured too close to the objective to say";
+  0  passed, or done
+  1  an objective was missed, or verification left a doubt
+  2  wrong usage, or an invalid manifest
+  3  the drill was aborted
+  4  the drill was refused before any fault
+  5  crashed, or an internal error
+  6  inconclusive: measured too close to the objective to say";
 
 /// The command line of `firedrill`.
 #[derive(Debug, Parser)]
@@ -44,6 +48,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a live fire drill on a sample bank: two regions, real processes, one minute
+    Demo(command::demo::Args),
     /// Write a commented first manifest for services that you already run
     Init(command::init::Args),
     /// Validate manifests: every problem at once, with its place and how to mend it
@@ -103,6 +109,7 @@ impl Cli {
     /// What went wrong, for the person who must act.
     pub fn run(self, terminal: &Terminal) -> miette::Result<ExitCode> {
         match self.command {
+            Command::Demo(args) => command::demo::run(&args, terminal),
             Command::Init(args) => command::init::run(&args, terminal),
             Command::Check(args) => command::check::run(&args, terminal),
             Command::Schema(args) => command::schema::run(&args, terminal),
@@ -136,13 +143,12 @@ fn color_asked(arguments: &[std::ffi::OsString]) -> When {
     }
 }
 
-/// How results are printed.
+/// How results are printed: for people, or for programs, with stable field names.
+#[allow(missing_docs, reason = "clap would make each help text ten lines longer")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
     #[default]
     Text,
-    /// For programs; field names are stable.
     Json,
 }
 

@@ -90,6 +90,11 @@ pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// `1 proxy`, `2 proxies`.
+pub fn proxies(number: usize) -> String {
+    if number == 1 { "1 proxy".to_owned() } else { format!("{number} proxies") }
+}
+
 fn named(source: &Source) -> NamedSource<String> {
     NamedSource::new(&source.path, source.text.clone()).with_language("yaml")
 }

@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long)]
     effective: bool,
     /// How to print the result
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
 }
 

@@ -36,7 +36,7 @@ pub struct Args {
     #[command(flatten)]
     state: State,
     /// How to print them; JSON is one event per line
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
 }
 
@@ -61,7 +61,11 @@ async fn print(args: &Args, control: &Control, terminal: &Terminal) -> Result<()
         let wait = if args.follow && after > 0 { WAIT } else { Duration::ZERO };
         let events = control.events(after, wait).await.map_err(|e| Failure::internal(e.to_string()))?;
         if events.dropped > 0 && after > 0 {
-            terminal.note(Tone::Warn, "note", format_args!("{} events were dropped before they could be read", events.dropped));
+            terminal.note(
+                Tone::Warn,
+                "note",
+                format_args!("{} events were dropped before they could be read", events.dropped),
+            );
         }
         let end = events.events.is_empty();
         after = events.next;

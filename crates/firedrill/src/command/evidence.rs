@@ -26,8 +26,9 @@ Examples:
   firedrill evidence verify out/lose-east-1.drill --key ledger.key.pub     a key that you trust
   firedrill evidence verify .firedrill/ledger                              the whole ledger
 
-It needs no installation and no network. It recomputes every measured value and the verdict from the raw
-samples. Without --key it can tell that the bundle is whole, not who made it. Exit code 1 on any doubt.";
+It needs no installation and no network. It recomputes every measured value and the verdict from
+the raw samples. Without --key it can tell that the bundle is whole, not who made it.
+Exit code 1 on any doubt.";
 
 const SHOW: &str = "\
 Examples:
@@ -60,7 +61,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// How to print the result
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
 }
 
@@ -72,17 +73,15 @@ pub struct ShowArgs {
     #[arg(value_name = "FILE")]
     path: PathBuf,
     /// How to print it
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json|html", hide_possible_values = true)]
     format: ShowFormat,
 }
 
+/// For people, for programs (stable field names), or as the report: one self-contained page.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum ShowFormat {
-    /// For people
     Text,
-    /// For programs; field names are stable
     Json,
-    /// The report: one self-contained page
     Html,
 }
 
@@ -106,7 +105,9 @@ fn verify(args: &VerifyArgs, terminal: &Terminal) -> miette::Result<ExitCode> {
     match args.format {
         Format::Json => {
             let mut answer = json!({"ok": report.ok()});
-            if let (Some(answer), Ok(serde_json::Value::Object(fields))) = (answer.as_object_mut(), serde_json::to_value(&report)) {
+            if let (Some(answer), Ok(serde_json::Value::Object(fields))) =
+                (answer.as_object_mut(), serde_json::to_value(&report))
+            {
                 answer.extend(fields);
             }
             terminal.line(format_args!("{answer:#}"));
@@ -162,7 +163,10 @@ fn ledger(args: &VerifyArgs, key: Option<&VerifierKey>, terminal: &Terminal) -> 
                 )),
                 Format::Text => {
                     let good = terminal.paint(Tone::Good, "✓");
-                    terminal.line(format_args!("  {good} {} in place and in order", count(entries(report.entries), "entry")));
+                    terminal.line(format_args!(
+                        "  {good} {} in place and in order",
+                        count(entries(report.entries), "entry")
+                    ));
                     terminal.line(format_args!("  {good} {} without gaps", count(entries(report.attempts), "attempt")));
                     if !open.is_empty() {
                         terminal.line(format_args!("  – not sealed: {}", open.join(", ")));

@@ -13,7 +13,7 @@ use crate::{
     failure::{Exit, Failure},
     render::table::{Cell, table},
     supervisor::{
-        api::{MeshReport, ProcessState},
+        api::{Door, MeshReport, ProcessState},
         client::Client as Supervisor,
     },
     terminal::{Terminal, Tone},
@@ -36,7 +36,7 @@ pub struct Args {
     #[command(flatten)]
     state: State,
     /// How to print it
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
 }
 
@@ -73,12 +73,14 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
 /// # Errors
 /// When none runs there.
 pub async fn clients(state: &Path) -> Result<(Control, Supervisor), Failure> {
-    let none = |reason: String| {
-        Failure::usage(format!("no mesh runs with state folder `{}`: {reason}", state.display()))
+    let none = |why: &str| {
+        Failure::usage(format!("no mesh runs with state folder `{}`{why}", state.display()))
             .help("start one with `firedrill up`, or name its state folder with `--state DIR`")
     };
-    let supervisor = Supervisor::of_state(state).await.map_err(|e| none(e.to_string()))?;
-    let control = Control::from_state(state).map_err(|e| none(e.to_string()))?;
+    let door = Door::read(state).map_err(|_| none(""))?;
+    let supervisor = Supervisor::new(&door);
+    supervisor.mesh().await.map_err(|e| none(&format!(" any more: {e}")))?;
+    let control = Control::from_state(state).map_err(|e| none(&format!(" yet: {e}")))?;
     Ok((control, supervisor))
 }
 

@@ -22,8 +22,8 @@ Examples:
   firedrill init drills --service shop --primary east=10.0.1.5:80 --standby west=10.0.2.5:80
   firedrill init --primary a=127.0.0.1:8081 --standby b=127.0.0.1:8082 --listen 127.0.0.1:8080
 
-Nothing about the services changes: a gateway of the mesh listens at --listen, and sends what it gets
-to the primary, and to the standby when the primary is gone.";
+Nothing about the services changes: a gateway of the mesh listens at --listen, and sends what it
+gets to the primary, and to the standby when the primary is gone.";
 
 /// Arguments of `firedrill init`.
 #[derive(Debug, clap::Args)]
@@ -85,7 +85,11 @@ fn write(folder: &Path, path: &Path, text: &str, force: bool) -> Result<(), Fail
     fs::create_dir_all(folder).map_err(|e| cannot(&e))?;
     let mut options = fs::OpenOptions::new();
     options.write(true);
-    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let mut file = options.open(path).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Failure::usage(format!("`{}` is there already", path.display()))
             .help("`--force` overwrites it; or name another folder: `firedrill init DIR`"),
@@ -98,7 +102,9 @@ fn next_steps(args: &Args, drill: &str, path: &Path, terminal: &Terminal) {
     let option = if args.folder == Path::new(".") { String::new() } else { format!(" -f {}", args.folder.display()) };
     terminal.line(format_args!("{} {}", terminal.paint(Tone::Good, "wrote"), path.display()));
     terminal.line(format_args!("\n{}", terminal.paint(Tone::Strong, "Next")));
-    let step = |command: String, what: &str| terminal.line(format_args!("  {command:<44} {}", terminal.paint(Tone::Dim, what)));
+    let step = |command: String, what: &str| {
+        terminal.line(format_args!("  {command:<44} {}", terminal.paint(Tone::Dim, what)))
+    };
     step(format!("firedrill check{option}"), "is it valid");
     step(format!("firedrill up{option}"), "start the mesh, and leave it running");
     step(format!("curl http://{}/", args.listen), "your service, through the mesh");

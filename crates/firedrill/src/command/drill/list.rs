@@ -30,7 +30,7 @@ pub struct Args {
     #[command(flatten)]
     state: State,
     /// How to print it
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
 }
 

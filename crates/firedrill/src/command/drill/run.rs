@@ -31,9 +31,9 @@ Examples:
   firedrill drill run lose-east -f mesh --out evidence --yes
   firedrill drill run lose-east --format json > result.json     progress goes to standard error
 
-It uses the mesh that `firedrill up` runs with the same state folder, or starts one and stops it at the end.
-Ctrl-C aborts: everything is put back, the attempt is sealed as aborted (exit code 3). A second Ctrl-C
-ends the program at once; every fault then lapses by itself within 3 s.";
+It uses the mesh that `firedrill up` runs with the same state folder, or starts one and stops it
+at the end. Ctrl-C aborts: everything is put back, the attempt is sealed as aborted (exit code 3).
+A second Ctrl-C ends the program at once; every fault then lapses by itself within 3 s.";
 
 /// Arguments of `firedrill drill run`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// How to print the result; with json, progress goes to standard error
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
     /// Do not ask before it starts; nobody is asked where there is no terminal
     #[arg(long, short)]
@@ -119,10 +119,9 @@ fn confirmed(config: &Config, name: &DrillName) -> Result<bool, Failure> {
     let mut errors = std::io::stderr();
     let asked = write!(errors, "Drill {name} breaks things for real: {}. Go on? [y/N] ", steps.join(", "));
     let mut answer = String::new();
-    asked
-        .and_then(|()| errors.flush())
-        .and_then(|()| std::io::stdin().read_line(&mut answer))
-        .map_err(|e| Failure::internal(format!("cannot ask for confirmation: {}", reason(&e))).help("`--yes` does not ask"))?;
+    asked.and_then(|()| errors.flush()).and_then(|()| std::io::stdin().read_line(&mut answer)).map_err(|e| {
+        Failure::internal(format!("cannot ask for confirmation: {}", reason(&e))).help("`--yes` does not ask")
+    })?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -134,7 +133,9 @@ fn take_seat(state: &Path, name: &DrillName) -> Result<Seat, Failure> {
             Err(Failure::usage(format!("{who} is running in `{}`", state.display()))
                 .help("wait for its end, or stop it with `firedrill drill abort`"))
         }
-        Err(error) => Err(Failure::usage(format!("cannot use the state folder `{}`: {}", state.display(), reason(&error)))),
+        Err(error) => {
+            Err(Failure::usage(format!("cannot use the state folder `{}`: {}", state.display(), reason(&error))))
+        }
     }
 }
 
@@ -254,6 +255,9 @@ fn write_report(bundle: &Path, attempt: &Attempt, results: &Results) -> Result<P
 }
 
 fn unrecorded(error: &DrillError) -> Failure {
-    let exit = if matches!(error, DrillError::Unknown(_)) { Exit::Usage } else { Exit::Internal };
+    let exit = match error {
+        DrillError::Unknown(_) | DrillError::NoGateway { .. } | DrillError::Busy(_) => Exit::Usage,
+        DrillError::Record(_) => Exit::Internal,
+    };
     Failure::new(exit, error.to_string())
 }
