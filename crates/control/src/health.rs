@@ -143,3 +143,84 @@ fn outside(placement: &Placement, region: &RegionName) -> bool {
         Role::Gateway { .. } => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use xds::{
+        clock::Stamp,
+        status::{ClusterStatus, EndpointStatus},
+    };
+
+    use super::*;
+    use crate::testing::{bank, place};
+
+    fn status(cluster: &str, endpoints: &[&str]) -> ProxyStatus {
+        let endpoint = |name: &&str| EndpointStatus {
+            name: (*name).to_owned(),
+            address: String::new(),
+            region: "east".to_owned(),
+            version: String::new(),
+            priority: 0,
+            healthy: true,
+            ejected: false,
+            active: 0,
+            tries: 0,
+            failures: 0,
+        };
+        ProxyStatus {
+            name: String::new(),
+            boot: String::new(),
+            program: String::new(),
+            digest: String::new(),
+            snapshot: String::new(),
+            overlays: Vec::new(),
+            ready: true,
+            connected: true,
+            clusters: vec![ClusterStatus {
+                name: cluster.to_owned(),
+                service: String::new(),
+                tier_load: Vec::new(),
+                endpoints: endpoints.iter().map(endpoint).collect(),
+            }],
+        }
+    }
+
+    fn event(kind: EventKind) -> Event {
+        Event { sequence: 1, time: Stamp(0), kind }
+    }
+
+    fn health(cluster: &str, endpoint: &str, healthy: bool) -> Event {
+        let (cluster, endpoint, region) = (cluster.to_owned(), endpoint.to_owned(), "east".to_owned());
+        event(EventKind::Health { cluster, endpoint, region, healthy, cause: "refused".to_owned() })
+    }
+
+    #[test]
+    fn a_region_is_lost_when_an_outsider_sees_none_of_a_service() {
+        let config = bank();
+        let placements = place(&config);
+        let plan = config.plans.values().next().unwrap();
+        let mut views = Views::default();
+        let judge = |views: &Views| views.judge(&config, &placements, plan);
+        assert_eq!(judge(&views), Health::Unknown);
+        // Who is inside the region does not count, nor who is not known.
+        views.replace("accounts-east-0", &status("ledger", &["ledger-east-0"]));
+        views.follow("accounts-east-0", &health("ledger", "ledger-east-0", false));
+        assert!(!views.follow("edge", &health("accounts", "accounts-east-0", false)));
+        assert_eq!(judge(&views), Health::Unknown);
+        views.replace("edge", &status("accounts", &["accounts-east-0", "accounts-east-1"]));
+        assert_eq!(judge(&views), Health::Healthy);
+        // One endpoint of two is no loss.
+        assert!(views.follow("edge", &health("accounts", "accounts-east-0", false)));
+        assert_eq!(judge(&views), Health::Healthy);
+        let (cluster, endpoint) = ("accounts".to_owned(), "accounts-east-1".to_owned());
+        let ejected = EventKind::Ejected { cluster, endpoint, region: "east".to_owned(), cause: "503".to_owned() };
+        views.follow("edge", &event(ejected));
+        let loss = Loss { service: "accounts".to_owned(), observer: "edge".to_owned(), cause: "503".to_owned() };
+        assert_eq!(judge(&views), Health::Lost(loss));
+        views.follow("edge", &health("accounts", "accounts-east-0", true));
+        assert_eq!(judge(&views), Health::Healthy);
+        // A proxy that does not answer sees nothing.
+        views.forget("edge");
+        assert_eq!(judge(&views), Health::Unknown);
+    }
+}

@@ -19,6 +19,8 @@ mod recovery;
 mod run;
 mod secret;
 pub mod store;
+#[cfg(test)]
+mod testing;
 
 pub use run::{Options, RunError, run};
 pub use secret::join_token;

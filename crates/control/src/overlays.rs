@@ -269,3 +269,97 @@ fn part(config: &Config, placement: &Placement, request: &OverlayRequest) -> Opt
         OverlayEffect::Harmless {} => Some(Effect::Harmless),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use xds::overlay::{Fault, FaultAction, FaultMatch, Switch, SwitchState};
+
+    use super::*;
+    use crate::testing::{bank, place};
+
+    fn concerned(config: &Config, request: &OverlayRequest) -> String {
+        told(config, &place(config), request).join(" ")
+    }
+
+    #[test]
+    fn an_overlay_reaches_whom_it_concerns() {
+        let config = bank();
+        let fault = |service: Option<&str>| {
+            OverlayEffect::Fault(Fault {
+                matches: FaultMatch { service: service.map(str::to_owned), ..FaultMatch::default() },
+                percent: 100.0,
+                action: FaultAction::Refuse,
+            })
+        };
+        let caller = |name: &str| Targets::Caller { name: name.to_owned() };
+        let east = Targets::Region { region: "east".to_owned() };
+        let off = Switch { service: "accounts".to_owned(), region: "east".to_owned(), state: SwitchState::Off };
+        let cases = [
+            (Targets::Concerned, fault(Some("accounts")), "edge"),
+            (Targets::Concerned, fault(Some("fx")), "accounts-east-0 accounts-east-1 accounts-west-0 accounts-west-1"),
+            (east, fault(Some("fx")), "accounts-east-0 accounts-east-1"),
+            (caller("edge"), fault(Some("fx")), ""),
+            (caller("edge"), OverlayEffect::Harmless {}, "edge"),
+            (Targets::Concerned, OverlayEffect::Switch(off), "edge"),
+        ];
+        for (targets, effect, expected) in cases {
+            let request = OverlayRequest { targets, effect };
+            assert_eq!(check(&config, &request), Ok(()));
+            assert_eq!(concerned(&config, &request), expected, "{request:?}");
+        }
+        let unknown = OverlayRequest { targets: Targets::Concerned, effect: fault(Some("gx")) };
+        assert!(check(&config, &unknown).is_err());
+        let unknown = OverlayEffect::Partition { region: "north".to_owned() };
+        assert!(check(&config, &OverlayRequest { targets: Targets::Concerned, effect: unknown }).is_err());
+    }
+
+    #[test]
+    fn a_partition_has_two_sides() {
+        let config = bank();
+        let effect = OverlayEffect::Partition { region: "east".to_owned() };
+        let request = OverlayRequest { targets: Targets::Concerned, effect };
+        for placement in &place(&config).proxies {
+            let Some(Effect::CutOff { regions }) = part(&config, placement, &request) else { panic!("{placement:?}") };
+            let inside = region_of(placement) == Some("east");
+            assert_eq!(regions, [if inside { "west" } else { "east" }], "{}", placement.proxy);
+        }
+    }
+
+    #[test]
+    fn overlays_live_as_long_as_their_lease() {
+        let config = bank();
+        let placements = place(&config);
+        let edge = placements.proxies.iter().find(|p| p.proxy == "edge").unwrap();
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut table = Table::default();
+        let request = |ttl_ms| LeaseRequest {
+            ttl_ms,
+            reason: "r".to_owned(),
+            holder: "h".to_owned(),
+            plan: Some("bank-west".to_owned()),
+        };
+        for bad in [0, MIN_LEASE_TTL_MS - 1, MAX_LEASE_TTL_MS + 1, u64::MAX] {
+            assert!(matches!(table.take("d", request(bad), start), Err(Refusal::Invalid(_))));
+        }
+        assert!(matches!(table.take("../d", request(1000), start), Err(Refusal::Invalid(_))));
+        table.take("d", request(1000), start).unwrap();
+        assert!(matches!(table.take("e", request(1000), start), Err(Refusal::Conflict(_))));
+        let harmless = || OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Harmless {} };
+        assert!(matches!(table.lay("e", "o", harmless(), start), Err(Refusal::Missing(_))));
+        table.lay("d", "o", harmless(), start).unwrap();
+        let left = |table: &Table, ms| table.of_proxy(&config, edge, at(ms)).first().map(|(o, left)| (o.id.clone(), *left));
+        // The time on the wire is what is left of the lease, never more.
+        assert_eq!(left(&table, 0), Some(("d/o".to_owned(), Duration::from_millis(1000))));
+        assert_eq!(left(&table, 400), Some(("d/o".to_owned(), Duration::from_millis(600))));
+        assert!(table.renew("d", at(900)));
+        assert_eq!(left(&table, 1800), Some(("d/o".to_owned(), Duration::from_millis(100))));
+        // Lapsed, though not collected yet: nothing is sent, nothing is laid, and no heartbeat revives it.
+        assert_eq!(left(&table, 1900), None);
+        assert!(!table.renew("d", at(1900)));
+        assert!(matches!(table.lay("d", "p", harmless(), at(1900)), Err(Refusal::Missing(_))));
+        assert_eq!(table.expire(at(1900)), ["d"]);
+        assert_eq!(table.of_plan("bank-west"), None);
+        assert!(!table.release("d"));
+    }
+}

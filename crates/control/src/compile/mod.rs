@@ -114,10 +114,7 @@ struct From<'a> {
 
 impl Compiler<'_> {
     fn proxy(&self, placement: &Placement) -> Result<Snapshot, String> {
-        let mut snapshot = Snapshot {
-            trust: vec![TrustBundle { name: TRUST.to_owned(), roots: self.roots.to_owned() }],
-            ..Snapshot::default()
-        };
+        let mut snapshot = Snapshot::default();
         match &placement.role {
             Role::Sidecar { service, workload, region, app, inbound, outbound } => {
                 let service = self.config.services.values().find(|s| s.name.as_str() == service).ok_or_else(|| {
@@ -137,6 +134,11 @@ impl Compiler<'_> {
                 })?;
                 self.gateway_side(&mut snapshot, gateway, listen.unwrap_or(gateway.listen), placement)?;
             }
+        }
+        // A gateway to endpoints outside the mesh trusts nobody.
+        let trusting = snapshot.listeners.iter().any(|l| l.tls.is_some()) || snapshot.clusters.iter().any(|c| c.tls.is_some());
+        if trusting {
+            snapshot.trust.push(TrustBundle { name: TRUST.to_owned(), roots: self.roots.to_owned() });
         }
         Ok(snapshot)
     }

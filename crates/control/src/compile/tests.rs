@@ -1,1 +1,156 @@
+use xds::overlay::SwitchState;
 
+use super::*;
+use crate::testing::{bank, config, place};
+
+fn snapshots(config: &Config, switches: &Switches) -> BTreeMap<String, Snapshot> {
+    let compiled = compile(config, &place(config), switches, "ROOTS");
+    compiled.into_iter().map(|(name, snapshot)| (name, snapshot.unwrap())).collect()
+}
+
+fn show(snapshot: &Snapshot) -> String {
+    serde_json::to_string_pretty(snapshot).unwrap()
+}
+
+fn switches(states: &[(&str, &str, SwitchState)]) -> Switches {
+    let entry = |(service, region, state): &(&str, &str, SwitchState)| {
+        ((ServiceName::new(*service).unwrap(), RegionName::new(*region).unwrap()), *state)
+    };
+    states.iter().map(entry).collect()
+}
+
+/// `a[east] > b[west]`: tiers of a cluster with their regions and shares.
+fn tiers_of(snapshot: &Snapshot, cluster: &str) -> String {
+    let set = snapshot.endpoints.iter().find(|set| set.cluster == cluster).unwrap();
+    let mut tiers: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for locality in &set.localities {
+        let text = format!("{}×{} at {}", locality.endpoints.len(), locality.region, locality.weight);
+        tiers.entry(locality.priority).or_default().push(text);
+    }
+    tiers.into_values().map(|tier| tier.join(" + ")).collect::<Vec<_>>().join(" > ")
+}
+
+#[test]
+fn the_bank_compiles_to_these_snapshots() {
+    let snapshots = snapshots(&bank(), &Switches::new());
+    let names: Vec<_> = snapshots.keys().map(String::as_str).collect();
+    assert_eq!(names.join(" "), "accounts-east-0 accounts-east-1 accounts-west-0 accounts-west-1 edge fx-east-0 fx-west-0 ledger-east-0 ledger-west-0");
+    for name in ["edge", "accounts-west-0", "ledger-east-0", "fx-west-0"] {
+        insta::assert_snapshot!(format!("bank_{name}"), show(&snapshots[name]));
+    }
+}
+
+#[test]
+fn the_wire_takes_every_snapshot() {
+    let server = xds::server::Server::new(|_| Err(String::new()));
+    let some = switches(&[("accounts", "east", SwitchState::Off), ("ledger", "east", SwitchState::Share(10))]);
+    for (config, switches) in [(bank(), Switches::new()), (bank(), some), (outside(), Switches::new())] {
+        for (name, snapshot) in snapshots(&config, &switches) {
+            server.publish(&name, "1", snapshot.into()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn plans_and_preferences_order_regions() {
+    let snapshots = snapshots(&bank(), &Switches::new());
+    // In a plan: the primary first, for every caller.
+    assert_eq!(tiers_of(&snapshots["edge"], "accounts"), "2×east at 1 > 2×west at 1");
+    assert_eq!(tiers_of(&snapshots["accounts-west-0"], "ledger"), "1×east at 1 > 1×west at 1");
+    // A rule: the planted fault.
+    assert_eq!(tiers_of(&snapshots["accounts-west-0"], "fx"), "1×east at 1 > 1×west at 1");
+    // One region only.
+    assert_eq!(tiers_of(&snapshots["accounts-west-0"], "fx.west"), "1×west at 1");
+    // Without a rule: the caller's own region first.
+    let mut config = bank();
+    for service in config.services.values_mut() {
+        service.routes.clear();
+    }
+    let snapshots = self::snapshots(&config, &Switches::new());
+    assert_eq!(tiers_of(&snapshots["accounts-west-0"], "fx"), "1×west at 1 > 1×east at 1");
+    assert_eq!(tiers_of(&snapshots["accounts-east-0"], "fx"), "1×east at 1 > 1×west at 1");
+}
+
+#[test]
+fn durable_switches_are_compiled_in() {
+    let off = switches(&[("accounts", "east", SwitchState::Off), ("ledger", "east", SwitchState::Off)]);
+    let snapshots = snapshots(&bank(), &off);
+    assert_eq!(tiers_of(&snapshots["edge"], "accounts"), "2×west at 1");
+    // What is off stays under health checks.
+    assert_eq!(tiers_of(&snapshots["edge"], "accounts.east"), "2×east at 1");
+    assert_eq!(tiers_of(&snapshots["accounts-west-0"], "ledger"), "1×west at 1");
+    assert_eq!(tiers_of(&snapshots["accounts-west-0"], "ledger.east"), "1×east at 1");
+    let back = switches(&[("accounts", "east", SwitchState::Share(10))]);
+    assert_eq!(tiers_of(&self::snapshots(&bank(), &back)["edge"], "accounts"), "2×east at 10 + 2×west at 90");
+}
+
+#[test]
+fn only_listed_callers_are_allowed() {
+    let snapshots = snapshots(&bank(), &Switches::new());
+    let rules = |name: &str| match &snapshots[name].listeners[0].protocol {
+        ListenerProtocol::Http(http) => http.authorization.clone().unwrap().allow,
+        ListenerProtocol::Tcp { .. } => panic!("not HTTP"),
+    };
+    let all = |id: &str| AllowRule { principals: vec![id.to_owned()], methods: Vec::new(), paths: Vec::new() };
+    assert_eq!(rules("accounts-east-0"), [all("spiffe://bank.example/gateway/edge")]);
+    assert_eq!(rules("fx-east-0"), [all("spiffe://bank.example/service/accounts")]);
+    let ledger = rules("ledger-east-0");
+    assert_eq!(ledger[0].methods, ["GET", "POST"]);
+    // Callers' health checks pass, whatever else is allowed.
+    let last = ledger.last().unwrap();
+    assert_eq!((last.methods.as_slice(), last.paths.as_slice()), (["GET".to_owned()].as_slice(), ["/healthz".to_owned()].as_slice()));
+}
+
+fn outside() -> Config {
+    let text = "
+apiVersion: firedrill.dev/v1
+kind: Mesh
+metadata: {name: shop}
+spec:
+  trustDomain: shop.example
+  regions: [east, west]
+  gateways: [{name: edge, listen: \"127.0.0.1:8080\", routes: [{service: web}]}]
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: web}
+spec:
+  protocol: http
+  endpoints:
+    - {region: east, address: \"127.0.0.1:9001\"}
+    - {region: west, address: \"127.0.0.1:9002\"}
+";
+    config(&[crate::api::ManifestFile { path: "shop.yaml".to_owned(), text: text.to_owned() }])
+}
+
+#[test]
+fn endpoints_outside_the_mesh_are_plaintext() {
+    let snapshots = snapshots(&outside(), &Switches::new());
+    assert_eq!(snapshots.len(), 1);
+    let edge = &snapshots["edge"];
+    assert_eq!(edge.clusters[0].tls, None);
+    assert_eq!(edge.trust, []);
+    assert_eq!(tiers_of(edge, "web"), "1×east at 1 > 1×west at 1");
+}
+
+#[test]
+fn what_the_manifests_do_not_know_gets_no_snapshot() {
+    let config = bank();
+    let mut placements = place(&config);
+    for placement in &mut placements.proxies {
+        match &mut placement.role {
+            Role::Sidecar { service, .. } if service == "fx" => *service = "gx".to_owned(),
+            Role::Sidecar { workload, .. } if workload == "ledger-west-0" => *workload = "ledger-west-9".to_owned(),
+            Role::Gateway { gateway, .. } => *gateway = "edgy".to_owned(),
+            Role::Sidecar { .. } => {}
+        }
+    }
+    let compiled = compile(&config, &placements, &Switches::new(), "ROOTS");
+    let errors: Vec<String> = compiled.into_values().filter_map(|c| c.err().map(|e| e.to_string())).collect();
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    no snapshot for proxy edge: there is no gateway `edgy` in the manifests; apply them or correct the placement
+    no snapshot for proxy fx-east-0: there is no service `gx` in the manifests; apply them or correct the placement
+    no snapshot for proxy fx-west-0: there is no service `gx` in the manifests; apply them or correct the placement
+    no snapshot for proxy ledger-west-0: service `ledger` has no workload `ledger-west-9` in west
+    ");
+}

@@ -371,7 +371,7 @@ impl Machine {
                 Some(due.max(armed))
             }
             Phase::FailedOver => self.failback_due(),
-            Phase::AwaitPrimary => self.healthy_for(STEADY),
+            Phase::AwaitPrimary => self.steady_at(),
             Phase::FailbackStep(_) => lost,
             Phase::Ramp(_) => {
                 let next = self.since + self.lengthened(self.plan.failback.dwell);
@@ -384,6 +384,12 @@ impl Machine {
     fn healthy_for(&self, wait: Duration) -> Option<Instant> {
         let healthy = matches!(self.health, Health::Healthy);
         healthy.then(|| self.health_since.max(self.since) + self.lengthened(wait))
+    }
+
+    /// When the primary has been healthy for long enough to take traffic; it may have been so before the command.
+    fn steady_at(&self) -> Option<Instant> {
+        let healthy = matches!(self.health, Health::Healthy);
+        healthy.then(|| self.health_since + self.lengthened(STEADY))
     }
 
     fn failback_due(&self) -> Option<Instant> {
@@ -403,8 +409,7 @@ impl Machine {
                 self.enter(Phase::AwaitPrimary, now);
                 actions.push(Action::FailbackCommanded("automatic".to_owned()));
             }
-            // The primary has been steady since before the command, or becomes so.
-            Phase::AwaitPrimary if self.steady(now) => self.fail_back_from(0, now, &mut actions),
+            Phase::AwaitPrimary if due(self.steady_at()) => self.fail_back_from(0, now, &mut actions),
             Phase::FailbackStep(_) | Phase::Ramp(_) if self.lost_again(now) => self.relapse(now, &mut actions),
             Phase::Ramp(step) if now >= self.since + self.lengthened(self.plan.failback.dwell) => {
                 self.ramp_from(step + 1, now, &mut actions);
@@ -412,10 +417,6 @@ impl Machine {
             _ => {}
         }
         actions
-    }
-
-    fn steady(&self, now: Instant) -> bool {
-        self.healthy_for(STEADY).is_some_and(|at| at <= now)
     }
 
     fn lost_again(&self, now: Instant) -> bool {
