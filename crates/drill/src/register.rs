@@ -17,8 +17,8 @@ pub fn registration(config: &Config, drill: &Drill, plan: &RecoveryPlan, anchor:
     Registration {
         drill: drill.name.to_string(),
         plan: plan.name.to_string(),
-        registered: json!({"plan": plan_json(plan), "drill": drill_json(drill)}),
-        about: about(config, drill, plan),
+        registered: canonical(json!({"plan": plan_json(plan), "drill": drill_json(drill)})),
+        about: canonical(about(config, drill, plan)),
         lost_region: lost_region(drill),
         recovery_regions: standby.iter().map(ToString::to_string).collect(),
         anchor,
@@ -32,6 +32,13 @@ pub fn lost_region(drill: &Drill) -> Option<String> {
         ScenarioAction::Lose { region, .. } => Some(region.to_string()),
         _ => None,
     })
+}
+
+/// As it reads once it has been written canonically (`5.0` becomes `5`), so that it equals what the ledger holds.
+fn canonical(value: Value) -> Value {
+    let written = evidence::canonical::to_vec(&value).ok();
+    // What has no canonical form is refused when it is registered.
+    written.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(value)
 }
 
 fn asked(objectives: &Objectives) -> Asked {

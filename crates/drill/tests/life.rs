@@ -1,0 +1,295 @@
+//! Whole lives of attempts against a mesh of the test's own: what is sealed, and what is left behind.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use common::{Fake, Handle, Knobs, config, drill_name};
+use drill::{Places, Progress, Sealed, progress::Progress as P};
+use evidence::record::{Ending, Point, Verdict};
+use model::config::{Config, LoseHow, ScenarioAction, ScenarioStep};
+use tokio::sync::{mpsc, watch};
+
+struct Stage {
+    fake: Arc<Fake>,
+    config: Config,
+    folder: tempfile::TempDir,
+    abort: watch::Sender<Option<String>>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { fake: Fake::start().await, config: config(), folder, abort: watch::channel(None).0 }
+    }
+
+    fn places(&self) -> Places {
+        places(self.folder.path())
+    }
+
+    fn drill(&mut self) -> &mut model::config::Drill {
+        self.config.drills.get_mut(&drill_name()).unwrap()
+    }
+
+    /// Runs the drill; `watch` sees every line of progress as it comes.
+    async fn run(&self, mut watch: impl FnMut(&Progress, &Self)) -> (Sealed, Vec<Progress>) {
+        let (sender, mut receiver) = mpsc::channel(4096);
+        let target = Arc::new(Handle(self.fake.clone()));
+        let (config, places, abort) = (self.config.clone(), self.places(), self.abort.subscribe());
+        let running =
+            tokio::spawn(async move { drill::run(target, &config, &drill_name(), &places, sender, abort).await });
+        let mut lines = Vec::new();
+        while let Some(line) = receiver.recv().await {
+            watch(&line, self);
+            if !matches!(line, P::Tick(_)) {
+                lines.push(line);
+            }
+        }
+        (running.await.unwrap().unwrap(), lines)
+    }
+}
+
+fn places(folder: &Path) -> Places {
+    Places { state: folder.join("state"), out: folder.join("out") }
+}
+
+fn verify(sealed: &Sealed) {
+    let bytes = std::fs::read(&sealed.bundle).unwrap();
+    let report = evidence::bundle::verify(&bytes, None);
+    assert!(report.ok(), "{report:#?}");
+    assert_eq!(report.verdict, Some(sealed.verdict));
+}
+
+fn position(lines: &[Progress], what: impl Fn(&Progress) -> bool) -> usize {
+    lines.iter().position(what).unwrap_or_else(|| panic!("not shown: {lines:#?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes() {
+    let mut stage = Stage::new().await;
+    stage.drill().scenario[0].action =
+        ScenarioAction::Lose { region: model::name::RegionName::new("east").unwrap(), how: LoseHow::Kill };
+    stage.fake.set(|k: &Knobs| &k.hidden);
+    stage.fake.drop_last(3);
+    let (sealed, lines) = stage.run(|_, _| ()).await;
+    assert_eq!(sealed.verdict, Verdict::Passed, "{:?} {lines:#?}", sealed.results.reasons);
+    assert_eq!(sealed.attempt.ending, Ending::Completed);
+    let points: Vec<Point> = sealed.results.timeline.iter().map(|p| p.point).collect();
+    for point in [
+        Point::T0c,
+        Point::T0e,
+        Point::T1,
+        Point::T2,
+        Point::T3,
+        Point::T4,
+        Point::T5,
+        Point::T6,
+        Point::T7,
+        Point::T8,
+        Point::T9,
+        Point::T10,
+    ] {
+        assert!(points.contains(&point), "{point:?} is missing in {points:?}");
+    }
+    let loss = sealed.results.measured.loss.as_ref().unwrap();
+    assert_eq!((loss.lost, loss.split_brain), (3, false));
+    let titles: Vec<&str> = sealed.results.findings.iter().map(|f| f.title.as_str()).collect();
+    assert!(titles.contains(&"app in west calls fx in east"), "{titles:?}");
+    assert!(titles.contains(&"step promote of plan plan has no undo"), "{titles:?}");
+    assert_eq!((sealed.results.residue.proxies, sealed.results.residue.unchanged), (3, 3));
+    let order = [
+        position(&lines, |l| matches!(l, P::Registered { attempt: 1, .. })),
+        position(&lines, |l| matches!(l, P::Preflight { endpoints: 2, proxies: 3, .. })),
+        position(&lines, |l| matches!(l, P::Baseline { .. })),
+        position(&lines, |l| matches!(l, P::Step { result: Ok(_), .. })),
+        position(&lines, |l| matches!(l, P::Point { point: Point::T4, .. })),
+        position(&lines, |l| matches!(l, P::Recovered { client_visible: true, .. })),
+        position(&lines, |l| matches!(l, P::Undone { result: Ok(()), .. })),
+        position(&lines, |l| matches!(l, P::Loss { phase: "recovered", lost: 3, .. })),
+        position(&lines, |l| matches!(l, P::Ramp { percent: 50.0 })),
+        position(&lines, |l| matches!(l, P::FailedBack { problem: None, .. })),
+        position(&lines, |l| matches!(l, P::Residue { proxies: 3, unchanged: 3, .. })),
+        position(&lines, |l| matches!(l, P::Sealed { verdict: Verdict::Passed, .. })),
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(stage.fake.leases(), 0);
+    verify(&sealed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fails_when_it_does_not_recover() {
+    let mut stage = Stage::new().await;
+    stage.fake.set(|k| &k.no_recovery);
+    stage.drill().guards.clear();
+    let (sealed, lines) = stage.run(|_, _| ()).await;
+    assert_eq!(sealed.verdict, Verdict::Failed, "{:?}", sealed.results.reasons);
+    let recovery = sealed.results.measured.recovery.as_ref().unwrap();
+    assert!(recovery.censored && recovery.seconds > 2.0, "{recovery:?}");
+    position(&lines, |l| matches!(l, P::NotRecovered { .. }));
+    assert_eq!(stage.fake.leases(), 0);
+    verify(&sealed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_before_any_fault() {
+    let cases: [(fn(&Knobs) -> &std::sync::atomic::AtomicBool, &str); 5] = [
+        (|k| &k.standby_down, "standby app-west-0 in west: reachable failed"),
+        (|k| &k.strangers_allowed, "an unknown identity got 200"),
+        (|k| &k.flaky, "requests succeeded without a fault"),
+        (|k| &k.stuck, "the lease did not lapse at"),
+        (|k| &k.control_dead, "control plane does not answer"),
+    ];
+    let mut running = Vec::new();
+    for (knob, part) in cases {
+        running.push(tokio::spawn(async move {
+            let stage = Stage::new().await;
+            stage.fake.set(knob);
+            let (sealed, lines) = stage.run(|_, stage| assert!(!stage.fake.is_lost())).await;
+            assert_eq!(sealed.verdict, Verdict::Refused);
+            let Ending::Refused { reasons } = &sealed.attempt.ending else { panic!("{:?}", sealed.attempt.ending) };
+            assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
+            position(&lines, |l| matches!(l, P::Refused { .. }));
+            assert!(sealed.attempt.timeline.iter().all(|p| p.point != Point::T0c));
+            verify(&sealed);
+        }));
+    }
+    for case in running {
+        case.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_stops_it() {
+    let stage = Stage::new().await;
+    stage.fake.set(|k| &k.no_recovery);
+    let (sealed, lines) = stage.run(|_, _| ()).await;
+    assert_eq!(sealed.verdict, Verdict::Aborted);
+    let guard = &sealed.attempt.guards[0];
+    assert!(guard.tripped.is_some() && guard.cleared >= guard.tripped, "{guard:?}");
+    let time_to_abort = sealed.results.measured.time_to_abort.unwrap();
+    assert!(time_to_abort <= 1.0, "{time_to_abort}");
+    position(&lines, |l| matches!(l, P::Cleared { .. }));
+    assert!(sealed.attempt.probes[0].samples.len() > 100, "partial samples are kept");
+    assert_eq!(stage.fake.leases(), 0);
+    assert!(!stage.fake.is_lost());
+    verify(&sealed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_stops_it_at_any_time() {
+    let cases: [fn(&Progress) -> bool; 5] = [
+        |l| matches!(l, P::Registered { .. }),
+        |l| matches!(l, P::Preflight { .. }),
+        |l| matches!(l, P::Step { .. }),
+        |l| matches!(l, P::Ramp { .. }),
+        |l| matches!(l, P::Phase { name: "failback", .. }),
+    ];
+    let mut running = Vec::new();
+    for when in cases {
+        running.push(tokio::spawn(async move {
+            let mut stage = Stage::new().await;
+            let marks = tempfile::tempdir().unwrap();
+            let (laid, undone) = (marks.path().join("laid"), marks.path().join("undone"));
+            stage.drill().scenario.insert(0, touch(&laid, &undone));
+            let (sealed, _) = stage
+                .run(|line, stage| {
+                    if when(line) {
+                        stage.abort.send_replace(Some("Ctrl-C".into()));
+                    }
+                })
+                .await;
+            assert_eq!(sealed.verdict, Verdict::Aborted);
+            assert_eq!(sealed.attempt.ending, Ending::Aborted { reason: "Ctrl-C".into() });
+            assert_eq!(laid.exists(), undone.exists(), "what a step has done is taken back");
+            assert_eq!(stage.fake.leases(), 0);
+            assert!(!stage.fake.is_lost());
+            verify(&sealed);
+        }));
+    }
+    for case in running {
+        case.await.unwrap();
+    }
+}
+
+fn touch(laid: &Path, undone: &Path) -> ScenarioStep {
+    let argv = |path: &Path| vec!["touch".to_owned(), path.to_string_lossy().into_owned()];
+    ScenarioStep {
+        at: Duration::ZERO,
+        lasts: None,
+        action: ScenarioAction::Run {
+            name: "touch".into(),
+            command: argv(laid),
+            undo: argv(undone),
+            timeout: Duration::from_secs(10),
+        },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_control_plane_is_a_crash() {
+    let cases: [fn(&Knobs) -> &std::sync::atomic::AtomicBool; 2] = [|k| &k.control_dead, |k| &k.lease_forgotten];
+    for knob in cases {
+        let mut stage = Stage::new().await;
+        stage.drill().hold = Duration::from_secs(20);
+        let (sealed, lines) = stage
+            .run(|line, stage| {
+                if matches!(line, P::Step { .. }) {
+                    stage.fake.set(knob);
+                }
+            })
+            .await;
+        assert_eq!(sealed.verdict, Verdict::Crashed);
+        position(&lines, |l| matches!(l, P::Crashed { .. }));
+        verify(&sealed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn residue_is_found() {
+    let stage = Stage::new().await;
+    stage.fake.set(|k| &k.residue);
+    let (sealed, lines) = stage.run(|_, _| ()).await;
+    assert_eq!(sealed.verdict, Verdict::Failed, "{:?}", sealed.results.reasons);
+    assert_eq!((sealed.results.residue.proxies, sealed.results.residue.unchanged), (3, 2));
+    position(&lines, |l| matches!(l, P::Residue { differing, .. } if differing == &["edge"]));
+    assert!(sealed.attempt.timeline.iter().all(|p| p.point != Point::T10));
+    verify(&sealed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_engine_is_found_and_its_undo_paid() {
+    let mut stage = Stage::new().await;
+    let marks = tempfile::tempdir().unwrap();
+    let (laid, undone) = (marks.path().join("laid"), marks.path().join("undone"));
+    stage.drill().scenario.insert(0, touch(&laid, &undone));
+    let target = Arc::new(Handle(stage.fake.clone()));
+    let (sender, mut receiver) = mpsc::channel(4096);
+    let (config, places, abort) = (stage.config.clone(), stage.places(), stage.abort.subscribe());
+    let engine = {
+        let (target, places) = (target.clone(), places.clone());
+        tokio::spawn(async move { drill::run(target, &config, &drill_name(), &places, sender, abort).await })
+    };
+    while let Some(line) = receiver.recv().await {
+        if matches!(&line, P::Step { title, .. } if title == "east is lost") {
+            break;
+        }
+    }
+    assert!(drill::recover_crashed(Some(target.clone()), &places).await.unwrap().is_empty(), "it is still alive");
+    engine.abort();
+    assert!(engine.await.unwrap_err().is_cancelled());
+    assert!(laid.exists() && !undone.exists());
+
+    let found = drill::recover_crashed(Some(target.clone()), &places).await.unwrap();
+    assert_eq!(found.len(), 1);
+    let sealed = &found[0];
+    assert_eq!((sealed.verdict, sealed.attempt.number), (Verdict::Crashed, 1));
+    assert!(undone.exists());
+    assert!(sealed.attempt.timeline.iter().any(|p| p.point == Point::T0c));
+    assert_eq!((sealed.results.residue.proxies, sealed.results.residue.unchanged), (3, 3));
+    assert_eq!(stage.fake.leases(), 0);
+    verify(sealed);
+    assert!(drill::recover_crashed(Some(target), &places).await.unwrap().is_empty());
+    evidence::ledger::verify_ledger(&places.state.join("ledger"), None).unwrap();
+}
