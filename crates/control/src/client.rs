@@ -309,7 +309,9 @@ impl Client {
         let address = self.address;
         let answer = |reason: String| ClientError::Answer { address, what: what.to_owned(), reason };
         let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|e| answer(format!("the request cannot be written: {e}")))?,
+            Some(body) => {
+                serde_json::to_vec(body).map_err(|e| answer(format!("the request cannot be written: {e}")))?
+            }
             None => Vec::new(),
         };
         let unreachable = |reason: String| ClientError::Unreachable { address, what: what.to_owned(), reason };
@@ -333,12 +335,7 @@ impl Client {
             error: format!("status {status}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)])),
             problems: Vec::new(),
         });
-        Err(ClientError::Refused {
-            what: what.to_owned(),
-            status,
-            reason: refusal.error,
-            problems: refusal.problems,
-        })
+        Err(ClientError::Refused { what: what.to_owned(), status, reason: refusal.error, problems: refusal.problems })
     }
 }
 

@@ -206,7 +206,9 @@ async fn lay(
     Body(request): Body<OverlayRequest>,
 ) -> Answer<OverlayReport> {
     if name.starts_with(RECOVERY) {
-        return Err(Refusal::Invalid(format!("names that begin with `{RECOVERY}` are the recovery controller's")).into());
+        return Err(
+            Refusal::Invalid(format!("names that begin with `{RECOVERY}` are the recovery controller's")).into()
+        );
     }
     let mut reports = api.mesh.lay(&id, vec![(name, request)])?;
     reports.pop().map(Json).ok_or_else(|| Failure::Internal("the overlay was not laid".to_owned()))

@@ -92,7 +92,10 @@ impl From<Refusal> for Failure {
 
 impl Mesh {
     /// Reads what is stored; nothing is published yet.
-    pub(crate) async fn open(state_dir: &Path, clock: Clock) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
+    pub(crate) async fn open(
+        state_dir: &Path,
+        clock: Clock,
+    ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let store = Store::open(&state_dir.join("control.db")).await?;
         let authority = Authority::open(state_dir, clock)?;
         let join = JoinKey::open(state_dir)?;
@@ -166,8 +169,7 @@ impl Mesh {
             .map_err(|problems| Failure::Manifests(problems.iter().map(problem).collect()))?;
         let _order = self.changing.lock().await;
         let time = self.clock.now();
-        let (revision, changed) =
-            self.store.apply(&request.files, &request.author, &request.message, time).await?;
+        let (revision, changed) = self.store.apply(&request.files, &request.author, &request.message, time).await?;
         {
             let mut state = self.state();
             state.config = Some(Arc::new(parsed.config));
@@ -381,7 +383,8 @@ impl Mesh {
         }
         let mut reports = Vec::new();
         for (name, request) in batch {
-            let (id, proxies) = (overlays::overlay_id(lease, &name), overlays::told(&config, &state.placements, &request));
+            let (id, proxies) =
+                (overlays::overlay_id(lease, &name), overlays::told(&config, &state.placements, &request));
             reports.push(OverlayReport { id, proxies, effect: request.effect.clone() });
             state.table.lay(lease, &name, request, now)?;
         }
@@ -408,7 +411,11 @@ impl Mesh {
     }
 
     /// Signs a certificate for a placed proxy that proves its join token.
-    pub(crate) fn certificate(&self, token: Option<&str>, request: &CertificateRequest) -> Result<Certificate, Failure> {
+    pub(crate) fn certificate(
+        &self,
+        token: Option<&str>,
+        request: &CertificateRequest,
+    ) -> Result<Certificate, Failure> {
         let proxy = &request.proxy;
         let outcome = self.sign(token, request);
         match &outcome {
@@ -441,9 +448,9 @@ impl Mesh {
             let state = self.state();
             let config = Self::config(&state)?;
             let missing = || Refusal::Missing(format!("proxy {} is not placed", request.proxy));
-            let placement =
-                state.placements.proxies.iter().find(|p| p.proxy == request.proxy).ok_or_else(missing)?;
-            let unknown = || Refusal::Missing(format!("the manifests do not know what proxy {} stands before", request.proxy));
+            let placement = state.placements.proxies.iter().find(|p| p.proxy == request.proxy).ok_or_else(missing)?;
+            let unknown =
+                || Refusal::Missing(format!("the manifests do not know what proxy {} stands before", request.proxy));
             (compile::proxy_id(&config, placement).ok_or_else(unknown)?, config.mesh.certificate_lifetime)
         };
         self.authority.sign(&request.csr, &id, lifetime).map_err(|error| match error {

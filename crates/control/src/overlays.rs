@@ -159,7 +159,13 @@ impl Table {
     }
 
     /// A lease for its holder.
-    pub(crate) fn report(&self, id: &str, config: &Config, placements: &Placements, now: Instant) -> Option<LeaseReport> {
+    pub(crate) fn report(
+        &self,
+        id: &str,
+        config: &Config,
+        placements: &Placements,
+        now: Instant,
+    ) -> Option<LeaseReport> {
         let held = self.held.get(id)?;
         let left = self.leases.remaining(&id.to_owned(), now)?;
         let overlays = held.overlays.iter().map(|(name, request)| OverlayReport {
@@ -263,7 +269,9 @@ fn part(config: &Config, placement: &Placement, request: &OverlayRequest) -> Opt
         OverlayEffect::Switch(switch) => calls(&switch.service).then(|| Effect::Switch(switch.clone())),
         OverlayEffect::Partition { region } if own == Some(region.as_str()) => {
             let others = config.mesh.regions.iter().map(|r| r.to_string()).filter(|other| other != region);
-            Some(others.collect::<Vec<_>>()).filter(|regions| !regions.is_empty()).map(|regions| Effect::CutOff { regions })
+            Some(others.collect::<Vec<_>>())
+                .filter(|regions| !regions.is_empty())
+                .map(|regions| Effect::CutOff { regions })
         }
         OverlayEffect::Partition { region } => Some(Effect::CutOff { regions: vec![region.clone()] }),
         OverlayEffect::Harmless {} => Some(Effect::Harmless),
@@ -348,7 +356,8 @@ mod tests {
         let harmless = || OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Harmless {} };
         assert!(matches!(table.lay("e", "o", harmless(), start), Err(Refusal::Missing(_))));
         table.lay("d", "o", harmless(), start).unwrap();
-        let left = |table: &Table, ms| table.of_proxy(&config, edge, at(ms)).first().map(|(o, left)| (o.id.clone(), *left));
+        let left =
+            |table: &Table, ms| table.of_proxy(&config, edge, at(ms)).first().map(|(o, left)| (o.id.clone(), *left));
         // The time on the wire is what is left of the lease, never more.
         assert_eq!(left(&table, 0), Some(("d/o".to_owned(), Duration::from_millis(1000))));
         assert_eq!(left(&table, 400), Some(("d/o".to_owned(), Duration::from_millis(600))));

@@ -85,8 +85,9 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
             let mut wanted_overlays: Vec<String> =
                 wanted.map(|(_, overlays)| overlays.into_iter().map(|o| o.id).collect()).unwrap_or_default();
             wanted_overlays.sort();
-            let acknowledged =
-                ads.published.is_some() && ads.nack.is_none() && ads.acked.values().any(|v| Some(v) == ads.published.as_ref());
+            let acknowledged = ads.published.is_some()
+                && ads.nack.is_none()
+                && ads.acked.values().any(|v| Some(v) == ads.published.as_ref());
             let (region, service, gateway) = match placement.role {
                 Role::Sidecar { region, service, .. } => (Some(region), Some(service), None),
                 Role::Gateway { gateway, .. } => (None, None, Some(gateway)),
@@ -199,7 +200,8 @@ async fn take_in(mesh: &Mesh, proxy: &str, admin: SocketAddr, at: &mut Option<(S
         mesh.log.say(ControlEvent::EventsMissed { proxy: proxy.to_owned(), count: missed });
     }
     // Clusters may have come or gone with a snapshot; and what was not seen from its beginning is asked for as a whole.
-    let resync = !same || missed > 0 || batch.events.iter().any(|e| matches!(e.kind, EventKind::SnapshotApplied { .. }));
+    let resync =
+        !same || missed > 0 || batch.events.iter().any(|e| matches!(e.kind, EventKind::SnapshotApplied { .. }));
     let last = batch.events.last().map_or(after, |event| event.sequence);
     let mut changed = false;
     for event in batch.events {

@@ -107,14 +107,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     let mut servers = JoinSet::new();
     let server = mesh.ads.clone();
     let ends = stopped(stopping.clone());
-    servers.spawn(async move {
-        server.serve(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string())
-    });
+    servers.spawn(async move { server.serve(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) });
     let router = http::router(Arc::new(http::Api { mesh: mesh.clone(), recovery, token, stopping: stopping.clone() }));
     let ends = stopped(stopping);
-    servers.spawn(async move {
-        axum::serve(api, router).with_graceful_shutdown(ends).await.map_err(|e| e.to_string())
-    });
+    servers
+        .spawn(async move { axum::serve(api, router).with_graceful_shutdown(ends).await.map_err(|e| e.to_string()) });
     tracing::info!(api = %run_file.api, ads = %run_file.ads, "the control plane is ready");
 
     let outcome = tokio::select! {
@@ -131,7 +128,12 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn drain(mesh: &Mesh, stop: &watch::Sender<bool>, mut parts: JoinSet<()>, mut servers: JoinSet<Result<(), String>>) {
+async fn drain(
+    mesh: &Mesh,
+    stop: &watch::Sender<bool>,
+    mut parts: JoinSet<()>,
+    mut servers: JoinSet<Result<(), String>>,
+) {
     let leases = mesh.state().table.ids();
     for lease in leases {
         // A lease that lapsed in between is gone, too.

@@ -18,8 +18,7 @@ use crate::api::{ManifestFile, Placements, Revision, Stamp};
 const LISTED: i64 = 1000;
 
 /// Steps from an empty file to the present schema; `user_version` counts those done.
-const MIGRATIONS: [&str; 1] = [
-    "CREATE TABLE revision (
+const MIGRATIONS: [&str; 1] = ["CREATE TABLE revision (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         author TEXT NOT NULL,
         message TEXT NOT NULL,
@@ -41,8 +40,7 @@ const MIGRATIONS: [&str; 1] = [
         plan TEXT PRIMARY KEY,
         body TEXT NOT NULL
     ) STRICT;
-    PRAGMA user_version = 1;",
-];
+    PRAGMA user_version = 1;"];
 
 /// Why the store did not do it.
 #[derive(Debug, Error)]
@@ -214,10 +212,12 @@ impl Store {
     /// If they could not be stored.
     pub async fn set_placements(&self, placements: &Placements) -> Result<(), StoreError> {
         let body = to_json("placements", placements)?;
-        sqlx::query("INSERT INTO placements (only, body) VALUES (1, ?) ON CONFLICT (only) DO UPDATE SET body = excluded.body")
-            .bind(body)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "INSERT INTO placements (only, body) VALUES (1, ?) ON CONFLICT (only) DO UPDATE SET body = excluded.body",
+        )
+        .bind(body)
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 

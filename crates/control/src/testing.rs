@@ -16,8 +16,7 @@ pub(crate) fn bank_files() -> Vec<ManifestFile> {
 
 /// Parses manifests.
 pub(crate) fn config(files: &[ManifestFile]) -> Config {
-    let sources: Vec<_> =
-        files.iter().map(|f| model::Source { path: f.path.clone(), text: f.text.clone() }).collect();
+    let sources: Vec<_> = files.iter().map(|f| model::Source { path: f.path.clone(), text: f.text.clone() }).collect();
     model::parse(&sources).unwrap_or_else(|problems| panic!("{problems:#?}")).config
 }
 
@@ -31,9 +30,7 @@ pub(crate) fn place(config: &Config) -> Placements {
     let at = |number: usize, port: u16| SocketAddr::from(([127, 1, 2, u8::try_from(number).unwrap()], port));
     let mut proxies = Vec::new();
     let running = config.services.values().flat_map(|s| s.endpoints.iter().map(move |e| (s, e)));
-    for (number, (service, endpoint)) in
-        (2..).zip(running.filter(|(_, e)| matches!(e.place, Place::Run(_))))
-    {
+    for (number, (service, endpoint)) in (2..).zip(running.filter(|(_, e)| matches!(e.place, Place::Run(_)))) {
         proxies.push(Placement {
             proxy: endpoint.workload.to_string(),
             admin: at(number, 15000),

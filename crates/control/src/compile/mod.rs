@@ -9,8 +9,8 @@ use model::{
     config::{Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
     name::{RegionName, ServiceName},
 };
-use thiserror::Error;
 pub(crate) use policy::ramp_steps;
+use thiserror::Error;
 pub use tiers::Switches;
 use xds::snapshot::{
     AllowRule, Authorization, Balancer, CircuitBreakers, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
@@ -129,14 +129,16 @@ impl Compiler<'_> {
                 self.outbound_side(&mut snapshot, service, endpoint, *outbound, placement)?;
             }
             Role::Gateway { gateway, listen } => {
-                let gateway = self.config.mesh.gateways.iter().find(|g| g.name.as_str() == gateway).ok_or_else(|| {
-                    format!("there is no gateway `{gateway}` in the manifests; apply them or correct the placement")
-                })?;
+                let gateway =
+                    self.config.mesh.gateways.iter().find(|g| g.name.as_str() == gateway).ok_or_else(|| {
+                        format!("there is no gateway `{gateway}` in the manifests; apply them or correct the placement")
+                    })?;
                 self.gateway_side(&mut snapshot, gateway, listen.unwrap_or(gateway.listen), placement)?;
             }
         }
         // A gateway to endpoints outside the mesh trusts nobody.
-        let trusting = snapshot.listeners.iter().any(|l| l.tls.is_some()) || snapshot.clusters.iter().any(|c| c.tls.is_some());
+        let trusting =
+            snapshot.listeners.iter().any(|l| l.tls.is_some()) || snapshot.clusters.iter().any(|c| c.tls.is_some());
         if trusting {
             snapshot.trust.push(TrustBundle { name: TRUST.to_owned(), roots: self.roots.to_owned() });
         }

@@ -34,7 +34,10 @@ fn tiers_of(snapshot: &Snapshot, cluster: &str) -> String {
 fn the_bank_compiles_to_these_snapshots() {
     let snapshots = snapshots(&bank(), &Switches::new());
     let names: Vec<_> = snapshots.keys().map(String::as_str).collect();
-    assert_eq!(names.join(" "), "accounts-east-0 accounts-east-1 accounts-west-0 accounts-west-1 edge fx-east-0 fx-west-0 ledger-east-0 ledger-west-0");
+    assert_eq!(
+        names.join(" "),
+        "accounts-east-0 accounts-east-1 accounts-west-0 accounts-west-1 edge fx-east-0 fx-west-0 ledger-east-0 ledger-west-0"
+    );
     for name in ["edge", "accounts-west-0", "ledger-east-0", "fx-west-0"] {
         insta::assert_snapshot!(format!("bank_{name}"), show(&snapshots[name]));
     }
@@ -98,7 +101,10 @@ fn only_listed_callers_are_allowed() {
     assert_eq!(ledger[0].methods, ["GET", "POST"]);
     // Callers' health checks pass, whatever else is allowed.
     let last = ledger.last().unwrap();
-    assert_eq!((last.methods.as_slice(), last.paths.as_slice()), (["GET".to_owned()].as_slice(), ["/healthz".to_owned()].as_slice()));
+    assert_eq!(
+        (last.methods.as_slice(), last.paths.as_slice()),
+        (["GET".to_owned()].as_slice(), ["/healthz".to_owned()].as_slice())
+    );
 }
 
 fn outside() -> Config {

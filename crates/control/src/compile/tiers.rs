@@ -48,9 +48,8 @@ pub(super) fn plan_pattern<'a>(config: &'a Config, service: &ServiceName) -> Opt
 /// Tiers after durable switches: `Off` leaves a region out; `Share(p)` puts it beside the region that would follow it,
 /// p to 100 − p. Only one region of a service can be on its way back at a time; further shares count as off.
 pub(super) fn tiers(service: &ServiceName, order: &[RegionName], switches: &Switches) -> Vec<Tier> {
-    let state = |region: &RegionName| {
-        switches.get(&(service.clone(), region.clone())).copied().unwrap_or(SwitchState::On)
-    };
+    let state =
+        |region: &RegionName| switches.get(&(service.clone(), region.clone())).copied().unwrap_or(SwitchState::On);
     let mut returning = None;
     let mut tiers: Vec<Tier> = Vec::new();
     for region in order {

@@ -147,7 +147,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_bounded_to_its_end() {
-        let printed = shell("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done", Duration::from_secs(30)).await;
+        let printed =
+            shell("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done", Duration::from_secs(30)).await;
         let printed = printed.unwrap();
         assert!(printed.len() <= KEPT, "{}", printed.len());
         assert!(printed.ends_with("line 2999"));

@@ -186,7 +186,9 @@ impl Machine {
             Phase::Normal => RecoveryState::Normal,
             Phase::FailingOver(_) => RecoveryState::FailingOver,
             Phase::FailedOver => RecoveryState::FailedOver,
-            Phase::AwaitPrimary | Phase::FailbackStep(_) | Phase::Ramp(_) | Phase::Undo(_) => RecoveryState::FailingBack,
+            Phase::AwaitPrimary | Phase::FailbackStep(_) | Phase::Ramp(_) | Phase::Undo(_) => {
+                RecoveryState::FailingBack
+            }
         }
     }
 
@@ -240,7 +242,8 @@ impl Machine {
         let Pattern::ActivePassive { primary: region, standby, .. } = &self.plan.pattern;
         // Everything that would be used before the target is off, so that it is the one that is used.
         let before = standby.iter().take_while(|other| *other != to).map(|other| (other, SwitchState::Off));
-        let states: Vec<_> = [(region, primary)].into_iter().chain(before).filter(|(region, _)| *region != to).collect();
+        let states: Vec<_> =
+            [(region, primary)].into_iter().chain(before).filter(|(region, _)| *region != to).collect();
         let services = self.plan.services.iter();
         services.flat_map(|s| states.iter().map(|(r, state)| (s.clone(), (*r).clone(), *state))).collect()
     }
@@ -565,12 +568,7 @@ impl Machine {
 }
 
 fn command(step: &RunStep) -> Command {
-    Command {
-        name: step.name.clone(),
-        argv: step.command.clone(),
-        region: step.region.clone(),
-        timeout: step.timeout,
-    }
+    Command { name: step.name.clone(), argv: step.command.clone(), region: step.region.clone(), timeout: step.timeout }
 }
 
 #[cfg(test)]

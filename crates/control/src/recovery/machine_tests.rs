@@ -260,7 +260,7 @@ fn losing_the_primary_again_fails_over_again_and_lengthens() {
     rig.see(lost());
     rig.pass(seconds(1.0));
     let again = "5600 Decided(\"the primary was lost again during failback\")";
-    rig.check(RecoveryState::FailingOver, &[again, "5600 shift to west", "5600 run 2 promote"]);
+    rig.check(RecoveryState::FailingOver, &["5600 Detected", again, "5600 shift to west", "5600 run 2 promote"]);
     rig.end(2, Ok(()));
     rig.see(Health::Healthy);
     rig.pass(seconds(5.0));

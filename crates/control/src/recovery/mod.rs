@@ -158,7 +158,8 @@ impl Controller {
             let state = self.mesh.state();
             let Some(config) = state.config.clone() else { return };
             for (name, plan) in &config.plans {
-                let own = self.plans.entry(name.clone()).or_insert_with(|| Plan::new(Machine::new(plan.clone(), now), None));
+                let own =
+                    self.plans.entry(name.clone()).or_insert_with(|| Plan::new(Machine::new(plan.clone(), now), None));
                 if own.machine.plan() != plan {
                     own.machine.set_plan(plan.clone());
                 }

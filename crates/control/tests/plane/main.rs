@@ -1,0 +1,358 @@
+//! The control plane from outside: its API by its client, its ADS by an xDS client.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod rig;
+
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+
+use control::{
+    api::{CertificateRequest, ControlEvent, OverlayEffect, OverlayRequest, RecoveryState, Targets},
+    client::{Client, ClientError},
+    join_token,
+};
+use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rig::{MANIFEST, Plane, Proxy, apply, lease, placements};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use xds::client::Update;
+
+#[track_caller]
+fn status<T: std::fmt::Debug>(result: Result<T, ClientError>) -> u16 {
+    match result {
+        Err(ClientError::Refused { status, .. }) => status,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn harmless() -> OverlayRequest {
+    OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Harmless {} }
+}
+
+#[tokio::test]
+async fn the_api_is_for_who_has_the_token() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::start(state.path()).await;
+    let address = plane.client.address();
+    assert!(Client::new(address, "").ready().await.is_ok());
+    for token in ["", "x", &"0".repeat(64)] {
+        let stranger = Client::new(address, token);
+        assert_eq!(status(stranger.revisions().await), 401);
+        assert_eq!(status(stranger.apply(&apply(MANIFEST)).await), 401);
+        assert_eq!(status(stranger.take_lease("d", &lease(1000, None)).await), 401);
+        assert_eq!(status(stranger.events(0, Duration::ZERO).await), 401);
+        assert_eq!(status(stranger.failover("web-west", "x").await), 401);
+    }
+    assert_eq!(status(plane.client.config().await), 404);
+    assert_eq!(status(plane.client.take_lease("d", &lease(1000, None)).await), 404);
+    let secrets = ["run/control.json", "run/api.token", "ca/root.key", "ca/join.key", "control.db"];
+    for name in secrets {
+        let mode = std::fs::metadata(state.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    plane.stop().await;
+    assert!(Client::new(address, "").ready().await.unwrap_err().is_unreachable());
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_and_checked() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::start(state.path()).await;
+    let big = "#".repeat(9 << 20);
+    // The server answers before it has read it all, so the connection may also break first.
+    match plane.client.apply(&apply(&big)).await {
+        Err(ClientError::Refused { status: 413, .. } | ClientError::Unreachable { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    let token = control::client::read_run_file(state.path()).unwrap().token;
+    for (body, expected) in [("{", "400"), ("{\"files\": [], \"surplus\": 1}", "400"), ("\u{0}", "400")] {
+        let mut stream = TcpStream::connect(plane.client.address()).await.unwrap();
+        let request = format!(
+            "PUT /v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")) && answer.contains("\"error\""), "{answer}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn revisions_survive_and_are_numbered() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let first = plane.client.config().await.unwrap();
+    assert_eq!((first.number, first.author.as_str(), first.files[0].text.as_str()), (1, "ann", MANIFEST));
+    let again = plane.client.apply(&apply(MANIFEST)).await.unwrap();
+    assert_eq!((again.revision, again.changed), (1, false));
+    match plane.client.apply(&apply("kind: Mesh\nnonsense: 1\n")).await {
+        Err(ClientError::Refused { status: 422, problems, .. }) => assert!(!problems.is_empty()),
+        other => panic!("{other:?}"),
+    }
+    let edited = MANIFEST.replace("dwell: 100ms", "dwell: 200ms");
+    assert_eq!(plane.client.apply(&apply(&edited)).await.unwrap().revision, 2);
+    let token = control::client::read_run_file(state.path()).unwrap().token;
+    let roots = plane.client.trust().await.unwrap().roots;
+    let (after, _) = plane.wait_for(0, |e| matches!(e, ControlEvent::RevisionApplied { revision: 2, .. })).await;
+    plane.kill().await;
+
+    let plane = Plane::start(state.path()).await;
+    assert_eq!(control::client::read_run_file(state.path()).unwrap().token, token);
+    assert_eq!(plane.client.trust().await.unwrap().roots, roots);
+    let numbers: Vec<u64> = plane.client.revisions().await.unwrap().iter().map(|r| r.number).collect();
+    assert_eq!(numbers, [2, 1]);
+    assert_eq!(plane.client.config().await.unwrap().files[0].text, edited);
+    assert_eq!(plane.client.revision(1).await.unwrap().files, first.files);
+    assert_eq!(status(plane.client.revision(3).await), 404);
+    assert_eq!(plane.client.placements().await.unwrap(), placements());
+    // A reader goes on where it was.
+    plane.wait_for(after, |e| matches!(e, ControlEvent::Started { .. })).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn placements_must_make_sense() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let mut twice = placements();
+    twice.proxies.push(twice.proxies[0].clone());
+    assert_eq!(status(plane.client.put_placements(&twice).await), 400);
+    let mut same_address = placements();
+    same_address.proxies[1].admin = same_address.proxies[0].admin;
+    assert_eq!(status(plane.client.put_placements(&same_address).await), 400);
+    let reports = plane.client.proxies().await.unwrap();
+    let names: Vec<&str> = reports.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, ["edge", "web-east-0", "web-west-0"]);
+    assert!(reports.iter().all(|r| !r.connected && !r.in_sync && r.error.is_some() && r.wanted_digest.is_some()));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn leases_are_taken_renewed_released_and_lapse() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let client = &plane.client;
+    assert_eq!(status(client.take_lease("d", &lease(10, None)).await), 400);
+    assert_eq!(status(client.take_lease("d", &lease(60_000, None)).await), 400);
+    assert_eq!(status(client.take_lease("d", &lease(1000, Some("no-plan"))).await), 400);
+    assert_eq!(status(client.heartbeat("d").await), 404);
+    assert_eq!(client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap().plan.unwrap(), "web-west");
+    assert_eq!(status(client.take_lease("e", &lease(1000, Some("web-west"))).await), 409);
+    assert_eq!(client.heartbeat("d").await.unwrap().id, "d");
+    assert_eq!(client.lay_overlay("d", "o", &harmless()).await.unwrap().id, "d/o");
+    assert_eq!(status(client.lay_overlay("d", "recovery.x", &harmless()).await), 400);
+    assert_eq!(status(client.lay_overlay("e", "o", &harmless()).await), 404);
+    client.release_lease("d").await.unwrap();
+    client.release_lease("d").await.unwrap();
+    assert!(client.leases().await.unwrap().is_empty());
+    client.take_lease("f", &lease(100, None)).await.unwrap();
+    plane.wait_for(0, |e| *e == ControlEvent::LeaseLapsed { lease: "f".to_owned() }).await;
+    assert_eq!(status(client.heartbeat("f").await), 404);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn overlays_are_pushed_renewed_and_taken_back() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let client = &plane.client;
+    let mut edge = Proxy::connect(state.path(), client, "edge").await;
+    edge.regions("web", &["east", "west"]).await;
+    client.take_lease("d", &lease(2500, None)).await.unwrap();
+    client.lay_overlay("d", "o", &harmless()).await.unwrap();
+    let ttl = edge.overlays(&["d/o"]).await;
+    assert!(ttl.iter().all(|ttl| *ttl <= Duration::from_millis(2500)), "{ttl:?}");
+    client.heartbeat("d").await.unwrap();
+    let renewed = edge
+        .wait_for(|update| match update {
+            Update::Heartbeat(renewed) => Some(renewed),
+            _ => None,
+        })
+        .await;
+    assert!(renewed.iter().all(|(id, ttl)| id == "d/o" && *ttl <= Duration::from_millis(2500)), "{renewed:?}");
+    let partition = OverlayEffect::Partition { region: "east".to_owned() };
+    client.lay_overlay("d", "p", &OverlayRequest { targets: Targets::Concerned, effect: partition }).await.unwrap();
+    edge.overlays(&["d/o", "d/p"]).await;
+    client.heartbeat("d").await.unwrap();
+    client.remove_overlay("d", "o").await.unwrap();
+    edge.overlays(&["d/p"]).await;
+    // A proxy that comes back while the lease holds gets it, too.
+    drop(edge);
+    client.heartbeat("d").await.unwrap();
+    let mut edge = Proxy::connect(state.path(), client, "edge").await;
+    edge.overlays(&["d/p"]).await;
+    client.release_lease("d").await.unwrap();
+    edge.overlays(&[]).await;
+    // Nobody renews: gone at once.
+    client.take_lease("d", &lease(300, None)).await.unwrap();
+    client.lay_overlay("d", "o", &harmless()).await.unwrap();
+    edge.overlays(&["d/o"]).await;
+    edge.overlays(&[]).await;
+    let report = client.proxies().await.unwrap().into_iter().find(|r| r.name == "edge").unwrap();
+    assert!(report.connected && report.wanted_overlays.is_empty() && report.nack.is_none());
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_joins_with_its_own_token_only() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let foreign = join_token(state.path(), "web-east-0").unwrap();
+    let unplaced = join_token(state.path(), "nobody").unwrap();
+    for (name, token, why) in
+        [("edge", foreign.as_str(), "token"), ("edge", "", "token"), ("nobody", &unplaced, "not placed")]
+    {
+        let mut proxy = Proxy::connect_with(state.path(), &plane.client, name, token).await;
+        let reason = proxy
+            .wait_for(|update| match update {
+                Update::Lost { reason } => Some(reason),
+                Update::Snapshot { .. } => panic!("a stranger was told the configuration"),
+                _ => None,
+            })
+            .await;
+        assert!(reason.contains(why), "{reason}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_are_for_placed_proxies_that_prove_themselves() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    // What a request claims is not believed.
+    params.distinguished_name.push(DnType::CommonName, "root of all");
+    params.subject_alt_names.push(SanType::URI("spiffe://shop.example/control".try_into().unwrap()));
+    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+    let ask = |name: &str, token: String, csr: &str| {
+        let request = CertificateRequest { proxy: name.to_owned(), csr: csr.to_owned() };
+        let client = Client::new(plane.client.address(), token);
+        async move { client.certificate(&request).await }
+    };
+    let token = |name: &str| join_token(state.path(), name).unwrap();
+
+    let given = ask("web-east-0", token("web-east-0"), &csr).await.unwrap();
+    assert_eq!(given.spiffe_id, "spiffe://shop.example/service/web");
+    let (_, pem) = x509_parser::pem::parse_x509_pem(given.certificate.as_bytes()).unwrap();
+    let leaf = pem.parse_x509().unwrap();
+    assert_eq!(leaf.public_key().raw, rcgen::PublicKeyData::subject_public_key_info(&key));
+    let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+    assert_eq!(*names, [x509_parser::extensions::GeneralName::URI("spiffe://shop.example/service/web")]);
+    assert!(!leaf.subject().to_string().contains("root of all") && !leaf.is_ca());
+    let (_, root) = x509_parser::pem::parse_x509_pem(given.roots.as_bytes()).unwrap();
+    leaf.verify_signature(Some(root.parse_x509().unwrap().public_key())).unwrap();
+    let seconds = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
+    assert_eq!(seconds, 24 * 3600 + 60);
+    assert_eq!(ask("edge", token("edge"), &csr).await.unwrap().spiffe_id, "spiffe://shop.example/gateway/edge");
+
+    let mut tampered: Vec<char> = csr.chars().collect();
+    let middle = csr.len() - 80;
+    tampered[middle] = if tampered[middle] == 'A' { 'B' } else { 'A' };
+    let tampered: String = tampered.into_iter().collect();
+    let huge = "A".repeat(20_000);
+    let cases = [
+        ("web-east-0", String::new(), csr.as_str(), 401),
+        ("web-east-0", token("web-west-0"), &csr, 401),
+        ("nobody", token("nobody"), &csr, 404),
+        ("web-east-0", token("web-east-0"), "", 400),
+        (
+            "web-east-0",
+            token("web-east-0"),
+            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+            400,
+        ),
+        ("web-east-0", token("web-east-0"), &tampered, 400),
+        ("web-east-0", token("web-east-0"), &huge, 400),
+    ];
+    let refused = cases.len();
+    for (name, token, csr, expected) in cases {
+        assert_eq!(status(ask(name, token, csr).await), expected, "{name} {}", &csr[..csr.len().min(60)]);
+    }
+    let events = plane.client.events(0, Duration::ZERO).await.unwrap().events;
+    let told = events
+        .iter()
+        .filter(|e| matches!(&e.what, control::api::Logged::Control(ControlEvent::CertificateRefused { .. })));
+    assert_eq!(told.count(), refused);
+    plane.stop().await;
+}
+
+async fn recovery(plane: &Plane) -> control::api::RecoveryReport {
+    plane.client.recovery().await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn a_real_failover_is_in_the_snapshots_and_survives_a_kill() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+    edge.regions("web", &["east", "west"]).await;
+    assert_eq!(recovery(&plane).await.state, RecoveryState::Normal);
+    assert_eq!(status(plane.client.failback("web-west", "why").await), 409);
+    assert_eq!(status(plane.client.failover("no-plan", "why").await), 404);
+    plane.client.failover("web-west", "flood").await.unwrap();
+    edge.regions("web", &["west"]).await;
+    let finished = plane.wait_for(0, |e| matches!(e, ControlEvent::StepFinished { .. })).await.1;
+    match finished {
+        ControlEvent::StepFinished { ok: true, output, .. } => assert_eq!(output, "west 127.9.9.3:8080"),
+        other => panic!("{other:?}"),
+    }
+    let report = recovery(&plane).await;
+    assert_eq!((report.state, report.lease, report.steps.len()), (RecoveryState::FailedOver, None, 1));
+    plane.kill().await;
+
+    let plane = Plane::start(state.path()).await;
+    assert_eq!(recovery(&plane).await.state, RecoveryState::FailedOver);
+    let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+    edge.regions("web", &["west"]).await;
+    // Nobody sees the primary, so failback waits.
+    plane.client.failback("web-west", "mended").await.unwrap();
+    assert_eq!(recovery(&plane).await.state, RecoveryState::FailingBack);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_failover_under_a_lease_ends_with_it() {
+    for lapse in [false, true] {
+        let state = tempfile::tempdir().unwrap();
+        let plane = Plane::shop(state.path()).await;
+        let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+        edge.regions("web", &["east", "west"]).await;
+        plane.client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap();
+        plane.client.failover("web-west", "drill").await.unwrap();
+        edge.overlays(&["d/recovery.web-west.web.east"]).await;
+        let (_, shift) = plane.wait_for(0, |e| matches!(e, ControlEvent::ShiftCommanded { .. })).await;
+        let overlays = vec!["d/recovery.web-west.web.east".to_owned()];
+        assert_eq!(shift, ControlEvent::ShiftCommanded { plan: "web-west".into(), to: "west".into(), overlays });
+        assert_eq!(recovery(&plane).await.lease.as_deref(), Some("d"));
+        if !lapse {
+            plane.client.release_lease("d").await.unwrap();
+        }
+        edge.overlays(&[]).await;
+        // The promotion is undone.
+        let undone = |e: &ControlEvent| matches!(e, ControlEvent::StepFinished { step, .. } if step == "undo promote");
+        plane.wait_for(0, undone).await;
+        assert_eq!(recovery(&plane).await.state, RecoveryState::Normal);
+        plane.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_control_plane_leaves_nothing_of_a_drill_but_its_undo() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    plane.client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap();
+    plane.client.failover("web-west", "drill").await.unwrap();
+    plane.kill().await;
+    let plane = Plane::start(state.path()).await;
+    let undone = |e: &ControlEvent| matches!(e, ControlEvent::StepFinished { step, .. } if step == "undo promote");
+    plane.wait_for(0, undone).await;
+    assert_eq!(recovery(&plane).await.state, RecoveryState::Normal);
+    assert!(plane.client.leases().await.unwrap().is_empty());
+    let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+    edge.regions("web", &["east", "west"]).await;
+    plane.stop().await;
+}

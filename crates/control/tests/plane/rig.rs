@@ -1,0 +1,227 @@
+//! A control plane in this process, and proxies that are nothing but an ADS client.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use control::{
+    Options,
+    api::{ApplyRequest, ControlEvent, Events, LeaseRequest, Logged, ManifestFile, Placement, Placements, Role},
+    client::{Client, read_run_file},
+    join_token,
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use xds::{client::Update, clock::Clock, node::NodeInfo};
+
+/// Longer than anything should take; a test that waits for it fails.
+pub const LONG: Duration = Duration::from_secs(30);
+
+pub const MANIFEST: &str = "
+apiVersion: firedrill.dev/v1
+kind: Mesh
+metadata: {name: shop}
+spec:
+  trustDomain: shop.example
+  regions: [east, west]
+  gateways: [{name: edge, listen: \"127.0.0.1:8080\", routes: [{service: web}]}]
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: web}
+spec:
+  protocol: http
+  endpoints:
+    - {region: east, run: [web]}
+    - {region: west, run: [web]}
+---
+apiVersion: firedrill.dev/v1
+kind: RecoveryPlan
+metadata: {name: web-west}
+spec:
+  services: [web]
+  activePassive: {primary: east, standby: [west], tier: hot}
+  failover:
+    trigger: manual
+    steps:
+      - shift: {to: west}
+      - run: {name: promote, in: west, command: [/bin/sh, -c, 'echo $FIREDRILL_REGION $FIREDRILL_ENDPOINTS_WEB'], undo: [/bin/sh, -c, 'echo undone']}
+  failback: {trigger: manual, ramp: [10%, 100%], dwell: 100ms}
+";
+
+pub struct Plane {
+    pub client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), control::RunError>>,
+}
+
+impl Plane {
+    pub async fn start(state: &Path) -> Self {
+        let _ = std::fs::remove_file(state.join("run/control.json"));
+        let free = "127.0.0.1:0".parse().unwrap();
+        let options = Options { state_dir: state.to_owned(), api: free, ads: free, clock: Clock::anchored() };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(control::run(options, async { drop(stopped.await) }));
+        let ready = async {
+            loop {
+                if let Ok(client) = Client::from_state(state)
+                    && client.ready().await.is_ok()
+                {
+                    return client;
+                }
+                assert!(!task.is_finished(), "the control plane did not start");
+                tokio::task::yield_now().await;
+            }
+        };
+        let client = timeout(LONG, ready).await.unwrap();
+        Self { client, stop: Some(stop), task }
+    }
+
+    /// With the shop applied and placed.
+    pub async fn shop(state: &Path) -> Self {
+        let plane = Self::start(state).await;
+        plane.client.apply(&apply(MANIFEST)).await.unwrap();
+        plane.client.put_placements(&placements()).await.unwrap();
+        plane
+    }
+
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        timeout(LONG, self.task).await.unwrap().unwrap().unwrap();
+    }
+
+    /// As if killed: nothing is drained.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err());
+    }
+
+    /// Waits for a control event after a position; answers the position after it.
+    pub async fn wait_for(&self, mut after: u64, wanted: impl Fn(&ControlEvent) -> bool) -> (u64, ControlEvent) {
+        let found = async {
+            loop {
+                let Events { events, next, .. } = self.client.events(after, Duration::from_secs(10)).await.unwrap();
+                for entry in events {
+                    if let Logged::Control(event) = entry.what
+                        && wanted(&event)
+                    {
+                        return (entry.sequence, event);
+                    }
+                }
+                after = next;
+            }
+        };
+        timeout(LONG, found).await.unwrap()
+    }
+}
+
+pub fn apply(text: &str) -> ApplyRequest {
+    let files = vec![ManifestFile { path: "shop.yaml".to_owned(), text: text.to_owned() }];
+    ApplyRequest { files, author: "ann".to_owned(), message: "because".to_owned() }
+}
+
+pub fn lease(ttl_ms: u64, plan: Option<&str>) -> LeaseRequest {
+    let plan = plan.map(str::to_owned);
+    LeaseRequest { ttl_ms, reason: "a test".to_owned(), holder: "test".to_owned(), plan }
+}
+
+/// Nothing listens at these addresses.
+pub fn placements() -> Placements {
+    let at = |number: u8, port: u16| ([127, 9, 9, number], port).into();
+    let sidecar = |number: u8, region: &str| Placement {
+        proxy: format!("web-{region}-0"),
+        admin: at(number, 15000),
+        role: Role::Sidecar {
+            service: "web".to_owned(),
+            workload: format!("web-{region}-0"),
+            region: region.to_owned(),
+            app: at(number, 8080),
+            inbound: at(number, 15006),
+            outbound: at(number, 15001),
+        },
+    };
+    let gateway = Role::Gateway { gateway: "edge".to_owned(), listen: None };
+    let edge = Placement { proxy: "edge".to_owned(), admin: at(4, 15000), role: gateway };
+    Placements { proxies: vec![sidecar(2, "east"), sidecar(3, "west"), edge] }
+}
+
+/// A proxy's side of ADS.
+pub struct Proxy(mpsc::Receiver<Update>);
+
+impl Proxy {
+    pub async fn connect(state: &Path, client: &Client, name: &str) -> Self {
+        let token = join_token(state, name).unwrap();
+        Self::connect_with(state, client, name, &token).await
+    }
+
+    pub async fn connect_with(state: &Path, client: &Client, name: &str, token: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        let trust = client.trust().await.unwrap();
+        for root in CertificateDer::pem_slice_iter(trust.roots.as_bytes()) {
+            roots.add(root.unwrap()).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (connector, ads) = (TlsConnector::from(Arc::new(config)), read_run_file(state).unwrap().ads);
+        let node = NodeInfo { id: name.to_owned(), agent: "firedrill 0".to_owned(), ..NodeInfo::default() };
+        let config = xds::client::ClientConfig { node, token: token.to_owned(), authority: "control".to_owned() };
+        Self(xds::client::start(config, move || {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect(ads).await?;
+                connector.connect(ServerName::try_from("control").unwrap(), stream).await
+            }
+        }))
+    }
+
+    /// Waits for an update that the function makes something of.
+    pub async fn wait_for<T>(&mut self, wanted: impl Fn(Update) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let update = self.0.recv().await.unwrap();
+                if let Some(found) = wanted(update) {
+                    return found;
+                }
+            }
+        };
+        timeout(LONG, found).await.unwrap()
+    }
+
+    /// Waits until exactly these overlays are in force; answers their times to live.
+    pub async fn overlays(&mut self, ids: &[&str]) -> Vec<Duration> {
+        self.wait_for(|update| match update {
+            Update::Overlays(overlays) => {
+                let mut have: Vec<&str> = overlays.iter().map(|(o, _)| o.id.as_str()).collect();
+                have.sort_unstable();
+                (have == ids).then(|| overlays.iter().map(|(_, ttl)| *ttl).collect())
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits for a snapshot in which a cluster has endpoints in exactly these regions.
+    pub async fn regions(&mut self, cluster: &str, regions: &[&str]) {
+        self.wait_for(|update| match update {
+            Update::Snapshot { snapshot, .. } => {
+                let set = snapshot.endpoints.iter().find(|set| set.cluster == cluster)?;
+                let have: Vec<&str> = set.localities.iter().map(|l| l.region.as_str()).collect();
+                (have == regions).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    }
+}
