@@ -137,8 +137,6 @@ pub const DOES_NOT_SHOW: [&str; 5] = [
 pub fn seal(attempt: &Attempt, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
     let unsealable =
         |why: String| BundleError::Unsealable { drill: attempt.drill.clone(), number: attempt.number, why };
-    let _lock = ledger.locked()?;
-    check_registered(attempt, ledger)?;
     let mut parts = parts::split(attempt).map_err(unsealable)?;
     // Measured from what a reader of the bundle will have, so that nothing of the encoding can make a difference.
     let read_again = parts::join(&parts).map_err(unsealable)?;
@@ -147,6 +145,9 @@ pub fn seal(attempt: &Attempt, ledger: &mut Ledger, time: i64, out: &Path) -> Re
     let manifest = Manifest::of(&attempt.drill, attempt.number, &parts);
     let manifest = canonical::to_vec(&manifest).map_err(|error| unsealable(error.to_string()))?;
     parts.insert(0, Part::new(parts::MANIFEST, manifest));
+    // Only now, so that other writers do not wait while samples are measured.
+    let _lock = ledger.locked()?;
+    check_registered(attempt, ledger)?;
     let pending = pending_path(ledger, &attempt.drill, attempt.number);
     files::replace(&pending, &archive::write(&parts).map_err(unsealable)?)?;
     finish(parts, ledger, time, out)
@@ -220,7 +221,8 @@ fn pending_path(ledger: &Ledger, drill: &str, number: u64) -> PathBuf {
     ledger.dir().join("pending").join(format!("{drill}-{number}.parts"))
 }
 
-/// The attempt is open, and its plan and objectives are those that were registered.
+/// The attempt is open, and its plan, objectives and regions are those that were registered. Its description and clock
+/// may be completed until it is sealed.
 fn check_registered(attempt: &Attempt, ledger: &Ledger) -> Result<(), BundleError> {
     let unsealable =
         |why: String| BundleError::Unsealable { drill: attempt.drill.clone(), number: attempt.number, why };
@@ -235,10 +237,8 @@ fn check_registered(attempt: &Attempt, ledger: &Ledger) -> Result<(), BundleErro
     let registered = registered.map_err(|error| unsealable(error.to_string()))?;
     let is_same = registered.digest == attempt.digest
         && registered.registered == canonical::exact(attempt.registered.clone())
-        && registered.about == canonical::exact(attempt.about.clone())
         && registered.objectives == attempt.objectives
         && registered.plan == attempt.plan
-        && registered.anchor == attempt.anchor
         && registered.lost_region == attempt.lost_region
         && registered.recovery_regions == attempt.recovery_regions;
     if is_same { Ok(()) } else { Err(unsealable(format!("it is not what entry {} registered", known.registered))) }

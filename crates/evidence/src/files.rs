@@ -60,6 +60,9 @@ pub fn lock_shared(path: &Path) -> Result<Lock, FileError> {
     wait_for(path, File::try_lock_shared)
 }
 
+// The ledger is a blocking interface (files and fsync); a file lock has no condition that could be awaited, and waiting
+// without a bound would hide a stuck process.
+#[allow(clippy::disallowed_methods)]
 fn wait_for(path: &Path, take: fn(&File) -> Result<(), TryLockError>) -> Result<Lock, FileError> {
     let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = options.map_err(|source| FileError::new(path, source))?;

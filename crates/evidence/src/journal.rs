@@ -49,6 +49,7 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     file: File,
+    length: u64,
     entries: Vec<JournalEntry>,
 }
 
@@ -60,11 +61,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-        let mut bytes = Vec::new();
-        (&mut file).take(MAX_JOURNAL + 1).read_to_end(&mut bytes).map_err(io)?;
-        if bytes.len() as u64 > MAX_JOURNAL {
-            return Err(JournalError::Damaged { path: path.to_owned(), line: 0, why: "is too long".to_owned() });
-        }
+        let bytes = read_all(&file).map_err(io)?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let entries =
             parse(&bytes[..whole]).map_err(|(line, why)| JournalError::Damaged { path: path.to_owned(), line, why })?;
@@ -75,7 +72,7 @@ impl Journal {
         if let Some(folder) = path.parent() {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
         }
-        Ok(Self { path: path.to_owned(), file, entries })
+        Ok(Self { path: path.to_owned(), file, length: whole as u64, entries })
     }
 
     /// Appends an entry; it is on disk when this returns.
@@ -86,10 +83,13 @@ impl Journal {
         let mut line =
             canonical::to_vec(&entry).map_err(|source| JournalError::Encode { path: self.path.clone(), source })?;
         line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|source| JournalError::Io { path: self.path.clone(), source })?;
+        let io = |source| JournalError::Io { path: self.path.clone(), source };
+        if let Err(error) = self.file.write_all(&line).and_then(|()| self.file.sync_data()) {
+            // Half a line must not stand in front of the next one; if it cannot be cut either, opening will refuse it.
+            self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length))).map_err(io)?;
+            return Err(io(error));
+        }
+        self.length += line.len() as u64;
         self.entries.push(entry);
         Ok(())
     }
@@ -103,6 +103,29 @@ impl Journal {
     pub fn into_entries(self) -> Vec<JournalEntry> {
         self.entries
     }
+}
+
+/// Reads a journal without changing it, a torn tail left out; one that was never opened is empty.
+///
+/// # Errors
+/// If the file cannot be read, or a whole line of it is damaged.
+pub fn inspect(path: &Path) -> Result<Vec<JournalEntry>, JournalError> {
+    let bytes = match File::open(path).and_then(|file| read_all(&file)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(JournalError::Io { path: path.to_owned(), source }),
+    };
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    parse(&bytes[..whole]).map_err(|(line, why)| JournalError::Damaged { path: path.to_owned(), line, why })
+}
+
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_JOURNAL + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_JOURNAL {
+        return Err(io::Error::other(format!("has more than {MAX_JOURNAL} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Reads whole lines; an error names the line, from 1.

@@ -20,7 +20,7 @@ use crate::{
     attempts::{Attempts, Registered},
     entry::{self, Entry, EntryError, Line, MAX_ENTRY, kind},
     files::{self, FileError},
-    journal::{Journal, JournalError},
+    journal::{self, Journal, JournalError},
     merkle::{self, Hash},
     note::{Checkpoint, NoteError, VerifierKey},
     record::{Attempt, Ending, JournalEntry, Registration},
@@ -277,7 +277,7 @@ impl Ledger {
     }
 
     pub(crate) fn journal_path(&self, drill: &str, number: u64) -> PathBuf {
-        self.dir.join("journal").join(format!("{drill}-{number}.jsonl"))
+        journal_path(&self.dir, drill, number)
     }
 
     /// Attempts that are registered and not sealed, with their journals. At the start of an engine, and with the engine's
@@ -410,6 +410,10 @@ fn create(dir: &Path) -> Result<SigningKey, LedgerError> {
     Ok(signer)
 }
 
+fn journal_path(dir: &Path, drill: &str, number: u64) -> PathBuf {
+    dir.join("journal").join(format!("{drill}-{number}.jsonl"))
+}
+
 fn read_checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, LedgerError> {
     let path = dir.join("checkpoint");
     if !path.exists() {
@@ -459,6 +463,9 @@ pub fn verify_ledger(dir: &Path, key: Option<&VerifierKey>) -> Result<LedgerRepo
         .filter(|(_, _, known)| known.sealed.is_none())
         .map(|(drill, number, _)| (drill.to_owned(), number))
         .collect();
+    for (drill, number) in &open {
+        journal::inspect(&journal_path(dir, drill, *number))?;
+    }
     Ok(LedgerReport {
         origin: checkpoint.origin,
         key: key.clone(),

@@ -305,10 +305,8 @@ fn registered(known: &Known, parts: &[Part]) -> Result<((), String), String> {
     let differs = [
         ("objectives", registered.objectives != attempt.objectives),
         ("plan", registered.plan != attempt.plan),
-        ("anchor", registered.anchor != attempt.anchor),
         ("regions", registered.lost_region != attempt.lost_region),
         ("recovery regions", registered.recovery_regions != attempt.recovery_regions),
-        ("description", registered.about != attempt.about),
     ];
     if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
         return Err(format!("the {what} of the record are not those that entry {index} registered"));

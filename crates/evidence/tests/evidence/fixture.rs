@@ -1,0 +1,118 @@
+//! Synthetic attempts with outages at known times.
+
+use std::collections::BTreeMap;
+
+use evidence::record::*;
+use serde_json::json;
+
+pub const MS: Nanos = 1_000_000;
+pub const S: Nanos = 1_000_000_000;
+
+/// Wall clock of the anchor: beyond 2^53.
+pub const WALL: i64 = 1_795_196_677_120_000_001;
+
+pub fn objectives() -> Objectives {
+    Objectives {
+        recovery_time: Some(5 * S),
+        data_loss: Some(S),
+        success_rate: 99.9,
+        latency_p99: Some(250 * MS),
+        sustain: 5 * S,
+    }
+}
+
+pub fn registration(drill: &str) -> Registration {
+    Registration {
+        drill: drill.to_owned(),
+        plan: "bank-west".to_owned(),
+        registered: json!({"plan": {"successRate": 99.9, "big": 1_795_196_677_120_000_001_i64}, "drill": drill}),
+        about: json!({"purpose": "East is lost as a whole while customers pay."}),
+        lost_region: Some("east".to_owned()),
+        recovery_regions: vec!["west".to_owned()],
+        anchor: Anchor { wall: WALL, error: MS },
+        objectives: objectives(),
+    }
+}
+
+pub fn point(point: Point, time: Nanos) -> TimelinePoint {
+    TimelinePoint { point, time, error: MS, observer: "engine".to_owned(), note: String::new() }
+}
+
+/// A probe with samples every `interval` from `phase` on, whose outcome is what `fate` says of its due time.
+pub fn probe(
+    name: &str,
+    phase: Nanos,
+    interval: Nanos,
+    to: Nanos,
+    mut fate: impl FnMut(Nanos) -> (Outcome, Nanos),
+) -> ProbeRecord {
+    let count = (to - phase) / interval;
+    let samples = (0..count)
+        .map(|n| {
+            let due = phase + n * interval;
+            let (outcome, latency) = fate(due);
+            Sample { due, latency, outcome, region: (outcome == Outcome::Ok).then_some(0), tries: 1 }
+        })
+        .collect();
+    let regions = vec!["east".to_owned(), "west".to_owned()];
+    ProbeRecord { name: name.to_owned(), interval, timeout: S, regions, samples, writes: None }
+}
+
+pub fn healthy(_: Nanos) -> (Outcome, Nanos) {
+    (Outcome::Ok, 2 * MS)
+}
+
+/// Baseline 0–10 s, fault from 10 s to `end`, failback and verify after it.
+pub fn attempt(probes: Vec<ProbeRecord>, end: Nanos) -> Attempt {
+    let phase = |name: &str, from, to| Phase { name: name.to_owned(), from, to: Some(to) };
+    let digests: BTreeMap<_, _> =
+        [("edge".to_owned(), "sha256:aa".to_owned()), ("a-1".to_owned(), "sha256:bb".to_owned())].into();
+    let mut attempt = registration("lose-east").attempt(1, Ending::Completed).unwrap();
+    attempt.phases =
+        vec![phase("baseline", 0, 10 * S), phase("fault", 10 * S, end), phase("failback", end, end + 5 * S)];
+    attempt.timeline = vec![
+        point(Point::T0c, 10 * S),
+        point(Point::T0e, 10 * S),
+        point(Point::T4, 10 * S + 500 * MS),
+        point(Point::T8, end),
+        point(Point::T9, end + 5 * S),
+        point(Point::T10, end + 6 * S),
+    ];
+    attempt.probes = probes;
+    attempt.residue = Residue { before: digests.clone(), after: digests };
+    attempt.journal = vec![JournalEntry {
+        time: 9 * S,
+        kind: "intent".to_owned(),
+        text: "lose east".to_owned(),
+        detail: json!({"undo": ["release", "lease-1"], "at": 1_795_196_677_120_000_001_i64}),
+    }];
+    attempt.events = vec![EventRecord {
+        time: 11 * S,
+        source: "proxy edge".to_owned(),
+        event: json!({"kind": "ejected", "share": 0.1 + 0.2}),
+    }];
+    attempt.programs = [("firedrill".to_owned(), "0.1.0".to_owned())].into();
+    attempt
+}
+
+/// A `writes` probe at 50/s; sequences in `lost` are acknowledged and never found.
+pub fn writes_probe(to: Nanos, lost: std::ops::Range<u64>) -> ProbeRecord {
+    let mut probe = probe("payments", 3 * MS, 20 * MS, to, healthy);
+    let writes: Vec<_> = probe
+        .samples
+        .iter()
+        .zip(0..)
+        .map(|(sample, sequence)| Write {
+            sequence,
+            sent: Some(sample.due),
+            acknowledged: Some(sample.due + sample.latency),
+            region: Some(u16::from(sample.due > 10 * S)),
+            epoch: Some(1 + u64::from(sample.due > 10 * S)),
+        })
+        .collect();
+    let judged = writes.len() as u64;
+    let found = (0..judged).filter(|sequence| !lost.contains(sequence)).collect();
+    let readback = Readback { phase: "recovered".to_owned(), time: to, judged, found };
+    probe.writes = Some(WritesRecord { writes, readbacks: vec![readback] });
+    probe
+}

@@ -1,0 +1,12 @@
+//! The record from end to end: measuring against a brute-force oracle, the ledger under crashes and several writers,
+//! bundles under mutation.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bundle;
+mod fixture;
+mod ledger;
+mod measure;
+mod merkle;
+mod oracle;
+mod verdict;
