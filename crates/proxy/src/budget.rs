@@ -8,41 +8,46 @@ use xds::snapshot::CircuitBreakers;
 /// the first one and its ejection, all at once.
 const SAVED_SECONDS: f64 = 10.0;
 
+/// In hundredths.
+const TOKEN: f64 = 100.0;
+
 /// Pays for retries and hedges, one token each.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
-    tokens: f64,
+    /// Hundredths of a token: what a first try deposits is then a whole number, and sums are exact.
+    hundredths: f64,
     filled: Instant,
 }
 
 impl TokenBucket {
     /// A bucket that holds the saved-up steady allowance.
     pub fn new(breakers: &CircuitBreakers, now: Instant) -> Self {
-        Self { tokens: f64::from(breakers.retries_per_second) * SAVED_SECONDS, filled: now }
+        Self { hundredths: f64::from(breakers.retries_per_second) * SAVED_SECONDS * TOKEN, filled: now }
     }
 
     /// A first try deposits its percentage of a token.
     pub fn deposit(&mut self, breakers: &CircuitBreakers) {
-        self.tokens = (self.tokens + f64::from(breakers.retry_percent) / 100.0).min(capacity(breakers));
+        self.hundredths = (self.hundredths + f64::from(breakers.retry_percent)).min(capacity(breakers));
     }
 
     /// Takes a token for a repeat; false when there is none.
     pub fn take(&mut self, breakers: &CircuitBreakers, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = self.filled.max(now);
-        self.tokens = (self.tokens + elapsed * f64::from(breakers.retries_per_second)).min(capacity(breakers));
-        if self.tokens < 1.0 {
+        let steady = elapsed * f64::from(breakers.retries_per_second) * TOKEN;
+        self.hundredths = (self.hundredths + steady).min(capacity(breakers));
+        if self.hundredths < TOKEN {
             return false;
         }
-        self.tokens -= 1.0;
+        self.hundredths -= TOKEN;
         true
     }
 }
 
 /// As many as may be saved by time, and as many as the requests in flight may deposit.
 fn capacity(breakers: &CircuitBreakers) -> f64 {
-    f64::from(breakers.retries_per_second) * SAVED_SECONDS
-        + f64::from(breakers.retry_percent) / 100.0 * f64::from(breakers.requests)
+    f64::from(breakers.retries_per_second) * SAVED_SECONDS * TOKEN
+        + f64::from(breakers.retry_percent) * f64::from(breakers.requests)
 }
 
 #[cfg(test)]

@@ -1,0 +1,146 @@
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use http_body_util::Full;
+use xds::snapshot::Direction;
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_tier_costs_no_idempotent_request() {
+    let mut east = [Origin::start("fx-e1"), Origin::start("fx-e2")];
+    let west = Origin::start("fx-w1");
+    let [e1, e2] = &east;
+    let snapshot = simple(Direction::Gateway, &[&[e1, e2], &[&west]]);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let seen = load(to, 200, Duration::from_secs(3), |number| {
+        if number == 200 {
+            east.iter_mut().for_each(Origin::kill);
+        }
+    })
+    .await;
+    assert!(seen.failed.is_empty(), "{seen:?}");
+    assert_eq!(seen.ok, 600);
+    let status = proxy.status();
+    assert_eq!(status["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
+    let kinds: Vec<_> = proxy.events().iter().map(|event| event["kind"]["type"].as_str().unwrap().to_owned()).collect();
+    assert!(kinds.iter().filter(|kind| *kind == "ejected").count() == 2, "{kinds:?}");
+    assert_eq!(kinds.last().map(String::as_str), Some("firstAnswer"), "the standby's first answer: {kinds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hung_tier_costs_no_idempotent_request_and_no_patience() {
+    let east = [Origin::start("fx-e1"), Origin::start("fx-e2")];
+    let west = Origin::start("fx-w1");
+    let [e1, e2] = &east;
+    let snapshot = simple(Direction::Gateway, &[&[e1, e2], &[&west]]);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let seen = load(to, 200, Duration::from_secs(3), |number| {
+        if number == 200 {
+            east.iter().for_each(|origin| origin.does.frozen.store(true, Ordering::SeqCst));
+        }
+    })
+    .await;
+    assert!(seen.failed.is_empty(), "{seen:?}");
+    assert!(seen.slowest < Duration::from_millis(1200), "{seen:?}");
+    assert_eq!(proxy.status()["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_is_not_a_hang() {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    for slow in [0, 400, 0] {
+        east.does.slow.store(slow, Ordering::SeqCst);
+        for _ in 0..2 {
+            assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+        }
+    }
+    assert_eq!(proxy.status()["clusters"][0]["tierLoad"], serde_json::json!([100, 0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_is_not_repeated_for_a_post() {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    east.does.break_off.store(true, Ordering::SeqCst);
+    let snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let request =
+        |method: &str| Request::builder().method(method).uri("/").header("host", "fx").body(Full::from("x")).unwrap();
+    assert_eq!(http1(to, request("POST")).await.unwrap().status, 503);
+    assert_eq!((east.does.requests.load(Ordering::SeqCst), west.does.requests.load(Ordering::SeqCst)), (1, 0));
+    let reply = http1(to, request("PUT")).await.unwrap();
+    assert_eq!((reply.status, reply.header("x-origin")), (200, "fx-w"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_connection_is_repeated_even_for_a_post() {
+    let (mut east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    east.kill();
+    let request =
+        Request::post("/").header("host", "fx").header("x-firedrill-probe", "p").body(Full::from("x")).unwrap();
+    let reply = http1(to, request).await.unwrap();
+    assert_eq!((reply.status, reply.header("x-firedrill-answered-by")), (200, "west;fx-w;v1;tries=2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_answers_503_is_ejected_although_it_is_alone_in_its_tier() {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    east.does.status.store(503, Ordering::SeqCst);
+    let snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    for _ in 0..10 {
+        assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    }
+    assert_eq!(east.does.requests.load(Ordering::SeqCst), 5, "istio#34605");
+    assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["ejected"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn active_checks_move_the_load_and_bring_it_back_over_a_ramp() {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    snapshot.clusters[0].health_check = Some(check(50));
+    snapshot.clusters[0].ramp =
+        Some(xds::snapshot::Ramp { steps: vec![25, 50, 100], dwell: Duration::from_millis(100) });
+    let proxy = Proxy::start(&snapshot);
+    east.does.status.store(500, Ordering::SeqCst);
+    let load = |proxy: &Proxy| proxy.status()["clusters"][0]["tierLoad"].clone();
+    proxy.until("failover", |proxy| load(proxy) == serde_json::json!([0, 100]));
+    east.does.status.store(0, Ordering::SeqCst);
+    proxy.until("failback", |proxy| load(proxy) == serde_json::json!([100, 0]));
+    let shares: Vec<_> = proxy
+        .events()
+        .iter()
+        .filter(|event| event["kind"]["type"] == "tierLoad")
+        .map(|event| event["kind"]["percent"][0].as_u64().unwrap())
+        .collect();
+    assert_eq!(shares, [100, 0, 25, 50, 100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_left_is_503_at_once() {
+    let mut east = Origin::start("fx-e");
+    let mut snapshot = simple(Direction::Gateway, &[&[&east]]);
+    snapshot.clusters[0].health_check = Some(check(20));
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    east.kill();
+    proxy.until("unhealthy", |proxy| proxy.status()["clusters"][0]["endpoints"][0]["healthy"] == false);
+    let began = Instant::now();
+    let reply = http1(to, get("/")).await.unwrap();
+    assert_eq!((reply.status, &reply.body[..]), (503, &b"no healthy endpoint"[..]));
+    assert!(began.elapsed() < Duration::from_secs(1));
+}

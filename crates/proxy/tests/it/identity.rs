@@ -1,0 +1,116 @@
+use std::{net::SocketAddr, sync::atomic::Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use xds::snapshot::{
+    AllowRule, Authorization, ClusterTls, Direction, ListenerProtocol, ListenerTls, Snapshot, TrustBundle,
+    UpstreamProtocol,
+};
+
+use crate::{authority::Authority, support::*};
+
+fn bundle(roots: String) -> Vec<TrustBundle> {
+    vec![TrustBundle { name: "mesh".into(), roots }]
+}
+
+/// Before the workload: mTLS, and only service `accounts` may call.
+fn inbound(authority: &Authority, origin: &Origin) -> Snapshot {
+    let mut snapshot = simple(Direction::Inbound, &[&[origin]]);
+    snapshot.routes = vec![routes("fx", None, None)];
+    snapshot.clusters[0].outlier = None;
+    snapshot.listeners[0].address.set_port(15006);
+    snapshot.listeners[0].tls = Some(ListenerTls { trust: "mesh".into() });
+    let ListenerProtocol::Http(http) = &mut snapshot.listeners[0].protocol else { unreachable!() };
+    let principals = vec![Authority::service("accounts")];
+    http.authorization = Some(Authorization { allow: vec![AllowRule { principals, methods: vec![], paths: vec![] }] });
+    snapshot.trust = bundle(authority.pem());
+    snapshot
+}
+
+/// Beside a caller.
+fn outbound(authority: &Authority, origin: &Origin, to: SocketAddr, protocol: UpstreamProtocol) -> Snapshot {
+    let mut snapshot = simple(Direction::Outbound, &[&[origin]]);
+    snapshot.endpoints[0].localities[0].endpoints[0].address = to;
+    snapshot.clusters[0].protocol = protocol;
+    snapshot.clusters[0].tls = Some(ClusterTls { trust: "mesh".into(), server_ids: vec![Authority::service("fx")] });
+    snapshot.clusters[0].health_check = None;
+    snapshot.trust = bundle(authority.pem());
+    snapshot
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_prove_who_they_are() {
+    let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
+    let inside = inbound(&authority, &origin);
+    let at = inside.listeners[0].address;
+    let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let allowed = outbound(&authority, &origin, at, protocol);
+        let _caller = Proxy::with_identity(&allowed, Some(authority.issue("accounts")));
+        let reply = http1(allowed.listeners[0].address, get("/")).await.unwrap();
+        assert_eq!(reply.status, 200, "{:?}", reply.body);
+        assert_eq!(reply.header("seen-x-forwarded-client-cert"), format!("URI={}", Authority::service("accounts")));
+
+        let unlisted = outbound(&authority, &origin, at, protocol);
+        let _other = Proxy::with_identity(&unlisted, Some(authority.issue("loans")));
+        let reply = http1(unlisted.listeners[0].address, get("/")).await.unwrap();
+        assert_eq!(reply.status, 403);
+        assert!(!reply.header("x-request-id").is_empty());
+    }
+    let reached = origin.does.requests.load(Ordering::SeqCst);
+
+    // Strangers: plaintext, another authority's certificate, and a server that is not who it should be.
+    let mut plain = tokio::net::TcpStream::connect(at).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: fx\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "plaintext was answered");
+
+    let stranger = outbound(&authority, &origin, at, UpstreamProtocol::Http2);
+    let _stranger = Proxy::with_identity(&stranger, Some(Authority::new().issue("accounts")));
+    assert_eq!(http1(stranger.listeners[0].address, get("/")).await.unwrap().status, 503);
+
+    let mut wrong = outbound(&authority, &origin, at, UpstreamProtocol::Http2);
+    wrong.clusters[0].tls.as_mut().unwrap().server_ids = vec![Authority::service("ledger")];
+    let _wrong = Proxy::with_identity(&wrong, Some(authority.issue("accounts")));
+    assert_eq!(http1(wrong.listeners[0].address, get("/")).await.unwrap().status, 503);
+    assert_eq!(origin.does.requests.load(Ordering::SeqCst), reached, "nobody got through");
+    assert!(server.admin("/metrics").unwrap().1.contains("firedrill_refused_total{kind=\"tls\"}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_is_taken_away_cuts_traffic() {
+    let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
+    let inside = inbound(&authority, &origin);
+    let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
+    let outside = outbound(&authority, &origin, inside.listeners[0].address, UpstreamProtocol::Http2);
+    let caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
+    let to = outside.listeners[0].address;
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+
+    // Another root beside the first one cuts nobody, not even a request in flight.
+    origin.does.slow.store(400, Ordering::SeqCst);
+    let mut both = inside.clone();
+    both.trust = bundle(authority.pem() + &Authority::new().pem());
+    let in_flight = tokio::spawn(async move { http1(to, get("/")).await });
+    tokio::task::block_in_place(|| server.swap(&both));
+    assert_eq!(in_flight.await.unwrap().unwrap().status, 200);
+    origin.does.slow.store(0, Ordering::SeqCst);
+
+    // Without the callers' root nothing gets through, also not over connections that are up.
+    let mut without = inside.clone();
+    without.trust = bundle(Authority::new().pem());
+    tokio::task::block_in_place(|| server.swap(&without));
+    let reached = origin.does.requests.load(Ordering::SeqCst);
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 503);
+    assert_eq!(origin.does.requests.load(Ordering::SeqCst), reached);
+    tokio::task::block_in_place(|| server.swap(&inside));
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+
+    // And the same from the caller's side, with an empty bundle.
+    let mut nobody = outside.clone();
+    nobody.trust = bundle(String::new());
+    tokio::task::block_in_place(|| caller.swap(&nobody));
+    let reached = origin.does.requests.load(Ordering::SeqCst);
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 503);
+    assert_eq!(origin.does.requests.load(Ordering::SeqCst), reached);
+}

@@ -1,0 +1,192 @@
+//! A real control stream: certificate, snapshot, overlays that lapse.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use proxy::{ControlSource, Options, Source};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use xds::{
+    clock::Clock,
+    overlay::{Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState},
+    server::Server,
+    snapshot::Direction,
+};
+
+use crate::{authority::Authority, support::*};
+
+/// What a control plane is to one proxy.
+struct Control {
+    server: Server,
+    ads: SocketAddr,
+    api: SocketAddr,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Control {
+    async fn start() -> Self {
+        let authority = Arc::new(Authority::new());
+        let address = ip();
+        let api = TcpListener::bind((address, 7000)).await.unwrap();
+        let ads = TcpListener::bind((address, 7001)).await.unwrap();
+        let server = Server::new(|credentials| match credentials.token {
+            Some("join") => Ok(credentials.node.id.clone()),
+            _ => Err("wrong token".into()),
+        });
+        let (api_address, ads_address) = (api.local_addr().unwrap(), ads.local_addr().unwrap());
+        let tasks = vec![
+            tokio::spawn(serve_ads(server.clone(), ads, authority.clone())),
+            tokio::spawn(serve_api(api, authority)),
+        ];
+        Self { server, ads: ads_address, api: api_address, tasks }
+    }
+
+    fn die(&self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    fn options(&self, folder: &std::path::Path) -> Options {
+        Options {
+            name: "p1".into(),
+            service: "client".into(),
+            admin: SocketAddr::new(ip(), 15000),
+            workers: 1,
+            state: folder.to_owned(),
+            source: Source::Control(ControlSource {
+                ads: self.ads,
+                api: self.api,
+                token: "join".into(),
+                region: "east".into(),
+            }),
+            access_log: None,
+            clock: Clock::anchored(),
+        }
+    }
+}
+
+async fn serve_ads(server: Server, listener: TcpListener, authority: Arc<Authority>) {
+    let (certificate, key) = authority.issue_id("spiffe://bank.example/control");
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (send, receive) = tokio::sync::mpsc::channel::<std::io::Result<_>>(8);
+    let accept = async {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            if send.send(acceptor.accept(stream).await).await.is_err() {
+                return;
+            }
+        }
+    };
+    let incoming = tokio_stream::wrappers::ReceiverStream::new(receive);
+    let serving = server.serve(incoming, std::future::pending());
+    tokio::select! { () = accept => {}, result = serving => result.unwrap() }
+}
+
+async fn serve_api(listener: TcpListener, authority: Arc<Authority>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let authority = authority.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let authority = authority.clone();
+            async move {
+                assert_eq!(request.headers()["authorization"], "Bearer join");
+                let asked: serde_json::Value =
+                    serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+                let id = Authority::service("accounts");
+                let certificate = authority.sign(asked["csr"].as_str().unwrap(), &id);
+                let given = serde_json::json!({
+                    "certificate": certificate, "roots": authority.pem(), "spiffeId": id, "notBefore": 0, "notAfter": 0,
+                });
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(given.to_string()))))
+            }
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+fn overlay(id: &str, effect: Effect) -> Overlay {
+    Overlay { id: id.into(), reason: "test".into(), effect }
+}
+
+const TTL: Duration = Duration::from_millis(600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlays_hurt_lapse_and_leave_nothing_behind() {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    snapshot.clusters[0].health_check = Some(check(50));
+    let to = snapshot.listeners[0].address;
+    let control = Control::start().await;
+    control.server.publish("p1", "7", Arc::new(snapshot.clone())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut proxy = Proxy::launched(control.options(folder.path()), folder);
+    let before = proxy.status();
+    assert_eq!((&before["snapshot"], &before["connected"]), (&"7".into(), &true.into()));
+    assert_eq!(http1(to, get("/")).await.unwrap().header("x-origin"), "fx-e");
+
+    // Abort: answered here, and gone by itself when nobody renews it, though the control plane still stands.
+    let abort = Fault { matches: FaultMatch::default(), percent: 100.0, action: FaultAction::Abort { status: 418 } };
+    control.server.set_overlays("p1", vec![(overlay("abort", Effect::Fault(abort)), TTL)]).unwrap();
+    proxy.until("abort laid", |proxy| proxy.status()["overlays"] == serde_json::json!(["abort"]));
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 418);
+    assert_ne!(proxy.status()["digest"], before["digest"]);
+    proxy.until("lapsed", |proxy| proxy.status()["overlays"] == serde_json::json!([]));
+    assert_eq!(proxy.status()["digest"], before["digest"]);
+    let last = proxy.events().into_iter().rfind(|event| event["kind"]["type"] == "overlayEnded").unwrap();
+    assert_eq!(last["kind"]["lapsed"], true);
+
+    // Switch, released by the control plane.
+    let off = Switch { service: "fx".into(), region: "east".into(), state: SwitchState::Off };
+    control.server.set_overlays("p1", vec![(overlay("off", Effect::Switch(off)), Duration::from_secs(30))]).unwrap();
+    proxy.until("shifted", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([0, 100]));
+    assert_eq!(http1(to, get("/")).await.unwrap().header("x-origin"), "fx-w");
+    control.server.set_overlays("p1", vec![]).unwrap();
+    proxy.until("back", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([100, 0]));
+    let last = proxy.events().into_iter().rfind(|event| event["kind"]["type"] == "overlayEnded").unwrap();
+    assert_eq!(last["kind"]["lapsed"], false);
+
+    // Partition: the region hangs, no idempotent request fails, and it heals when the lease ends.
+    let cut = Effect::CutOff { regions: vec!["east".into()] };
+    control.server.set_overlays("p1", vec![(overlay("cut", cut), Duration::from_secs(30))]).unwrap();
+    proxy.until("cut off", |proxy| proxy.status()["overlays"] == serde_json::json!(["cut"]));
+    let reached = east.does.requests.load(Ordering::SeqCst);
+    let seen = load(to, 50, Duration::from_secs(2), |_| {}).await;
+    assert!(seen.failed.is_empty() && seen.slowest < Duration::from_millis(1200), "{seen:?}");
+    assert_eq!(east.does.requests.load(Ordering::SeqCst), reached, "nothing passed");
+    proxy.until("detected", |proxy| proxy.status()["clusters"][0]["endpoints"][0]["healthy"] == false);
+
+    // The control plane dies: the overlay's lease is the proxy's own affair, and traffic flows.
+    control.server.set_overlays("p1", vec![]).unwrap();
+    proxy.until("healed", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([100, 0]));
+    control.die();
+    proxy.until("lost", |proxy| proxy.status()["connected"] == false);
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    proxy.stop_blocking();
+
+    // And a proxy that starts now starts from what it last knew.
+    let mut options = control.options(proxy.folder.path());
+    options.admin = SocketAddr::new(ip(), 15000);
+    let began = Instant::now();
+    let again = Proxy::launched(options, tempfile::tempdir().unwrap());
+    assert_eq!(again.status()["snapshot"], "last-good");
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}

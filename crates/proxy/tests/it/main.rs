@@ -1,0 +1,11 @@
+//! A proxy between real sockets, each test on loopback addresses of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod authority;
+mod failover;
+mod forwarding;
+mod hostile;
+mod identity;
+mod leases;
+mod lifecycle;
+mod support;

@@ -1,0 +1,445 @@
+//! Origins that can be hurt, proxies that run in this process, and a client.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use proxy::{FileSource, IdentityFiles, Options, Source};
+use serde_json::Value;
+use tokio::{net::TcpStream, sync::oneshot};
+use xds::{
+    clock::Clock,
+    snapshot::{
+        Balancer, CircuitBreakers, Cluster, Direction, Endpoint, EndpointSet, Forward, HealthCheck, HedgePolicy,
+        HttpListener, Listener, ListenerProtocol, Locality, OutlierDetection, PathMatch, RetryOn, RetryPolicy, Route,
+        RouteAction, RouteMatch, RouteTable, Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
+    },
+};
+
+/// A loopback address that no other test of any process uses.
+pub fn ip() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let process = std::process::id();
+    IpAddr::from([
+        127,
+        64 + u8::try_from(process % 128).unwrap(),
+        u8::try_from(process / 128 % 256).unwrap(),
+        NEXT.fetch_add(1, Ordering::Relaxed),
+    ])
+}
+
+/// What an origin does with a request.
+#[derive(Default)]
+pub struct Behaviour {
+    /// Never answers, though the kernel accepts connections.
+    pub frozen: AtomicBool,
+    /// Milliseconds before an answer.
+    pub slow: AtomicU64,
+    /// Answers with this status; 0 is 200.
+    pub status: AtomicU32,
+    /// Reads the request, then breaks the connection.
+    pub break_off: AtomicBool,
+    pub requests: AtomicU64,
+}
+
+pub struct Origin {
+    pub name: String,
+    pub address: SocketAddr,
+    pub does: Arc<Behaviour>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Origin {
+    pub fn start(name: &str) -> Self {
+        Self::at(name, SocketAddr::new(ip(), 8080))
+    }
+
+    pub fn at(name: &str, address: SocketAddr) -> Self {
+        let does = Arc::new(Behaviour::default());
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (n, d) = (name.to_owned(), does.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+                ready.send(()).unwrap();
+                let serve = async {
+                    loop {
+                        let (stream, _) = listener.accept().await.unwrap();
+                        let (name, does) = (n.clone(), d.clone());
+                        let service = service_fn(move |request| answer(name.clone(), does.clone(), request));
+                        let builder = builder();
+                        tokio::spawn(async move { builder.serve_connection(TokioIo::new(stream), service).await });
+                    }
+                };
+                tokio::select! { () = serve => {}, _ = stopped => {} }
+            });
+        });
+        is_ready.recv().unwrap();
+        Self { name: name.to_owned(), address, does, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// As SIGKILL: connections break, new ones are refused.
+    pub fn kill(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { name: self.name.clone(), address: self.address, version: "v1".into(), weight: 1 }
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn builder() -> hyper::server::conn::http1::Builder {
+    hyper::server::conn::http1::Builder::new()
+}
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+async fn answer(
+    name: String,
+    does: Arc<Behaviour>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
+    does.requests.fetch_add(1, Ordering::SeqCst);
+    if does.frozen.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(Duration::from_millis(does.slow.load(Ordering::SeqCst))).await;
+    if does.break_off.load(Ordering::SeqCst) {
+        let _ = request.into_body().collect().await;
+        return Err(std::io::Error::other("broken off"));
+    }
+    let status = match does.status.load(Ordering::SeqCst) {
+        0 => StatusCode::OK,
+        status => StatusCode::from_u16(u16::try_from(status).unwrap()).unwrap(),
+    };
+    let mut response = Response::builder().status(status).header("x-origin", name);
+    for (key, value) in request.headers() {
+        response = response.header(format!("seen-{key}"), value);
+    }
+    response = response.header("seen-uri", request.uri().to_string());
+    let body = match request.uri().path() {
+        "/echo" => request.into_body().boxed(),
+        "/big" => Full::from(vec![b'x'; 8 * 1024 * 1024]).map_err(|never| match never {}).boxed(),
+        _ => Full::from("hello").map_err(|never| match never {}).boxed(),
+    };
+    Ok(response.body(body).unwrap())
+}
+
+pub struct Proxy {
+    pub admin: SocketAddr,
+    pub folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), proxy::Error>>>,
+}
+
+impl Proxy {
+    pub fn start(snapshot: &Snapshot) -> Self {
+        Self::with_identity(snapshot, None)
+    }
+
+    pub fn with_identity(snapshot: &Snapshot, identity: Option<(String, String)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let admin = SocketAddr::new(ip(), 15000);
+        let path = folder.path().join("snapshot.json");
+        std::fs::write(&path, serde_json::to_vec(snapshot).unwrap()).unwrap();
+        let identity = identity.map(|(certificate, key)| {
+            let files = IdentityFiles { certificate: folder.path().join("c.pem"), key: folder.path().join("k.pem") };
+            std::fs::write(&files.certificate, certificate).unwrap();
+            std::fs::write(&files.key, key).unwrap();
+            files
+        });
+        let options = Options {
+            name: "test".into(),
+            service: "client".into(),
+            admin,
+            workers: 2,
+            state: folder.path().join("state"),
+            source: Source::File(FileSource { snapshot: path, identity }),
+            access_log: Some(folder.path().join("access.log")),
+            clock: Clock::anchored(),
+        };
+        Self::launched(options, folder)
+    }
+
+    pub fn launched(options: Options, folder: tempfile::TempDir) -> Self {
+        let admin = options.admin;
+        let (stop, thread) = launch(options);
+        let proxy = Self { admin, folder, stop: Some(stop), thread: Some(thread) };
+        proxy.until("ready", |proxy| proxy.admin("/ready").is_some_and(|(status, _)| status == 200));
+        proxy
+    }
+
+    /// Replaces the snapshot and waits until it is in force.
+    pub fn swap(&self, snapshot: &Snapshot) {
+        let before = self.status()["snapshot"].clone();
+        let next = self.folder.path().join("next.json");
+        std::fs::write(&next, serde_json::to_vec(snapshot).unwrap()).unwrap();
+        std::fs::rename(next, self.folder.path().join("snapshot.json")).unwrap();
+        self.until("snapshot in force", |proxy| proxy.status()["snapshot"] != before);
+    }
+
+    pub fn admin(&self, path: &str) -> Option<(u16, String)> {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(self.admin).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.admin("/status").unwrap().1).unwrap()
+    }
+
+    pub fn events(&self) -> Vec<Value> {
+        let page: Value = serde_json::from_str(&self.admin("/events").unwrap().1).unwrap();
+        page["events"].as_array().unwrap().clone()
+    }
+
+    /// Waits for a state; the bound is only there so that a broken build does not hang.
+    pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "never: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// As SIGTERM; returns when it has ended.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+
+    /// The same inside a runtime.
+    pub fn stop_blocking(&mut self) {
+        tokio::task::block_in_place(|| self.stop());
+    }
+
+    pub fn begin_stop(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub fn launch(options: Options) -> (oneshot::Sender<()>, JoinHandle<Result<(), proxy::Error>>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(proxy::run(options, async {
+            let _ = stopped.await;
+        }))
+    });
+    (stop, thread)
+}
+
+pub fn listener(name: &str, port: u16, direction: Direction) -> Listener {
+    let http = HttpListener { routes: "main".into(), authorization: None, limits: Default::default() };
+    Listener {
+        name: name.into(),
+        address: SocketAddr::new(ip(), port),
+        direction,
+        tls: None,
+        protocol: ListenerProtocol::Http(http),
+    }
+}
+
+pub fn cluster(name: &str) -> Cluster {
+    Cluster {
+        name: name.into(),
+        service: name.into(),
+        protocol: UpstreamProtocol::Http1,
+        connect_timeout: Duration::from_millis(500),
+        balancer: Balancer::RoundRobin,
+        tls: None,
+        health_check: None,
+        outlier: Some(OutlierDetection {
+            consecutive_errors: 5,
+            base_ejection: Duration::from_secs(10),
+            max_ejection: Duration::from_secs(60),
+            max_percent: 10,
+        }),
+        breakers: CircuitBreakers::default(),
+        panic_threshold: 0,
+        ramp: None,
+    }
+}
+
+pub fn check(every: u64) -> HealthCheck {
+    HealthCheck {
+        http_path: Some("/health".into()),
+        every: Duration::from_millis(every),
+        timeout: Duration::from_millis(500),
+        unhealthy_after: 2,
+        healthy_after: 1,
+    }
+}
+
+pub fn retry() -> RetryPolicy {
+    RetryPolicy {
+        attempts: 2,
+        per_try: Some(Duration::from_millis(500)),
+        on: [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Reset, RetryOn::GatewayError].into(),
+        non_idempotent: false,
+    }
+}
+
+pub fn hedge() -> HedgePolicy {
+    HedgePolicy { at_least: Duration::from_millis(20), at_most: Duration::from_millis(200) }
+}
+
+pub fn routes(cluster: &str, retry: Option<RetryPolicy>, hedge: Option<HedgePolicy>) -> RouteTable {
+    let clusters = vec![WeightedCluster { cluster: cluster.into(), weight: 1 }];
+    let forward = Forward { clusters, timeout: Duration::from_secs(2), retry, hedge };
+    let everything = RouteMatch { path: PathMatch::Prefix("/".into()), methods: vec![], headers: vec![] };
+    let answer = RouteAction::Answer { status: 418, body: "teapot".into() };
+    let tea = RouteMatch { path: PathMatch::Exact("/tea".into()), methods: vec![], headers: vec![] };
+    let routes = vec![
+        Route { matches: tea, action: answer },
+        Route { matches: everything, action: RouteAction::Forward(forward) },
+    ];
+    RouteTable {
+        name: "main".into(),
+        hosts: vec![VirtualHost { name: "all".into(), domains: vec!["fx".into()], routes }],
+    }
+}
+
+/// Tiers of origins, each in a region of its own: `east`, `west`, ….
+pub fn endpoints(cluster: &str, tiers: &[&[&Origin]]) -> EndpointSet {
+    let locality = |(priority, origins): (u32, &&[&Origin])| Locality {
+        region: ["east", "west", "north"][priority as usize].into(),
+        zone: String::new(),
+        priority,
+        weight: 1,
+        endpoints: origins.iter().map(|origin| origin.endpoint()).collect(),
+    };
+    EndpointSet { cluster: cluster.into(), localities: (0..).zip(tiers).map(locality).collect() }
+}
+
+/// One listener, one route, one cluster.
+pub fn simple(direction: Direction, tiers: &[&[&Origin]]) -> Snapshot {
+    Snapshot {
+        listeners: vec![listener("main", 15001, direction)],
+        routes: vec![routes("fx", Some(retry()), Some(hedge()))],
+        clusters: vec![cluster("fx")],
+        endpoints: vec![endpoints("fx", tiers)],
+        trust: vec![],
+    }
+}
+
+pub struct Reply {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+pub fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::get(path).header("host", "fx").body(Full::default()).unwrap()
+}
+
+/// Over a connection of its own.
+pub async fn http1(
+    to: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(to).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
+}
+
+pub async fn http2(to: SocketAddr) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Sends these bytes and reads until the other side closes.
+pub async fn raw(to: SocketAddr, bytes: &[u8]) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    assert!(
+        closed.is_ok(),
+        "never closed after {:?}: {:?}",
+        String::from_utf8_lossy(bytes),
+        String::from_utf8_lossy(&answer)
+    );
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// What an open-loop client saw.
+#[derive(Default, Debug)]
+pub struct Seen {
+    pub ok: u64,
+    pub failed: Vec<String>,
+    pub slowest: Duration,
+}
+
+/// `rate` idempotent reads a second for `length`, whatever becomes of them. Calls `at` with the number of each.
+pub async fn load(to: SocketAddr, rate: u32, length: Duration, mut at: impl FnMut(u64)) -> Seen {
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
+    let mut running = tokio::task::JoinSet::new();
+    let total = (length.as_secs_f64() * f64::from(rate)) as u64;
+    for number in 0..total {
+        tick.tick().await;
+        at(number);
+        running.spawn(async move {
+            let began = Instant::now();
+            (http1(to, get("/")).await, began.elapsed())
+        });
+    }
+    let mut seen = Seen::default();
+    while let Some(joined) = running.join_next().await {
+        let (result, took) = joined.unwrap();
+        seen.slowest = seen.slowest.max(took);
+        match result {
+            Ok(reply) if reply.status == 200 => seen.ok += 1,
+            Ok(reply) => seen.failed.push(format!("{} {:?}", reply.status, reply.body)),
+            Err(error) => seen.failed.push(error.to_string()),
+        }
+    }
+    seen
+}
