@@ -175,6 +175,9 @@ async fn read(request: Request<Incoming>) -> Result<Call, Answer> {
 /// Why another service gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
+    /// The proxy of this workload does not listen: nothing can be said of the service.
+    #[error("the mesh cannot be reached: {0}")]
+    NoMesh(String),
     /// No connection, or it broke.
     #[error("{0}")]
     Broken(String),
@@ -187,7 +190,7 @@ impl CallError {
     /// As the caller's caller is told.
     pub fn to_answer(&self, service: &str) -> Answer {
         let status = match self {
-            Self::Broken(_) => StatusCode::BAD_GATEWAY,
+            Self::NoMesh(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         };
         failure(status, format!("{service}: {self}"))
@@ -277,9 +280,14 @@ impl Caller {
         }
     }
 
+    /// Whether the proxy listens.
+    pub async fn connects(&self) -> bool {
+        TcpStream::connect(self.proxy).await.is_ok()
+    }
+
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, CallError> {
         let broken = |e: &dyn std::fmt::Display| CallError::Broken(e.to_string());
-        let stream = TcpStream::connect(self.proxy).await.map_err(|e| broken(&e))?;
+        let stream = TcpStream::connect(self.proxy).await.map_err(|e| CallError::NoMesh(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| broken(&e))?;
         let (sender, pump) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;

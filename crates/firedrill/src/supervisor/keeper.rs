@@ -77,7 +77,6 @@ struct Row {
     task: Task,
     pid: Option<Pid>,
     state: ProcessState,
-    starts: u32,
     restarts: u32,
     held: Option<HoldHow>,
     ending: bool,
@@ -165,7 +164,6 @@ impl Keeper {
             task,
             pid: None,
             state: ProcessState::Starting,
-            starts: 0,
             restarts: 0,
             held: None,
             ending: false,
@@ -201,18 +199,6 @@ impl Keeper {
         doubt.collect()
     }
 
-    /// Number of times that a process was seen to become ready after a start. Waits for more than `seen`.
-    pub async fn started_again(&self, key: &Key, seen: u32) -> u32 {
-        let mut starts = seen;
-        self.wait_until(|rows| {
-            let Some(row) = rows.get(key) else { return false };
-            starts = row.starts;
-            row.state == ProcessState::Running && row.starts > seen
-        })
-        .await;
-        starts
-    }
-
     async fn look_after(self, key: Key) {
         let mut restarts = Restarts::default();
         loop {
@@ -246,7 +232,6 @@ impl Keeper {
         let (held, ending) = self
             .change(key, |row| {
                 row.pid = Some(pid);
-                row.starts += 1;
                 row.ready = false;
                 if row.state != ProcessState::CrashLoop {
                     row.state = ProcessState::Starting;

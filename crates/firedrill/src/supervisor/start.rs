@@ -9,7 +9,7 @@ use std::{
 };
 
 use control::{
-    api::{ApplyRequest, ManifestFile, Placements},
+    api::{ApplyRequest, ManifestFile, ProxyReport},
     client::Client as ControlClient,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -33,6 +33,8 @@ use super::{
 
 /// Lines of a culprit's log that are shown.
 const SHOWN_LINES: usize = 12;
+/// Bound on the health checks' agreeing.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Bound on each kind of processes ending by itself.
 const END: Duration = Duration::from_secs(5);
 
@@ -138,7 +140,34 @@ impl Running {
             self.keeper().add(self.sidecar_task(workload)?);
             self.keeper().add(self.workload_task(workload)?);
         }
-        self.wait_ready(|_| true, deadline, sink).await
+        self.wait_ready(|_| true, deadline, sink).await?;
+        sink(Progress::Step("health checks"));
+        self.wait_settled(&control, deadline.min(Instant::now() + SETTLE), sink).await;
+        Ok(())
+    }
+
+    /// Waits until proxies hold what they should and see every workload as healthy, so that first requests take the
+    /// way the manifests say. Endpoints outside the mesh may be down for reasons of their own, so it is no failure
+    /// when this does not come.
+    async fn wait_settled(&self, control: &ControlClient, deadline: Instant, sink: &Sink) {
+        let mut told = Instant::now();
+        loop {
+            let unsettled = match control.proxies().await {
+                Ok(proxies) => proxies.iter().filter_map(unsettled).collect(),
+                Err(error) => vec![error.to_string()],
+            };
+            if unsettled.is_empty() {
+                return;
+            }
+            if Instant::now() >= deadline {
+                return sink(Progress::Trouble(format!("not settled yet: {}", unsettled.join("; "))));
+            }
+            if told.elapsed() >= Duration::from_secs(1) {
+                told = Instant::now();
+                sink(Progress::Waiting(unsettled));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn keeper(&self) -> &Keeper {
@@ -321,6 +350,19 @@ impl Drop for Running {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+/// What a proxy still lacks, for people.
+fn unsettled(proxy: &ProxyReport) -> Option<String> {
+    let Some(status) = &proxy.status else {
+        return Some(format!("{} does not answer", proxy.name));
+    };
+    let sick = status.clusters.iter().flat_map(|cluster| &cluster.endpoints).find(|endpoint| !endpoint.healthy);
+    match sick {
+        Some(endpoint) => Some(format!("{} sees {} as unhealthy", proxy.name, endpoint.name)),
+        None if !proxy.in_sync => Some(format!("{} has an older configuration", proxy.name)),
+        None => None,
     }
 }
 

@@ -21,11 +21,11 @@ struct Bank {
 impl Bank {
     async fn start() -> Self {
         let mesh = FakeMesh::start().await;
+        let west = Sample::start(&mesh, "west", &["ledger", "--role", "standby"]).await;
+        mesh.route("ledger.west", west.address);
         let east = Sample::start(&mesh, "east", &["ledger", "--role", "primary"]).await;
         mesh.route("ledger.east", east.address);
         mesh.route("ledger", east.address);
-        let west = Sample::start(&mesh, "west", &["ledger", "--role", "standby"]).await;
-        mesh.route("ledger.west", west.address);
         until("followed", async || {
             // A standby that knows its primary forwards, and so acknowledges.
             write(west.address, "first").await.0 == 201
@@ -159,6 +159,7 @@ async fn write_to_owned(to: SocketAddr, id: &'static str) -> (u16, Value) {
 #[tokio::test]
 async fn a_primary_cut_off_from_its_peers_steps_down_when_it_hears_of_the_next_epoch() {
     let bank = Bank::start().await;
+    bank.same(&["first"]).await;
     bank.mesh.cut("ledger.east");
     bank.mesh.cut("ledger.west");
     assert!(bank.west.promote().await.0);
@@ -186,7 +187,8 @@ async fn accounts_pass_on_what_the_ledger_says() {
     let accounts = Sample::start(&bank.mesh, "east", &["accounts"]).await;
     let (status, account) = get(accounts.address, "/accounts/42").await;
     assert_eq!((status, &account["balance"]), (200, &json!("9999.00")));
-    let pay = async |id: &str| ask(accounts.address, Method::POST, "/payments", &json!({"id": id, "sequence": 7})).await;
+    let pay =
+        async |id: &str| ask(accounts.address, Method::POST, "/payments", &json!({"id": id, "sequence": 7})).await;
     let (status, payment) = pay("run-1-7").await;
     assert_eq!((status, &payment["epoch"], &payment["sequence"]), (201, &json!(1), &json!(7)));
     let (_, listed) = get(accounts.address, "/payments?probe=run-1").await;

@@ -29,6 +29,10 @@ use peers::Peers;
 const PULL: Duration = Duration::from_millis(50);
 /// A primary that was not scheduled for this long was stopped, and may have been replaced meanwhile.
 const GAP: Duration = Duration::from_millis(500);
+/// Once the mesh answers, a peer that is silent for this long is taken to be gone.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Longest wait for the workload's own proxy.
+const MESH: Duration = Duration::from_secs(30);
 /// Longest time a write waits for a role to settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -122,12 +126,14 @@ impl Ledger {
         });
         let path: &Path = &workload.data.join("ledger.jsonl");
         let journal = Journal::open(path, arguments.fsync, &mut book)?;
+        // A standby can serve what it has at once.
+        let first = if book.role() == Role::Primary { Phase::Asking } else { Phase::Settled };
         let inner = Inner { book, journal, ticked: Instant::now(), heard: None, primary: None };
         Ok(Self {
             region: workload.region.clone(),
             name: workload.name.clone(),
             inner: Arc::new(Mutex::new(inner)),
-            phase: Arc::new(watch::Sender::new(Phase::Asking)),
+            phase: Arc::new(watch::Sender::new(first)),
             peers: Peers::new(workload),
         })
     }
@@ -225,7 +231,23 @@ impl Ledger {
 
     /// Asks the peers before anything is written, for a bounded time.
     async fn ask(&self) {
-        self.check().await;
+        let mut silent_since = None;
+        let begun = Instant::now();
+        // A standby writes nothing, so it need not wait for anybody.
+        while {
+            // Being stopped before this question is what it asks about.
+            self.lock().ticked = Instant::now();
+            !self.check().await && self.lock().book.role() == Role::Primary
+        } {
+            match self.peers.meshed().await {
+                // Without its proxy nobody can reach this ledger either: waiting costs nothing, going on might.
+                false if begun.elapsed() < MESH => {}
+                false => break,
+                true if silent_since.get_or_insert_with(Instant::now).elapsed() > SILENCE => break,
+                true => {}
+            }
+            tokio::time::sleep(PULL).await;
+        }
         // A primary that lost its own file takes its entries back from the standby before it writes on.
         if self.lock().book.role() == Role::Primary {
             self.recover().await;
@@ -241,26 +263,40 @@ impl Ledger {
         tracing::info!(role = ?inner.book.role(), epoch = inner.book.epoch(), entries = inner.book.len(), "settled");
     }
 
-    /// Steps down if a peer is ahead.
-    async fn check(&self) {
+    /// Steps down if a peer is ahead. Returns whether every peer answered.
+    async fn check(&self) -> bool {
+        let mut all = true;
         for (region, status) in self.peers.statuses().await {
-            let own = self.lock().book.epoch();
-            if status.epoch > own || (status.epoch == own && status.role == Role::Primary) {
-                let both = self.lock().book.role() == Role::Primary && status.epoch == own;
-                // Two primaries of one epoch can only come from a wrong start: the first region in order stays.
-                if both && self.peers.own_first(&region) {
+            let status = match status {
+                Ok(status) => status,
+                Err(error) => {
+                    tracing::debug!(%error, region, "status");
+                    all = false;
                     continue;
                 }
-                if let Err(error) = self.step_down(status.epoch, Some(region)) {
-                    tracing::error!(%error, "cannot store the role");
-                }
+            };
+            let (role, own) = {
+                let inner = self.lock();
+                (inner.book.role(), inner.book.epoch())
+            };
+            let ahead = status.epoch > own;
+            // Two primaries of one epoch can only come from a wrong start: the first region in order stays.
+            let rival = status.epoch == own && status.role == Role::Primary;
+            if !ahead && (!rival || (role == Role::Primary && self.peers.own_first(&region))) {
+                continue;
+            }
+            let primary = (status.role == Role::Primary).then_some(region);
+            if let Err(error) = self.step_down(status.epoch, primary) {
+                tracing::error!(%error, "cannot store the role");
             }
         }
+        all
     }
 
     /// Copies entries from a standby of the same epoch that has more.
     async fn recover(&self) {
         for (region, status) in self.peers.statuses().await {
+            let Ok(status) = status else { continue };
             let (len, epoch) = {
                 let inner = self.lock();
                 (inner.book.len(), inner.book.epoch())

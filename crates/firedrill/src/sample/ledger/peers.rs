@@ -83,18 +83,18 @@ impl Peers {
         }
     }
 
-    /// Asks all at once; those that do not answer are left out.
-    pub async fn statuses(&self) -> Vec<(String, LedgerStatus)> {
+    /// Asks all at once.
+    pub async fn statuses(&self) -> Vec<(String, Result<LedgerStatus, PeerError>)> {
         let asked = self.others().map(|region| async move {
-            match self.get::<LedgerStatus>(region, &format!("/status?peer={}", self.own)).await {
-                Ok(status) => Some((region.clone(), status)),
-                Err(error) => {
-                    tracing::debug!(%error, region, "status");
-                    None
-                }
-            }
+            let path = format!("/status?peer={}", self.own);
+            (region.clone(), self.get::<LedgerStatus>(region, &path).await)
         });
-        join_all(asked).await.into_iter().flatten().collect()
+        join_all(asked).await
+    }
+
+    /// Whether the workload's own proxy listens.
+    pub async fn meshed(&self) -> bool {
+        self.mesh.connects().await
     }
 
     /// A page of a peer's entries.
