@@ -154,7 +154,7 @@ impl Compiler<'_> {
         inbound: SocketAddr,
     ) -> Result<(), String> {
         let protocol = policy::upstream_protocol(service.protocol);
-        no_tcp(service)?;
+        carried(service)?;
         snapshot.listeners.push(Listener {
             name: "inbound".to_owned(),
             address: inbound,
@@ -313,17 +313,8 @@ impl Compiler<'_> {
         name: String,
         tiers: &[tiers::Tier],
     ) -> Result<(), String> {
-        no_tcp(callee)?;
-        if callee.name.as_str() == LOCAL {
-            return Err(format!("a service cannot be called `{LOCAL}`: sidecars use that name for their workload"));
-        }
-        let outside = callee.endpoints.iter().filter(|e| matches!(e.place, Place::Address(_))).count();
-        if outside != 0 && outside != callee.endpoints.len() {
-            return Err(format!(
-                "service `{}` mixes `run:` and `address:` endpoints; make two services of it",
-                callee.name
-            ));
-        }
+        carried(callee)?;
+        let outside = outside(callee);
         let tls = (outside == 0).then(|| ClusterTls {
             trust: TRUST.to_owned(),
             server_ids: vec![service_id(self.config, callee.name.as_str())],
@@ -385,10 +376,31 @@ impl Compiler<'_> {
     }
 }
 
-/// The outbound listener tells services apart by host, which bytes do not carry.
-fn no_tcp(service: &Service) -> Result<(), String> {
+/// What no proxy could be told: manifests that hold any of it are refused.
+pub fn unsupported(config: &Config) -> Vec<String> {
+    config.services.values().filter_map(|service| carried(service).err()).collect()
+}
+
+/// Number of endpoints outside the mesh.
+fn outside(service: &Service) -> usize {
+    service.endpoints.iter().filter(|e| matches!(e.place, Place::Address(_))).count()
+}
+
+fn carried(service: &Service) -> Result<(), String> {
+    let name = &service.name;
+    // The outbound listener tells services apart by host, which bytes do not carry.
     if service.protocol == Protocol::Tcp {
-        return Err(format!("service `{}` speaks tcp, which is not carried through sidecars yet", service.name));
+        return Err(format!(
+            "service `{name}` speaks tcp, which is not carried through proxies yet; use http or http2"
+        ));
+    }
+    if name.as_str() == LOCAL {
+        return Err(format!("a service cannot be called `{LOCAL}`: sidecars use that name for their workload"));
+    }
+    // A cluster is either mutual TLS or plaintext as a whole.
+    let outside = outside(service);
+    if outside != 0 && outside != service.endpoints.len() {
+        return Err(format!("service `{name}` mixes `run:` and `address:` endpoints; make two services of it"));
     }
     Ok(())
 }

@@ -160,3 +160,17 @@ fn what_the_manifests_do_not_know_gets_no_snapshot() {
     no snapshot for proxy ledger-west-0: service `ledger` has no workload `ledger-west-9` in west
     ");
 }
+
+#[test]
+fn what_cannot_be_carried_is_refused() {
+    let mut config = bank();
+    assert_eq!(unsupported(&config), Vec::<String>::new());
+    let fx = config.services.get_mut(&ServiceName::new("fx").unwrap()).unwrap();
+    fx.endpoints[0].place = Place::Address("127.0.0.1:9".parse().unwrap());
+    config.services.get_mut(&ServiceName::new("ledger").unwrap()).unwrap().protocol = Protocol::Tcp;
+    insta::assert_snapshot!(unsupported(&config).join("\n"), @r"
+    service `fx` mixes `run:` and `address:` endpoints; make two services of it
+    service `ledger` speaks tcp, which is not carried through proxies yet; use http or http2
+    ");
+    assert!(compile(&config, &place(&config), &Switches::new(), "ROOTS")["accounts-east-0"].is_err());
+}

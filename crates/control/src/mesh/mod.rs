@@ -1,11 +1,14 @@
 //! The state that everything in the control plane shares: what is in force, and telling it to proxies.
 
+mod certificates;
+mod leases;
+
 use std::{
     collections::BTreeMap,
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use model::{
@@ -22,15 +25,12 @@ use xds::{
 };
 
 use crate::{
-    api::{
-        Applied, ApplyRequest, Certificate, CertificateRequest, ControlEvent, LeaseReport, LeaseRequest, OverlayReport,
-        OverlayRequest, Placements, Role,
-    },
-    authority::{Authority, AuthorityError},
+    api::{Applied, ApplyRequest, ControlEvent, Placements, Role},
+    authority::Authority,
     compile::{self, Switches},
     health::Views,
     log::Log,
-    overlays::{self, Refusal, Table},
+    overlays::{Refusal, Table},
     secret::JoinKey,
     store::{Store, StoreError},
 };
@@ -167,6 +167,10 @@ impl Mesh {
         let problem = |p: &model::Problem| serde_json::to_value(p).unwrap_or_default();
         let parsed = model::parse(&sources(&request.files))
             .map_err(|problems| Failure::Manifests(problems.iter().map(problem).collect()))?;
+        let unsupported = compile::unsupported(&parsed.config);
+        if !unsupported.is_empty() {
+            return Err(Refusal::Invalid(unsupported.join("; ")).into());
+        }
         let _order = self.changing.lock().await;
         let time = self.clock.now();
         let (revision, changed) = self.store.apply(&request.files, &request.author, &request.message, time).await?;
@@ -282,181 +286,6 @@ impl Mesh {
     fn config(state: &State) -> Result<Arc<Config>, Refusal> {
         let missing = || Refusal::Missing("no manifests were applied yet; apply some first".to_owned());
         state.config.clone().ok_or_else(missing)
-    }
-
-    /// Takes a lease.
-    pub(crate) fn take_lease(&self, id: &str, request: LeaseRequest) -> Result<LeaseReport, Failure> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let config = Self::config(&state)?;
-        let plan = request.plan.clone();
-        if let Some(plan) = &plan
-            && !config.plans.keys().any(|p| p.as_str() == plan)
-        {
-            return Err(Refusal::Invalid(format!("there is no recovery plan `{plan}`")).into());
-        }
-        state.table.take(id, request, now)?;
-        self.lay_all(&state);
-        let report = state.table.report(id, &config, &state.placements, now);
-        drop(state);
-        self.log.say(ControlEvent::LeaseTaken { lease: id.to_owned(), plan });
-        self.leases_changed.notify_one();
-        self.changed();
-        report.ok_or_else(|| Refusal::Missing(format!("lease {id} is not held")).into())
-    }
-
-    /// A heartbeat: renews the lease here, and everything under it at the proxies. Proxies hear of a lease only when its
-    /// holder renews it, so that no overlay outlives the lease even if this process dies.
-    pub(crate) fn renew_lease(&self, id: &str) -> Result<LeaseReport, Failure> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let config = Self::config(&state)?;
-        if !state.table.renew(id, now) {
-            return Err(Refusal::Missing(format!("lease {id} is not held, or has lapsed; take it anew")).into());
-        }
-        let under = format!("{id}/");
-        for placement in &state.placements.proxies {
-            let leased = state.table.of_proxy(&config, placement, now);
-            let renewed: Vec<(String, Duration)> = leased
-                .into_iter()
-                .filter(|(overlay, _)| overlay.id.starts_with(&under))
-                .map(|(overlay, left)| (overlay.id, left))
-                .collect();
-            if !renewed.is_empty() {
-                self.ads.heartbeat(&placement.proxy, &renewed);
-            }
-        }
-        let report = state.table.report(id, &config, &state.placements, now);
-        drop(state);
-        self.leases_changed.notify_one();
-        report.ok_or_else(|| Refusal::Missing(format!("lease {id} is not held")).into())
-    }
-
-    /// Gives a lease back; its overlays are taken back at once.
-    pub(crate) fn release_lease(&self, id: &str) -> Result<(), Failure> {
-        let mut state = self.state();
-        if !state.table.release(id) {
-            return Err(Refusal::Missing(format!("lease {id} is not held")).into());
-        }
-        self.lay_all(&state);
-        drop(state);
-        self.log.say(ControlEvent::LeaseReleased { lease: id.to_owned() });
-        self.changed();
-        Ok(())
-    }
-
-    /// Takes leases back as they lapse, for ever.
-    pub(crate) async fn lapse_leases(&self) {
-        loop {
-            let deadline = self.state().table.next_deadline();
-            match deadline {
-                Some(deadline) => tokio::select! {
-                    () = tokio::time::sleep_until(deadline.into()) => {}
-                    () = self.leases_changed.notified() => {}
-                },
-                None => self.leases_changed.notified().await,
-            }
-            let lapsed = {
-                let mut state = self.state();
-                let lapsed = state.table.expire(Instant::now());
-                if !lapsed.is_empty() {
-                    self.lay_all(&state);
-                }
-                lapsed
-            };
-            for lease in &lapsed {
-                self.log.say(ControlEvent::LeaseLapsed { lease: lease.clone() });
-            }
-            if !lapsed.is_empty() {
-                self.changed();
-            }
-        }
-    }
-
-    /// Lays overlays under a lease, all at once.
-    pub(crate) fn lay(&self, lease: &str, batch: Vec<(String, OverlayRequest)>) -> Result<Vec<OverlayReport>, Refusal> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let config = Self::config(&state)?;
-        for (_, request) in &batch {
-            overlays::check(&config, request)?;
-        }
-        let mut reports = Vec::new();
-        for (name, request) in batch {
-            let (id, proxies) =
-                (overlays::overlay_id(lease, &name), overlays::told(&config, &state.placements, &request));
-            reports.push(OverlayReport { id, proxies, effect: request.effect.clone() });
-            state.table.lay(lease, &name, request, now)?;
-        }
-        self.lay_all(&state);
-        drop(state);
-        for OverlayReport { id, proxies, .. } in &reports {
-            self.log.say(ControlEvent::OverlayLaid { overlay: id.clone(), proxies: proxies.clone() });
-        }
-        Ok(reports)
-    }
-
-    /// Takes overlays of a lease back whose names the predicate picks.
-    pub(crate) fn take_back(&self, lease: &str, pick: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut state = self.state();
-        let ids = state.table.take_back(lease, pick);
-        if !ids.is_empty() {
-            self.lay_all(&state);
-        }
-        drop(state);
-        for overlay in &ids {
-            self.log.say(ControlEvent::OverlayRemoved { overlay: overlay.clone() });
-        }
-        ids
-    }
-
-    /// Signs a certificate for a placed proxy that proves its join token.
-    pub(crate) fn certificate(
-        &self,
-        token: Option<&str>,
-        request: &CertificateRequest,
-    ) -> Result<Certificate, Failure> {
-        let proxy = &request.proxy;
-        let outcome = self.sign(token, request);
-        match &outcome {
-            Ok(certificate) => self.log.say(ControlEvent::CertificateIssued {
-                proxy: proxy.clone(),
-                spiffe_id: certificate.spiffe_id.clone(),
-                not_after: certificate.not_after,
-            }),
-            Err(Failure::Unauthorized(reason) | Failure::Internal(reason)) => self.refused(proxy, reason),
-            Err(Failure::Refused(Refusal::Invalid(reason) | Refusal::Missing(reason) | Refusal::Conflict(reason))) => {
-                self.refused(proxy, reason);
-            }
-            Err(Failure::Manifests(_)) => {}
-        }
-        outcome
-    }
-
-    fn refused(&self, proxy: &str, reason: &str) {
-        // What a stranger sends is cut before it is kept.
-        let proxy: String = proxy.chars().take(128).collect();
-        self.log.say(ControlEvent::CertificateRefused { proxy, reason: reason.to_owned() });
-    }
-
-    fn sign(&self, token: Option<&str>, request: &CertificateRequest) -> Result<Certificate, Failure> {
-        let token = token.ok_or_else(|| Failure::Unauthorized("a join token is missing".to_owned()))?;
-        if !self.join.accepts(&request.proxy, token) {
-            return Err(Failure::Unauthorized("the join token is not of this proxy".to_owned()));
-        }
-        let (id, lifetime) = {
-            let state = self.state();
-            let config = Self::config(&state)?;
-            let missing = || Refusal::Missing(format!("proxy {} is not placed", request.proxy));
-            let placement = state.placements.proxies.iter().find(|p| p.proxy == request.proxy).ok_or_else(missing)?;
-            let unknown =
-                || Refusal::Missing(format!("the manifests do not know what proxy {} stands before", request.proxy));
-            (compile::proxy_id(&config, placement).ok_or_else(unknown)?, config.mesh.certificate_lifetime)
-        };
-        self.authority.sign(&request.csr, &id, lifetime).map_err(|error| match error {
-            AuthorityError::Request(_) => Refusal::Invalid(error.to_string()).into(),
-            other => Failure::Internal(other.to_string()),
-        })
     }
 }
 
