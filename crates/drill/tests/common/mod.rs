@@ -381,7 +381,11 @@ impl Target for Handle {
 
     async fn failback(&self, _: &PlanName, _: &str) -> Result<(), TargetError> {
         self.0.control()?;
-        self.0.state.lock().unwrap().recovery = Recovery::FailingBack;
+        {
+            let mut state = self.0.state.lock().unwrap();
+            state.recovery = Recovery::FailingBack;
+            state.epoch += 1;
+        }
         tokio::spawn(self.0.clone().fail_back());
         Ok(())
     }
