@@ -21,7 +21,7 @@ use crate::{
     entry::{self, Entry, EntryError, Line, MAX_ENTRY, kind},
     files::{self, FileError},
     journal::{self, Journal, JournalError},
-    merkle::{self, Hash},
+    merkle::{self, Frontier, Hash},
     note::{Checkpoint, NoteError, VerifierKey},
     record::{Attempt, Ending, JournalEntry, Registration},
 };
@@ -115,6 +115,7 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Log {
     leaves: Vec<Hash>,
+    frontier: Frontier,
     /// Where each entry's line starts.
     offsets: Vec<u64>,
     /// Length of the committed part of `entries.log`.
@@ -145,7 +146,7 @@ impl Log {
             }
             at += length + 1;
         }
-        let root = merkle::root(&self.leaves);
+        let root = self.frontier.root();
         if self.size() != checkpoint.size || root != checkpoint.root {
             return Err(LedgerError::Checkpoint(format!(
                 "the {} entries do not have the root hash of the signed checkpoint: entries and their hashes were \
@@ -163,6 +164,7 @@ impl Log {
             why,
         })?;
         self.leaves.push(line.leaf);
+        self.frontier.push(line.leaf);
         self.offsets.push(self.length);
         self.length += length;
         Ok(())
@@ -217,7 +219,7 @@ impl Ledger {
     }
 
     fn head(&self) -> Checkpoint {
-        Checkpoint { origin: self.key.name().to_owned(), size: self.log.size(), root: merkle::root(&self.log.leaves) }
+        Checkpoint { origin: self.key.name().to_owned(), size: self.log.size(), root: self.log.frontier.root() }
     }
 
     /// Proof that entry `index` is in the log, as of the last operation.
@@ -375,6 +377,7 @@ impl Ledger {
         self.commit(&line, leaf)?;
         self.log.attempts = attempts;
         self.log.leaves.push(leaf);
+        self.log.frontier.push(leaf);
         self.log.offsets.push(self.log.length);
         self.log.length += line.len() as u64;
         Ok(index)
@@ -387,8 +390,9 @@ impl Ledger {
         let mut file = File::options().write(true).open(&path).map_err(io)?;
         file.seek(SeekFrom::Start(self.log.length)).map_err(io)?;
         file.write_all(line).and_then(|()| file.sync_all()).map_err(io)?;
-        let leaves: Vec<Hash> = self.log.leaves.iter().copied().chain([leaf]).collect();
-        let head = Checkpoint { size: leaves.len() as u64, root: merkle::root(&leaves), ..self.head() };
+        let mut frontier = self.log.frontier.clone();
+        frontier.push(leaf);
+        let head = Checkpoint { size: self.log.size() + 1, root: frontier.root(), ..self.head() };
         files::replace(&self.dir.join("checkpoint"), head.sign(&self.signer).as_bytes())?;
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! From raw samples and timeline to measured values and verdict. Pure and total: any record gives a result, also a forged
 //! one, in time bounded by its size. The drill engine and the offline verifier share it, so they cannot disagree.
 //!
-//! Measured recovery time = t7 − t1. t1 is when the first failed request after the fault was due; t7 is the earliest due
-//! time from which a window of the registered length was seen whole, and held every objective for every probe.
+//! Measured recovery time = t7 − t1. t1 is when the first request that failed after the fault was due, or the fault if that
+//! is later; t7 is the earliest due time from which a window of the registered length was seen whole, and held every
+//! objective for every probe.
 
 pub mod figures;
 pub mod recovery;
@@ -98,7 +99,8 @@ impl<'a> Derived<'a> {
             loss: self.loss(),
             bad_seconds: self.worst(|series, frame| {
                 let first = series.before(frame.start);
-                let failed = series.samples.len() - first - series.good_in(first, series.samples.len());
+                let since = series.samples.len() - first - series.good_in(first, series.samples.len());
+                let failed = since + series.caught_at(frame.start).count();
                 Nanos::try_from(failed).unwrap_or(Nanos::MAX).saturating_mul(series.probe.interval.max(0))
             }),
             longest_gap: self.worst(|series, frame| figures::longest_gap(series, frame.start)),

@@ -27,6 +27,31 @@ pub fn root(leaves: &[Hash]) -> Hash {
     }
 }
 
+/// Root of a growing tree: the roots of its complete subtrees, from the largest to the smallest.
+#[derive(Clone, Debug, Default)]
+pub struct Frontier {
+    subtrees: Vec<(u64, Hash)>,
+}
+
+impl Frontier {
+    /// Adds a leaf.
+    pub fn push(&mut self, leaf: Hash) {
+        let (mut size, mut hash) = (1, leaf);
+        while let Some((_, left)) = self.subtrees.pop_if(|(left, _)| *left == size) {
+            hash = node(&left, &hash);
+            size *= 2;
+        }
+        self.subtrees.push((size, hash));
+    }
+
+    /// The same as [`root`] of all leaves.
+    pub fn root(&self) -> Hash {
+        let mut subtrees = self.subtrees.iter().rev();
+        let Some((_, smallest)) = subtrees.next() else { return root(&[]) };
+        subtrees.fold(*smallest, |right, (_, left)| node(left, &right))
+    }
+}
+
 /// Largest power of two smaller than `n`, for `n` ≥ 2.
 fn split(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())

@@ -60,7 +60,7 @@ impl Frame {
 pub struct Outage {
     /// First failure: probe and sample position.
     pub first: (usize, usize),
-    /// Its due time: t1.
+    /// t1: its due time, or the start of the fault if that is later.
     pub t1: Nanos,
     /// Start of the first sustained window, if one was seen.
     pub t7: Option<Nanos>,
@@ -77,11 +77,13 @@ impl Outage {
     }
 }
 
-/// The outage, if any probe saw a failure.
+/// The outage, if any probe saw a failure. A request that was under way when the fault began and then failed counts too,
+/// but the outage begins no earlier than the fault.
 pub fn outage(series: &[Series<'_>], frame: &Frame, clock: Nanos) -> Option<Outage> {
     let firsts = series.iter().enumerate().filter_map(|(probe, series)| {
-        let mut range = series.before(frame.start)..series.before(frame.end);
-        range.find(|at| !series.good(*at)).map(|at| (series.samples[at].due, (probe, at)))
+        let mut failed = (series.before(frame.start)..series.before(frame.end)).filter(|at| !series.good(*at));
+        let at = series.caught_at(frame.start).next().or_else(|| failed.next())?;
+        Some((series.samples[at].due.max(frame.start), (probe, at)))
     });
     let (t1, first) = firsts.min()?;
     let t7 = sustained_from(series, frame, t1);

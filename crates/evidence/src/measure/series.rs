@@ -50,6 +50,15 @@ impl<'a> Series<'a> {
         self.samples.partition_point(|sample| sample.due < time)
     }
 
+    /// Failed requests that were under way at `time`: due before it, and failed after it.
+    pub fn caught_at(&self, time: Nanos) -> impl Iterator<Item = usize> {
+        let first = self.before(time.saturating_sub(self.probe.timeout.max(0)));
+        let is_caught = move |at: &usize| {
+            !self.good(*at) && self.samples[*at].due.saturating_add(self.samples[*at].latency) >= time
+        };
+        (first..self.before(time)).filter(is_caught)
+    }
+
     /// Whether sample `at` had a good answer in time.
     pub fn good(&self, at: usize) -> bool {
         self.good[at + 1] > self.good[at]

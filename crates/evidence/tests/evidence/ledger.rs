@@ -170,6 +170,50 @@ fn several_writers_get_gapless_numbers() {
     assert_eq!(verify_ledger(path, None).unwrap().attempts, 20);
 }
 
+/// The process that [`killed_writers_leave_a_ledger_in_order`] starts and kills; does nothing when it is run as a test.
+#[test]
+fn writer() {
+    let Some(folder) = std::env::var_os("EVIDENCE_TEST_WRITER") else { return };
+    let mut ledger = Ledger::open(Path::new(&folder)).unwrap();
+    for n in 0_u64.. {
+        let number = ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
+        ledger.append("leaseTaken", WALL, json!({"n": n})).unwrap();
+        fs::write(Path::new(&folder).join(format!("returned-{number}")), b"").unwrap();
+    }
+}
+
+#[test]
+fn killed_writers_leave_a_ledger_in_order() {
+    let (folder, _) = filled(0);
+    let mut attempts = 0;
+    for seed in 0..12 {
+        let mut writers: Vec<_> = (0..2)
+            .map(|_| {
+                std::process::Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", "ledger::writer", "--test-threads=1"])
+                    .env("EVIDENCE_TEST_WRITER", folder.path())
+                    .stdout(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        // Killed when a random number of attempts is there, at whatever they are doing then.
+        let until = attempts + fastrand::Rng::with_seed(seed).u64(1..12);
+        while !folder.path().join(format!("returned-{until}")).exists() {
+            std::thread::yield_now();
+            assert!(writers.iter_mut().all(|writer| writer.try_wait().unwrap().is_none()), "a writer failed");
+        }
+        for writer in &mut writers {
+            writer.kill().unwrap();
+            writer.wait().unwrap();
+        }
+        let found = verify_ledger(folder.path(), None).unwrap().attempts;
+        assert!(found >= until, "{found} attempts, {until} were returned");
+        assert_eq!(Ledger::open(folder.path()).unwrap().attempts().of("lose-east").len() as u64, found);
+        attempts = found;
+    }
+}
+
 #[test]
 fn open_attempts_come_with_their_journal() {
     let (folder, mut ledger) = filled(0);

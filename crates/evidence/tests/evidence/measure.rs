@@ -126,6 +126,18 @@ fn a_success_in_a_flap_does_not_count() {
 }
 
 #[test]
+fn a_request_under_way_at_the_fault_is_seen() {
+    // Due 3 ms before the fault, reset 1 ms after it; nothing else fails.
+    let caught = 10 * S - 3 * MS;
+    let one =
+        probe("one", 2 * MS, 5 * MS, 40 * S, |due| if due == caught { (Outcome::Reset, 4 * MS) } else { healthy(due) });
+    let results = measure(&attempt(vec![one], 30 * S));
+    let recovery = results.measured.recovery.unwrap();
+    assert!(recovery.client_visible && !recovery.censored);
+    assert_eq!((recovery.seconds, results.measured.bad_seconds), (0.002, 0.005));
+}
+
+#[test]
 fn never_recovered_is_more_than() {
     let one = probe("one", 0, 5 * MS, 30 * S, |due| if due >= 11 * S { fate(Kind::Refused) } else { healthy(due) });
     let results = measure(&attempt(vec![one], 25 * S));

@@ -37,6 +37,15 @@ fn known_roots() {
 }
 
 #[test]
+fn a_growing_tree_has_the_same_roots() {
+    let mut frontier = merkle::Frontier::default();
+    for (size, leaf) in leaves(70).into_iter().enumerate() {
+        assert_eq!(frontier.root(), merkle::root(&leaves(size)), "{size} leaves");
+        frontier.push(leaf);
+    }
+}
+
+#[test]
 fn inclusion_proofs_hold_and_nothing_else_does() {
     for size in 1..70_usize {
         let all = leaves(size);

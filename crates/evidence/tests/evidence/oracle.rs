@@ -58,7 +58,8 @@ fn window_holds(probe: &ProbeRecord, objectives: &Objectives, from: Nanos, end: 
 /// t1 and t7.
 pub fn recovery(attempt: &Attempt, start: Nanos, end: Nanos) -> Option<(Nanos, Option<Nanos>)> {
     let failed = attempt.probes.iter().flat_map(|p| p.samples.iter().filter(|s| !good(p, s)));
-    let t1 = failed.map(|s| s.due).filter(|due| *due >= start && *due < end).min()?;
+    let after = failed.filter(|s| s.due + s.latency.min(SLICE) >= start && s.due >= start - SLICE && s.due < end);
+    let t1 = after.map(|s| s.due.max(start)).min()?;
     let mut times: Vec<_> =
         attempt.probes.iter().flat_map(|p| p.samples.iter().map(|s| s.due)).filter(|t| *t >= t1).collect();
     times.sort_unstable();
