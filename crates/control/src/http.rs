@@ -175,6 +175,9 @@ async fn take_lease(
     Path(id): Path<String>,
     Body(request): Body<LeaseRequest>,
 ) -> Answer<LeaseReport> {
+    // A lease that lapsed this moment ends for everybody before one of the same name begins.
+    api.mesh.expire_leases();
+    api.recovery.settle().await;
     let report = api.mesh.take_lease(&id, request)?;
     // The recovery controller must know the lease before its holder breaks anything.
     api.recovery.settle().await;

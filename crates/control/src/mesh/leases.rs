@@ -81,20 +81,25 @@ impl Mesh {
                 },
                 None => self.leases_changed.notified().await,
             }
-            let lapsed = {
-                let mut state = self.state();
-                let lapsed = state.table.expire(Instant::now());
-                if !lapsed.is_empty() {
-                    self.lay_all(&state);
-                }
-                lapsed
-            };
-            for lease in &lapsed {
-                self.log.say(ControlEvent::LeaseLapsed { lease: lease.clone() });
-            }
+            self.expire_leases();
+        }
+    }
+
+    /// Takes back the leases whose time has passed.
+    pub(crate) fn expire_leases(&self) {
+        let lapsed = {
+            let mut state = self.state();
+            let lapsed = state.table.expire(Instant::now());
             if !lapsed.is_empty() {
-                self.changed();
+                self.lay_all(&state);
             }
+            lapsed
+        };
+        for lease in &lapsed {
+            self.log.say(ControlEvent::LeaseLapsed { lease: lease.clone() });
+        }
+        if !lapsed.is_empty() {
+            self.changed();
         }
     }
 
