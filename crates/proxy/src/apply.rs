@@ -344,14 +344,22 @@ fn bundle<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
     snapshot.trust.iter().find(|bundle| bundle.name == name).map(|bundle| bundle.roots.as_str())
 }
 
-/// All that a cluster's TLS configuration is made of; `None` for a cluster that is not there.
-fn cluster_trust<'a>(
-    snapshot: &'a Snapshot,
-    cluster: &snapshot::Cluster,
-) -> Option<(UpstreamProtocol, Option<(&'a [String], Option<&'a str>)>)> {
+/// All that a cluster's TLS configuration is made of.
+#[derive(PartialEq)]
+struct ClusterTrust<'a> {
+    protocol: UpstreamProtocol,
+    server_ids: Option<&'a [String]>,
+    roots: Option<&'a str>,
+}
+
+/// `None` for a cluster that is not there.
+fn cluster_trust<'a>(snapshot: &'a Snapshot, cluster: &snapshot::Cluster) -> Option<ClusterTrust<'a>> {
     let cluster = snapshot.clusters.iter().find(|present| present.name == cluster.name)?;
-    let tls = cluster.tls.as_ref().map(|tls| (tls.server_ids.as_slice(), bundle(snapshot, &tls.trust)));
-    Some((cluster.protocol, tls))
+    Some(ClusterTrust {
+        protocol: cluster.protocol,
+        server_ids: cluster.tls.as_ref().map(|tls| tls.server_ids.as_slice()),
+        roots: cluster.tls.as_ref().and_then(|tls| bundle(snapshot, &tls.trust)),
+    })
 }
 
 fn listener_trust<'a>(snapshot: &'a Snapshot, listener: &snapshot::Listener) -> (bool, Option<Option<&'a str>>) {

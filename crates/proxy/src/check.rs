@@ -88,3 +88,53 @@ pub fn mass_shrink(before: &Snapshot, after: &Snapshot) -> Option<String> {
     (old >= SHRINK_LEAST && lost * 100 > old * SHRINK_PERCENT)
         .then(|| format!("endpoints: {lost} of {old} would be removed at once from clusters that stay"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn snapshot(endpoints: &[(&str, usize)]) -> Snapshot {
+        let cluster = |(name, _): &(&str, usize)| {
+            json!({
+                "name": name, "service": name, "protocol": "http1", "connectTimeout": "1s", "balancer": "roundRobin",
+                "tls": null, "healthCheck": null, "outlier": null, "panicThreshold": 0, "ramp": null,
+            })
+        };
+        let set = |(name, count): &(&str, usize)| {
+            let endpoint = |n: usize| json!({"name": format!("{name}-{n}"), "address": format!("127.0.0.1:{}", n + 1), "weight": 1});
+            let endpoints: Vec<_> = (0..*count).map(endpoint).collect();
+            let locality = json!({"region": "east", "priority": 0, "weight": 1, "endpoints": endpoints});
+            json!({"cluster": name, "localities": [locality]})
+        };
+        let clusters: Vec<_> = endpoints.iter().map(cluster).collect();
+        let sets: Vec<_> = endpoints.iter().map(set).collect();
+        serde_json::from_value(json!({"clusters": clusters, "endpoints": sets})).unwrap()
+    }
+
+    #[test]
+    fn only_a_loss_of_most_endpoints_of_staying_clusters_is_a_mistake() {
+        for (before, after, refused) in [
+            (vec![("a", 20)], vec![("a", 10)], false),
+            (vec![("a", 20)], vec![("a", 9)], true),
+            (vec![("a", 20)], vec![("a", 0)], true),
+            (vec![("a", 20), ("b", 30)], vec![("b", 30)], false),
+            (vec![("a", 2)], vec![("a", 0)], false),
+            (vec![], vec![("a", 9)], false),
+        ] {
+            assert_eq!(mass_shrink(&snapshot(&before), &snapshot(&after)).is_some(), refused, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn inconsistencies_are_named_with_their_path() {
+        let mut gap = snapshot(&[("a", 1)]);
+        gap.endpoints[0].localities[0].priority = 1;
+        assert_eq!(refuse(&gap).unwrap(), "endpoints[a]: priorities have a gap: {1}");
+        let mut twice = snapshot(&[("a", 1)]);
+        twice.clusters.push(twice.clusters[0].clone());
+        assert_eq!(refuse(&twice).unwrap(), "clusters[a]: named twice");
+        assert_eq!(refuse(&snapshot(&[("a", 1), ("b", 0)])), None);
+    }
+}

@@ -199,7 +199,7 @@ impl Body for TryBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let total = lock(&self.inner).total.clone();
+        let total = lock(&self.inner).total;
         let mut hint = SizeHint::new();
         hint.set_lower(total.lower().saturating_sub(self.sent));
         if let Some(upper) = total.upper() {

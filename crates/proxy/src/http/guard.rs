@@ -1,8 +1,9 @@
 //! The bytes of a caller's connection before hyper sees them: framing that smugglers play with is refused, and slow
 //! senders are cut off.
 //!
-//! hyper is lenient where RFC 9112 allows a server to be (bare LF, `Content-Length` beside `Transfer-Encoding`). A byte
-//! that makes a message ambiguous is overwritten with NUL, so that hyper itself answers 400 in the right order.
+//! hyper is lenient where RFC 9112 allows a server to be (bare LF, `Content-Length` beside `Transfer-Encoding`). From the
+//! byte on that makes a message ambiguous, what hyper reads is replaced by something that it refuses itself, so that the
+//! 400 comes in the right order.
 
 use std::{
     io,
@@ -20,6 +21,8 @@ use tokio::{
 
 /// RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// No beginning and no rest of a request contains NUL; the empty line makes hyper look at it at once.
+const REFUSED: &[u8] = b"\0\r\n\r\n";
 /// Longer lines of the framing headers and of chunk sizes are refused.
 const LINE: usize = 256;
 
@@ -57,12 +60,12 @@ impl Framing {
         matches!(self.place, Place::Start | Place::Headers)
     }
 
-    /// Walks over bytes; an ambiguous one is overwritten. True if that happened.
-    pub fn walk(&mut self, bytes: &mut [u8]) -> bool {
+    /// Walks over bytes; the place of the first one that makes the message ambiguous, if there is one.
+    pub fn walk(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
             match &mut self.place {
-                Place::Refused => return false,
+                Place::Refused => return None,
                 Place::Body(left) | Place::ChunkData(left) => {
                     let skip = (bytes.len() - at).min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= skip as u64;
@@ -73,15 +76,14 @@ impl Framing {
                 }
                 Place::Start | Place::Headers | Place::ChunkSize | Place::Trailers => {
                     if !self.byte(bytes[at]) {
-                        bytes[at] = 0;
                         self.place = Place::Refused;
-                        return true;
+                        return Some(at);
                     }
                     at += 1;
                 }
             }
         }
-        false
+        None
     }
 
     fn byte(&mut self, byte: u8) -> bool {
@@ -195,6 +197,7 @@ pub struct Guard<T> {
     waits_for: Option<Wait>,
     requests: Arc<()>,
     first: bool,
+    refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,15 +239,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
             waits_for: None,
             requests,
             first: true,
+            refused: false,
         };
         Ok((guard, h2))
-    }
-
-    fn look(&mut self, bytes: &mut [u8]) {
-        if let Some(framing) = &mut self.framing {
-            framing.walk(bytes);
-            self.first &= framing.in_head();
-        }
     }
 
     /// Polled while nothing can be read: an error when the caller takes too long.
@@ -279,10 +276,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<T> {
         if this.prefix.has_remaining() {
             let count = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix.split_to(count));
+        } else if this.refused {
+            return Poll::Ready(Ok(()));
         } else if Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
             return this.poll_patience(cx);
         }
-        this.look(&mut buf.filled_mut()[before..]);
+        let Some(framing) = this.framing.as_mut().filter(|_| !this.refused) else { return Poll::Ready(Ok(())) };
+        if let Some(at) = framing.walk(&buf.filled()[before..]) {
+            this.refused = true;
+            this.prefix = Bytes::from_static(REFUSED);
+            buf.set_filled(before + at);
+            if at == 0 {
+                // An empty read would be the end of the stream.
+                return self.poll_read(cx, buf);
+            }
+        }
+        let this = &mut *self;
+        this.first &= this.framing.as_ref().is_some_and(Framing::in_head);
         Poll::Ready(Ok(()))
     }
 }
@@ -320,7 +330,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> bool {
-        Framing::default().walk(&mut text.as_bytes().to_vec())
+        Framing::default().walk(text.as_bytes()).is_some()
     }
 
     #[test]
@@ -360,16 +370,17 @@ mod tests {
             let mut framing = Framing::default();
             let mut rest = text.to_vec();
             for cut in cuts {
-                let mut piece: Vec<u8> = rest.drain(..cut.min(rest.len())).collect();
-                prop_assert!(!framing.walk(&mut piece));
+                let piece: Vec<u8> = rest.drain(..cut.min(rest.len())).collect();
+                prop_assert_eq!(framing.walk(&piece), None);
             }
-            prop_assert!(!framing.walk(&mut rest));
+            prop_assert_eq!(framing.walk(&rest), None);
             prop_assert!(framing.between_requests());
         }
 
         #[test]
         fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            Framing::default().walk(&mut bytes.clone());
+            let refused = Framing::default().walk(&bytes);
+            prop_assert!(refused.is_none_or(|at| at < bytes.len()));
         }
     }
 }

@@ -250,6 +250,9 @@ async fn multiplex(
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
         .max_header_list_size(HEADER_BYTES as u32)
+        // A peer that vanished without a word holds its streams no longer than this.
+        .keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
         .handshake(TokioIo::new(link.stream))
         .await
         .map_err(|error| ConnectError::Failed(error.to_string()))?;

@@ -26,7 +26,7 @@ pub struct Load {
 
 /// Percent of availability that counts, after overprovisioning: `min(100, 140 % × healthy / hosts)`.
 pub fn availability(tier: TierHealth) -> u32 {
-    if tier.hosts == 0 { 0 } else { (OVERPROVISIONING * tier.healthy / tier.hosts).min(100) }
+    (OVERPROVISIONING * tier.healthy).checked_div(tier.hosts).map_or(0, |percent| percent.min(100))
 }
 
 /// Load by health alone. `panic_threshold` in percent, 0 is never.

@@ -65,7 +65,7 @@ async fn bodies_stream_both_ways() {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let (send, receive) = futures_channel();
+    let (send, receive) = fed_body();
     let request = Request::post("/echo").header("host", "fx").body(receive).unwrap();
     send.send(b"first".to_vec()).await.unwrap();
     let mut body = sender.send_request(request).await.unwrap().into_body();
@@ -84,13 +84,10 @@ async fn bodies_stream_both_ways() {
     assert_eq!(http1(to, get("/big")).await.unwrap().body.len(), 8 * 1024 * 1024);
 }
 
+type Chunks = futures_util::stream::BoxStream<'static, Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>;
+
 /// A body fed through a channel, large enough for the test.
-fn futures_channel() -> (
-    tokio::sync::mpsc::Sender<Vec<u8>>,
-    http_body_util::StreamBody<
-        impl futures_util::Stream<Item = Result<hyper::body::Frame<bytes::Bytes>, std::io::Error>>,
-    >,
-) {
+fn fed_body() -> (tokio::sync::mpsc::Sender<Vec<u8>>, http_body_util::StreamBody<Chunks>) {
     let (send, receive) = tokio::sync::mpsc::channel::<Vec<u8>>(128);
     let stream = futures_util::stream::unfold(receive, |mut receive| async move {
         let chunk = receive.recv().await?;

@@ -30,7 +30,8 @@ struct Control {
     server: Server,
     ads: SocketAddr,
     api: SocketAddr,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    api_task: tokio::task::JoinHandle<()>,
+    stop: tokio::sync::watch::Sender<bool>,
 }
 
 impl Control {
@@ -44,15 +45,15 @@ impl Control {
             _ => Err("wrong token".into()),
         });
         let (api_address, ads_address) = (api.local_addr().unwrap(), ads.local_addr().unwrap());
-        let tasks = vec![
-            tokio::spawn(serve_ads(server.clone(), ads, authority.clone())),
-            tokio::spawn(serve_api(api, authority)),
-        ];
-        Self { server, ads: ads_address, api: api_address, tasks }
+        let stop = tokio::sync::watch::Sender::new(false);
+        tokio::spawn(serve_ads(server.clone(), ads, authority.clone(), stop.subscribe()));
+        let api_task = tokio::spawn(serve_api(api, authority));
+        Self { server, ads: ads_address, api: api_address, api_task, stop }
     }
 
     fn die(&self) {
-        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        self.api_task.abort();
+        self.stop.send_replace(true);
     }
 
     fn options(&self, folder: &std::path::Path) -> Options {
@@ -74,7 +75,12 @@ impl Control {
     }
 }
 
-async fn serve_ads(server: Server, listener: TcpListener, authority: Arc<Authority>) {
+async fn serve_ads(
+    server: Server,
+    listener: TcpListener,
+    authority: Arc<Authority>,
+    mut stop: tokio::sync::watch::Receiver<bool>,
+) {
     let (certificate, key) = authority.issue_id("spiffe://bank.example/control");
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -96,7 +102,7 @@ async fn serve_ads(server: Server, listener: TcpListener, authority: Arc<Authori
         }
     };
     let incoming = tokio_stream::wrappers::ReceiverStream::new(receive);
-    let serving = server.serve(incoming, std::future::pending());
+    let serving = server.serve(incoming, async move { drop(stop.wait_for(|stop| *stop).await) });
     tokio::select! { () = accept => {}, result = serving => result.unwrap() }
 }
 
@@ -152,6 +158,32 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
     assert_eq!(proxy.status()["digest"], before["digest"]);
     let last = proxy.events().into_iter().rfind(|event| event["kind"]["type"] == "overlayEnded").unwrap();
     assert_eq!(last["kind"]["lapsed"], true);
+
+    // What an endpoint of one region seems to do is survived by going to the other.
+    let at_east = |action| {
+        let matches = FaultMatch { service: Some("fx".into()), region: Some("east".into()), ..FaultMatch::default() };
+        Effect::Fault(Fault { matches, percent: 100.0, action })
+    };
+    for (id, action) in [
+        ("refuse", FaultAction::Refuse),
+        ("reset", FaultAction::Reset),
+        ("blackhole", FaultAction::Blackhole),
+        ("abort-east", FaultAction::Abort { status: 503 }),
+    ] {
+        let long = Duration::from_secs(30);
+        control.server.set_overlays("p1", vec![(overlay(id, at_east(action)), long)]).unwrap();
+        proxy.until("fault laid", |proxy| proxy.status()["overlays"] == serde_json::json!([id]));
+        let reply = http1(to, get("/")).await.unwrap();
+        assert_eq!((reply.status, reply.header("x-origin")), (200, "fx-w"), "{id}");
+    }
+    let delay = at_east(FaultAction::Delay { fixed: Duration::from_millis(100) });
+    control.server.set_overlays("p1", vec![(overlay("delay", delay), Duration::from_secs(30))]).unwrap();
+    proxy.until("fault laid", |proxy| proxy.status()["overlays"] == serde_json::json!(["delay"]));
+    let began = Instant::now();
+    let reply = http1(to, get("/")).await.unwrap();
+    assert_eq!((reply.status, began.elapsed() >= Duration::from_millis(100)), (200, true));
+    control.server.set_overlays("p1", vec![]).unwrap();
+    proxy.until("faults gone", |proxy| proxy.status()["digest"] == before["digest"]);
 
     // Switch, released by the control plane.
     let off = Switch { service: "fx".into(), region: "east".into(), state: SwitchState::Off };

@@ -9,3 +9,4 @@ mod identity;
 mod leases;
 mod lifecycle;
 mod support;
+mod tcp;

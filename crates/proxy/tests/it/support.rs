@@ -220,6 +220,7 @@ impl Proxy {
         page["events"].as_array().unwrap().clone()
     }
 
+    #[allow(clippy::disallowed_methods, reason = "the proxy has threads of its own; nothing else waits on this one")]
     /// Waits for a state; the bound is only there so that a broken build does not hang.
     pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);

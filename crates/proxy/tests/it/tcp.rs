@@ -1,0 +1,37 @@
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use xds::snapshot::{Direction, ListenerProtocol, UpstreamProtocol};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_pass_each_way_until_its_own_end() {
+    let (mut dead, unused) = (Origin::start("dead"), Origin::start("unused"));
+    dead.kill();
+    let mut snapshot = simple(Direction::Outbound, &[&[&dead], &[&unused]]);
+    let server = TcpListener::bind(SocketAddr::new(ip(), 9000)).await.unwrap();
+    snapshot.endpoints[0].localities[1].endpoints[0].address = server.local_addr().unwrap();
+    snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
+    snapshot.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        let mut all = Vec::new();
+        // Sees the end of the caller's half while its own is open.
+        stream.read_to_end(&mut all).await.unwrap();
+        stream.write_all(&all).await.unwrap();
+    });
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let sent = vec![5u8; 1_000_000];
+    stream.write_all(&sent).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).await.unwrap();
+    assert!(received == sent, "{} bytes", received.len());
+    serving.await.unwrap();
+}
