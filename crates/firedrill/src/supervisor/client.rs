@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
 
-use super::api::{Door, ErrorBody, Events, HoldReport, HoldRequest, MeshReport, WorkloadReport};
+use super::api::{Door, ErrorBody, Events, HoldReport, HoldRequest, MeshReport};
 
 /// Bound on one answer, beyond the time that it may wait by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -61,14 +61,6 @@ impl Client {
     /// No answer, or refused.
     pub async fn mesh(&self) -> Result<MeshReport, ClientError> {
         self.ask(Method::GET, "/v1/mesh", None::<&()>, Duration::ZERO).await
-    }
-
-    /// Every workload with its sidecar.
-    ///
-    /// # Errors
-    /// No answer, or refused.
-    pub async fn workloads(&self) -> Result<Vec<WorkloadReport>, ClientError> {
-        self.ask(Method::GET, "/v1/workloads", None::<&()>, Duration::ZERO).await
     }
 
     /// Takes a hold; answers when every process of the region is dead or stopped.

@@ -1,10 +1,6 @@
 //! Who runs where: every process of a mesh with its addresses. Pure.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use control::api::{Placement, Placements, Role};
 use model::config::{Config, Place, Protocol};
@@ -206,29 +202,5 @@ impl Layout {
             },
         });
         Placements { proxies: gateways.chain(sidecars).collect() }
-    }
-
-    /// Environment of the commands of a recovery plan or scenario: `FIREDRILL_REGION` and, for every service with
-    /// instances there, `FIREDRILL_ENDPOINTS_<SERVICE>`. Without a region: instances of all regions.
-    pub fn step_environment(&self, region: Option<&str>, state: &Path) -> BTreeMap<String, String> {
-        let mut environment = BTreeMap::new();
-        environment.insert("FIREDRILL_STATE".to_owned(), state.display().to_string());
-        if let Some(region) = region {
-            environment.insert("FIREDRILL_REGION".to_owned(), region.to_owned());
-        }
-        let inside = self.workloads.iter().map(|w| (&w.service, &w.region, w.app));
-        let outside = self.outside.iter().map(|o| (&o.service, &o.region, o.address));
-        for (service, of, address) in inside.chain(outside) {
-            if region.is_some_and(|region| region != of) {
-                continue;
-            }
-            let name = format!("FIREDRILL_ENDPOINTS_{}", service.to_uppercase().replace('-', "_"));
-            let list: &mut String = environment.entry(name).or_default();
-            if !list.is_empty() {
-                list.push(',');
-            }
-            list.push_str(&address.to_string());
-        }
-        environment
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     sync::{Mutex, OnceLock, PoisonError, mpsc},
 };
@@ -66,11 +66,6 @@ impl Spawner {
             .process_group(0)
             .spawn()?;
         Ok(Self { binary, guard: Mutex::new(Some(guard)) })
-    }
-
-    /// The running binary.
-    pub fn binary(&self) -> &Path {
-        &self.binary
     }
 
     /// Starts a child in a process group of its own; its id is also the group's.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,7 +46,6 @@ pub struct Running {
     view: View,
     folder: Folder,
     door: Door,
-    control: ControlClient,
     journal: Arc<Journal>,
     spawner: Arc<Spawner>,
     tasks: Vec<JoinHandle<()>>,
@@ -97,7 +96,6 @@ impl Running {
         let keeper = Keeper::new(spawner.clone(), journal.clone(), trouble);
         let holds = Holds::new(keeper.clone(), journal.clone());
         let api = layout.subnet.supervisor_api();
-        let control = ControlClient::new(layout.subnet.control_api(), "");
         let view = View { layout: Arc::new(layout), keeper, state: folder.path().to_owned() };
         let door = folder.publish(api)?;
         let served = Served {
@@ -121,7 +119,7 @@ impl Running {
             }
         });
         let lapsing = tokio::spawn(holds.lapse());
-        Ok(Self { view, folder, door, control, journal, spawner, tasks: vec![serving, lapsing], stop })
+        Ok(Self { view, folder, door, journal, spawner, tasks: vec![serving, lapsing], stop })
     }
 
     async fn bring_up(&self, options: &Options, sink: &Sink) -> Result<(), StartError> {
@@ -185,16 +183,6 @@ impl Running {
     /// A client of this supervisor's own API, the one that other processes use.
     pub fn client(&self) -> Client {
         Client::new(&self.door)
-    }
-
-    /// State folder, absolute.
-    pub fn state(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Who runs where.
-    pub fn layout(&self) -> &Layout {
-        &self.view.layout
     }
 
     /// The mesh as it is now.

@@ -15,17 +15,17 @@ impl Ledger {
     pub(super) async fn handle(&self, call: Call) -> Result<Answer, Answer> {
         let path = call.path.as_str();
         match (&call.method, path) {
-            (&Method::GET, "/healthz") => self.health(),
+            (&Method::GET, "/healthz") => Ok(self.health()),
             (&Method::GET, "/status") => {
                 if call.parameter("peer").is_some() {
                     self.heard();
                 }
                 Ok(answer(&self.status()))
             }
-            (&Method::GET, "/replicate") => self.replicate(&call),
+            (&Method::GET, "/replicate") => Ok(self.replicate(&call)),
             (&Method::GET, "/entries") => Ok(self.entries(call.parameter("probe"))),
             (&Method::POST, "/entries") => self.store(call).await,
-            (&Method::POST, "/handover") => self.hand_over(&call),
+            (&Method::POST, "/handover") => Ok(self.hand_over(&call)),
             (&Method::POST, "/promote") => self.promote().await,
             (&Method::GET, _) => match path.strip_prefix("/balances/") {
                 Some(account) if !account.is_empty() => Ok(self.balance(account)),
@@ -35,11 +35,11 @@ impl Ledger {
         }
     }
 
-    fn health(&self) -> Result<Answer, Answer> {
+    fn health(&self) -> Answer {
         if *self.phase.borrow() == Phase::Asking {
-            return Err(http::failure(StatusCode::SERVICE_UNAVAILABLE, "asking the peers for the present epoch"));
+            return http::failure(StatusCode::SERVICE_UNAVAILABLE, "asking the peers for the present epoch");
         }
-        Ok(answer(&self.status()))
+        answer(&self.status())
     }
 
     fn status(&self) -> LedgerStatus {
@@ -52,13 +52,13 @@ impl Ledger {
         }
     }
 
-    fn replicate(&self, call: &Call) -> Result<Answer, Answer> {
+    fn replicate(&self, call: &Call) -> Answer {
         let (Some(after), Some(epoch)) = (call.number("after"), call.number("epoch")) else {
-            return Err(http::failure(StatusCode::BAD_REQUEST, "needs `after` and `epoch`"));
+            return http::failure(StatusCode::BAD_REQUEST, "needs `after` and `epoch`");
         };
         self.heard();
         let page = self.lock().book.page(usize::try_from(after).unwrap_or(usize::MAX), epoch);
-        Ok(answer(&page))
+        answer(&page)
     }
 
     /// A peer asked something: there is one that may take over.
@@ -126,16 +126,18 @@ impl Ledger {
     }
 
     /// A peer takes over: no write is taken here from now on. Repeating it changes nothing.
-    fn hand_over(&self, call: &Call) -> Result<Answer, Answer> {
+    fn hand_over(&self, call: &Call) -> Answer {
         let to = call.parameter("to").unwrap_or_default().to_owned();
         if to.is_empty() || to == self.region {
-            return Err(http::failure(StatusCode::BAD_REQUEST, "needs `to`, another region"));
+            return http::failure(StatusCode::BAD_REQUEST, "needs `to`, another region");
         }
         let was = self.status();
-        if was.role == Role::Primary {
-            self.step_down(was.epoch, Some(to)).map_err(|e| broken(&e))?;
+        if was.role == Role::Primary
+            && let Err(error) = self.step_down(was.epoch, Some(to))
+        {
+            return broken(&error);
         }
-        Ok(answer(&LedgerStatus { entries: self.lock().book.len(), ..was }))
+        answer(&LedgerStatus { entries: self.lock().book.len(), ..was })
     }
 
     /// Becomes primary: handed over by the present one if it can be reached, else by force.
