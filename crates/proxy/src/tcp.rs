@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     link::{ConnectError, Link},
     state::Shared,
-    upstream::cluster::{Aim, Cluster},
+    upstream::{cluster::Cluster, view::Aim},
 };
 
 /// Endpoints tried before the caller's connection is closed. Nothing was sent to those that did not connect.

@@ -19,10 +19,7 @@ use crate::{
     },
     link::ConnectError,
     retry::Failure,
-    upstream::{
-        cluster::{Cluster, View},
-        host::Host,
-    },
+    upstream::{cluster::Cluster, host::Host, view::View},
 };
 
 /// What a try needs.

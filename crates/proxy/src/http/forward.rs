@@ -24,8 +24,9 @@ use crate::{
     retry::{Failure, Plan, Repeat},
     state::{Shared, State},
     upstream::{
-        cluster::{Aim, Chosen, Cluster, View},
+        cluster::Cluster,
         host::{Host, HostId},
+        view::{Aim, Chosen, View},
     },
 };
 

@@ -20,8 +20,9 @@ use crate::{
     http::body::TryBody,
     link::{ConnectError, Counted, Link, Stream},
     upstream::{
-        cluster::{Cluster, View},
+        cluster::Cluster,
         host::{Host, HostId},
+        view::View,
     },
 };
 

@@ -96,7 +96,6 @@ impl Connection {
                 .header_read_timeout(None)
                 .max_headers(usize::try_from(limits.headers).unwrap_or(usize::MAX))
                 .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192))
-                .half_close(true)
                 .serve_connection(io, service);
             // Idleness on HTTP/1.1 is the guard's.
             self.until_done(serving, http1::Connection::graceful_shutdown, Duration::MAX, closing).await

@@ -4,6 +4,8 @@ pub mod balance;
 pub mod cluster;
 pub mod health;
 pub mod host;
+mod members;
 pub mod outlier;
 pub mod priority;
 pub mod ramp;
+pub mod view;

@@ -114,3 +114,27 @@ async fn a_root_that_is_taken_away_cuts_traffic() {
     assert_eq!(http1(to, get("/")).await.unwrap().status, 503);
     assert_eq!(origin.does.requests.load(Ordering::SeqCst), reached);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_region_behind_sidecars_costs_no_idempotent_request() {
+    let authority = Authority::new();
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let (inside_east, inside_west) = (inbound(&authority, &east), inbound(&authority, &west));
+    let _sidecars =
+        [&inside_east, &inside_west].map(|inside| Proxy::with_identity(inside, Some(authority.issue("fx"))));
+    let mut outside = outbound(&authority, &east, inside_east.listeners[0].address, UpstreamProtocol::Http2);
+    outside.endpoints = vec![endpoints("fx", &[&[&east], &[&west]])];
+    for (locality, inside) in outside.endpoints[0].localities.iter_mut().zip([&inside_east, &inside_west]) {
+        locality.endpoints[0].address = inside.listeners[0].address;
+    }
+    let caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
+    let seen = load(outside.listeners[0].address, 200, std::time::Duration::from_secs(2), |number| {
+        if number == 100 {
+            east.does.frozen.store(true, Ordering::SeqCst);
+        }
+    })
+    .await;
+    assert!(seen.failed.is_empty(), "{seen:?}");
+    assert!(seen.slowest < std::time::Duration::from_millis(1200), "{seen:?}");
+    assert_eq!(caller.status()["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
+}
