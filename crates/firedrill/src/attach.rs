@@ -2,8 +2,14 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use control::client::Client as Control;
-use model::{Source, config::Config};
+use control::{
+    api::{ProxyReport, RecoveryReport},
+    client::Client as Control,
+};
+use model::{
+    Source,
+    config::{Config, Trigger},
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -16,6 +22,10 @@ use crate::{
 
 /// Bound on a mesh becoming ready.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bound on its coming to rest after that.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A mesh for the duration of a command.
 pub struct Attached {
@@ -37,15 +47,22 @@ impl Attached {
 ///
 /// # Errors
 /// When the running mesh has another configuration, or none can be started.
-pub async fn attach(sources: Vec<Source>, config: Config, state: &Path, screen: &Screen<'_>) -> Result<Attached, Failure> {
+pub async fn attach(
+    sources: Vec<Source>,
+    config: Config,
+    state: &Path,
+    screen: &Screen<'_>,
+) -> Result<Attached, Failure> {
     if let Ok(supervisor) = Supervisor::of_state(state).await {
         let control = Control::from_state(state).map_err(|e| Failure::internal(e.to_string()))?;
         same_config(&config, &control, state).await?;
+        settled(&config, &control, screen).await;
         let target = target(config, control, supervisor).await?;
         return Ok(Attached { target, running: None });
     }
     let running = start(sources, config.clone(), state, screen).await?;
     let control = running.control().map_err(start_failed)?;
+    settled(&config, &control, screen).await;
     match target(config, control, running.client()).await {
         Ok(target) => Ok(Attached { target, running: Some(running) }),
         Err(failure) => {
@@ -59,7 +76,12 @@ pub async fn attach(sources: Vec<Source>, config: Config, state: &Path, screen: 
 ///
 /// # Errors
 /// When it does not become ready.
-pub async fn start(sources: Vec<Source>, config: Config, state: &Path, screen: &Screen<'_>) -> Result<Running, Failure> {
+pub async fn start(
+    sources: Vec<Source>,
+    config: Config,
+    state: &Path,
+    screen: &Screen<'_>,
+) -> Result<Running, Failure> {
     let (sender, mut receiver) = mpsc::channel(64);
     // What does not fit is not shown: a slow terminal must not hold up the mesh.
     let sink = Arc::new(move |progress| drop(sender.try_send(progress)));
@@ -75,6 +97,35 @@ pub async fn start(sources: Vec<Source>, config: Config, state: &Path, screen: &
             }
         }
     }
+}
+
+/// Waits for a mesh that has just started: every proxy in sync, every endpoint found healthy, automatic failover armed.
+/// One that does not come to rest is left to the drill's preflight, which says what is wrong with it.
+async fn settled(config: &Config, control: &Control, screen: &Screen<'_>) {
+    screen.live("waiting for every health check to pass".to_owned());
+    let at_rest = async {
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            look.tick().await;
+            let (Ok(proxies), Ok(plans)) = tokio::join!(control.proxies(), control.recovery()) else { continue };
+            if proxies.iter().all(healthy) && plans.iter().all(|plan| armed(config, plan)) {
+                return;
+            }
+        }
+    };
+    // Not to be at rest is no failure here.
+    let _ = tokio::time::timeout(SETTLE, at_rest).await;
+    screen.live(String::new());
+}
+
+fn healthy(proxy: &ProxyReport) -> bool {
+    let endpoints = proxy.status.iter().flat_map(|status| &status.clusters).flat_map(|cluster| &cluster.endpoints);
+    proxy.in_sync && endpoints.into_iter().all(|endpoint| endpoint.healthy && !endpoint.ejected)
+}
+
+fn armed(config: &Config, report: &RecoveryReport) -> bool {
+    let plan = config.plans.values().find(|plan| plan.name.as_str() == report.plan);
+    report.armed || plan.is_none_or(|plan| plan.failover.trigger == Trigger::Manual)
 }
 
 fn show(progress: Progress, screen: &Screen<'_>) {

@@ -148,10 +148,8 @@ mod tests {
     async fn a_request_is_seen_once() {
         let state = tempfile::tempdir().unwrap();
         let seat = Seat::take(state.path(), "lose-east").unwrap().unwrap();
-        let (asked, seen) = tokio::join!(
-            seat.abort_asked(),
-            ask_abort(state.path(), "enough", Duration::from_secs(60)),
-        );
+        let (asked, seen) =
+            tokio::join!(seat.abort_asked(), ask_abort(state.path(), "enough", Duration::from_secs(60)),);
         assert_eq!((asked.as_str(), seen.unwrap()), ("enough", true));
         drop(seat);
         let unseen = ask_abort(state.path(), "nobody", Duration::from_millis(1)).await.unwrap();

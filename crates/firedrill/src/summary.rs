@@ -26,7 +26,14 @@ pub fn text(config: &Config, terminal: &Terminal) -> String {
     );
     for gateway in &mesh.gateways {
         let routes: Vec<_> = gateway.routes.iter().map(|r| format!("{} → {}", r.prefix, r.service)).collect();
-        let _ = writeln!(out, "  {:<9} {:<16} {}   {}", "gateway", gateway.name.as_str(), gateway.listen, routes.join(", "));
+        let _ = writeln!(
+            out,
+            "  {:<9} {:<16} {}   {}",
+            "gateway",
+            gateway.name.as_str(),
+            gateway.listen,
+            routes.join(", ")
+        );
     }
     for service in config.services.values() {
         let _ = writeln!(out, "  {:<9} {:<16} {}", "service", service.name.as_str(), of_service(service));

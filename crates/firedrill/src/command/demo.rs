@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use crate::{
     attach,
     failure::{Exit, Failure},
-    interrupt::Interrupts,
+    interrupt::Stop,
     manifests::{self, count, reason},
     render::screen::Screen,
     supervisor::Running,
@@ -78,7 +78,7 @@ async fn demo(
     listen: SocketAddr,
     terminal: &Terminal,
 ) -> Result<ExitCode, Failure> {
-    let mut interrupts = Interrupts::new()?;
+    let mut stop = Stop::new()?;
     if listen.to_string() != LISTEN {
         terminal.line(format_args!(
             "{} {LISTEN} is taken, the bank's gateway listens on {listen}",
@@ -89,17 +89,17 @@ async fn demo(
     let state = args.out.join("state");
     let running = tokio::select! {
         running = attach::start(sources, config.clone(), &state, &screen) => running?,
-        _ = interrupts.next() => return Ok(Exit::Aborted.into()),
+        () = stop.asked() => return Ok(Exit::Aborted.into()),
     };
     screen.finish();
     terminal.line(first_line(&config, &running, listen));
     let exit = match engine(args, terminal) {
-        Ok(child) => watch(child, &mut interrupts, terminal).await,
+        Ok(child) => watch(child, &mut stop, terminal).await,
         Err(failure) => Err(failure),
     };
     if args.keep && exit.is_ok() {
         keep(args, listen, terminal);
-        interrupts.next().await;
+        stop.asked().await;
     }
     running.shutdown().await;
     exit
@@ -154,14 +154,14 @@ fn engine(args: &Args, terminal: &Terminal) -> Result<Child, Failure> {
 }
 
 /// Waits for the engine's end and hands signals on to it.
-async fn watch(mut child: Child, interrupts: &mut Interrupts, terminal: &Terminal) -> Result<ExitCode, Failure> {
+async fn watch(mut child: Child, stop: &mut Stop, terminal: &Terminal) -> Result<ExitCode, Failure> {
     loop {
         tokio::select! {
             status = child.wait() => {
                 let status = status.map_err(|e| Failure::internal(format!("lost the drill engine: {}", reason(&e))))?;
                 return Ok(ended(status, terminal));
             }
-            _ = interrupts.next() => {
+            () = stop.asked() => {
                 let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
                 if let Some(pid) = pid {
                     // Fails only if it has ended by now, which the next round sees.

@@ -16,7 +16,7 @@ pub mod sample;
 pub mod schema;
 pub mod up;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+pub use crate::interrupt::Stop;
 
 use crate::failure::Failure;
 
@@ -30,30 +30,4 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
         .build()
         .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
     Ok(runtime.block_on(future))
-}
-
-/// SIGINT and SIGTERM, as requests to end.
-#[derive(Debug)]
-pub struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stop {
-    /// From now on they do not end the process by themselves.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn new() -> Result<Self, Failure> {
-        let of = |kind| signal(kind).map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")));
-        Ok(Self { interrupt: of(SignalKind::interrupt())?, terminate: of(SignalKind::terminate())? })
-    }
-
-    /// Waits for the next one.
-    pub async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

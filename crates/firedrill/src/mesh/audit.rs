@@ -153,9 +153,7 @@ async fn healthy(address: SocketAddr, path: &str) -> Check {
 /// A client that should have been refused was, if it got no HTTP answer from a server that did present itself.
 fn refused(outcome: &tls::Outcome, who: &str) -> Check {
     match &outcome.answer {
-        Ok(answer) => {
-            Err(format!("it answers a client {who} with `{}`", answer.lines().next().unwrap_or_default()))
-        }
+        Ok(answer) => Err(format!("it answers a client {who} with `{}`", answer.lines().next().unwrap_or_default())),
         Err(reason) if outcome.chain.is_empty() => Err(format!("it could not be asked over TLS: {reason}")),
         Err(_) => Ok(()),
     }

@@ -88,7 +88,12 @@ impl MeshTarget {
         change(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn overlay(&self, lease: &str, name: &str, effect: OverlayEffect) -> Result<control::api::OverlayReport, TargetError> {
+    async fn overlay(
+        &self,
+        lease: &str,
+        name: &str,
+        effect: OverlayEffect,
+    ) -> Result<control::api::OverlayReport, TargetError> {
         let request = OverlayRequest { targets: Targets::Concerned, effect };
         self.control.lay_overlay(lease, &slug(name), &request).await.map_err(of_control)
     }

@@ -15,7 +15,11 @@ use crate::{
 
 /// Lines that close a run: verdict with its reasons, findings, where evidence and report are.
 pub fn closing(results: &Results, bundle: &Path, report: Option<&Path>, terminal: &Terminal) -> Vec<String> {
-    let mut lines = verdict(results, terminal);
+    let mut lines = match results.verdict {
+        // Its reasons were just shown, as they were found.
+        Verdict::Refused => vec![format!("  {}", terminal.paint(Tone::Warn, "REFUSED"))],
+        _ => verdict(results, terminal),
+    };
     let name = bundle.display();
     lines.push(format!("  evidence  {name}   verify: firedrill evidence verify {name}"));
     if let Some(report) = report {
@@ -143,7 +147,7 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
 }
 
 fn objectives(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
-    if results.objectives.is_empty() {
+    if results.objectives.iter().all(|objective| objective.measured.is_none()) {
         return;
     }
     lines.push(format!("  {}", terminal.paint(Tone::Strong, "Objectives")));

@@ -201,29 +201,24 @@ fn step(title: &str, result: &Result<String, String>, at: f64, paint: &Paint<'_>
 fn undone(title: &str, result: &Result<(), String>, at: f64, paint: &Paint<'_>) -> String {
     match result {
         Ok(()) => {
-            let label = pad(title, LABEL, title);
-            format!(
-                "  {} {label} {:<60} {}",
-                paint(Tone::Good, "○"),
-                "taken back",
-                paint(Tone::Dim, &format!("t0 {}", offset(at)))
-            )
+            let when = paint(Tone::Dim, &format!("t0 {}", offset(at)));
+            format!("  {} {:<LABEL$} {title:<60} {when}", paint(Tone::Good, "○"), "undone")
         }
-        Err(reason) => bad(title, &format!("could not be taken back: {reason}"), paint),
+        Err(reason) => bad("not undone", &format!("{title}: {reason}"), paint),
     }
 }
 
 /// What a point of the timeline says to a person; `None` for those that another line tells already.
 fn point_words(point: Point, observer: &str, note: &str) -> Option<String> {
     let seen = observer.strip_prefix("proxy ").unwrap_or(observer);
-    let noted = |words: &str| if note.is_empty() { words.to_owned() } else { format!("{words}: {note}") };
+    let noted = |words: &str| if note.is_empty() { words.to_owned() } else { note.to_owned() };
     match point {
-        Point::T1 => Some(noted("first failure a client saw")),
+        Point::T1 => Some(format!("{} ({observer})", noted("first failure a client saw"))),
         Point::T2 if note.is_empty() => Some(format!("detected at {seen}")),
         Point::T2 => Some(format!("detected at {seen} ({note})")),
-        Point::T3 => Some(noted("failover decided")),
-        Point::T4 => Some(noted("shift commanded")),
-        Point::T5 => Some(noted("shift in force at every proxy")),
+        Point::T3 => Some("failover decided".to_owned()),
+        Point::T4 => Some("shift commanded".to_owned()),
+        Point::T5 => Some("shift in force at every proxy".to_owned()),
         Point::T6 => Some(noted("first answer from the recovery region")),
         Point::T0c | Point::T0e | Point::T7 | Point::T8 | Point::T9 | Point::T10 => None,
     }

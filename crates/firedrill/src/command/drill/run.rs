@@ -16,7 +16,7 @@ use crate::{
     attach::{Attached, attach},
     cli::{Format, State},
     failure::{Exit, Failure},
-    interrupt::Interrupts,
+    interrupt::Stop,
     manifests::{self, Files, reason},
     mesh::MeshTarget,
     render::{outcome, screen::Screen},
@@ -80,15 +80,15 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             Format::Json => Screen::aside(terminal),
         };
         let seat = take_seat(&args.state.path, &name)?;
-        let mut interrupts = Interrupts::new()?;
+        let mut stop = Stop::new()?;
         let places = Places { state: args.state.path.clone(), out: args.out.clone() };
         let attached = tokio::select! {
             attached = attach(sources, config.clone(), &args.state.path, &screen) => attached?,
-            signal = interrupts.next() => {
+            signal = stop.named() => {
                 return Err(Failure::new(Exit::Aborted, format!("{signal} before the drill began; nothing was done")));
             }
         };
-        let run = attempt(&attached, config, &name, &places, &screen, &seat, &mut interrupts).await;
+        let run = attempt(&attached, config, &name, &places, &screen, &seat, &mut stop).await;
         screen.live("stopping what was started".to_owned());
         attached.end().await;
         screen.finish();
@@ -147,7 +147,7 @@ async fn attempt(
     places: &Places,
     screen: &Screen<'_>,
     seat: &Seat,
-    interrupts: &mut Interrupts,
+    stop: &mut Stop,
 ) -> Result<Sealed, Failure> {
     let left = drill::recover_crashed(Some(attached.target.clone()), places).await.map_err(|e| unrecorded(&e))?;
     for sealed in &left {
@@ -157,16 +157,16 @@ async fn attempt(
     let (abort, aborted) = watch::channel(None);
     let engine = engine(attached.target.clone(), config, name.clone(), places.clone(), progress, aborted);
     let mut engine = tokio::spawn(engine);
-    let mut stops = 0u32;
+    let mut times = 0u32;
     let result = loop {
         tokio::select! {
             biased;
-            signal = interrupts.next() => {
-                stops += 1;
-                stop(stops, signal, &abort, screen);
+            signal = stop.named() => {
+                times += 1;
+                interrupted(times, signal, &abort, screen);
             }
-            reason = seat.abort_asked(), if stops == 0 => {
-                stops += 1;
+            reason = seat.abort_asked(), if times == 0 => {
+                times += 1;
                 abort.send_replace(Some(reason));
             }
             Some(step) = shown.recv() => screen.show(&step),
@@ -195,7 +195,7 @@ async fn engine(
     drill::run(target, &config, &name, &places, progress, abort).await
 }
 
-fn stop(times: u32, signal: &str, abort: &watch::Sender<Option<String>>, screen: &Screen<'_>) {
+fn interrupted(times: u32, signal: &str, abort: &watch::Sender<Option<String>>, screen: &Screen<'_>) {
     if times == 1 {
         abort.send_replace(Some(format!("stopped by {signal}")));
         screen.line("  stopping: everything is being put back (once more ends at once)");
