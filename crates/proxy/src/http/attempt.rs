@@ -169,6 +169,7 @@ async fn exchange(job: Job, active: Active) -> Result<Reply, Failed> {
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if again => {
+                    busy.close_to_new();
                     again = false;
                     body = unsent.into_body();
                 }

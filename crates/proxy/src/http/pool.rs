@@ -73,6 +73,11 @@ impl Busy {
         state.busy.fetch_add(1, Ordering::AcqRel);
         Self(state.clone())
     }
+
+    /// The connection takes no more requests (it ended, or its peer said GOAWAY); those on it may finish.
+    pub fn close_to_new(&self) {
+        self.0.gone.store(true, Ordering::Release);
+    }
 }
 
 impl Drop for Busy {
