@@ -12,6 +12,9 @@ use evidence::record::{Ending, Point, Verdict};
 use model::config::{Config, LoseHow, ScenarioAction, ScenarioStep};
 use tokio::sync::{mpsc, watch};
 
+/// One way to misbehave.
+type Knob = fn(&Knobs) -> &std::sync::atomic::AtomicBool;
+
 struct Stage {
     fake: Arc<Fake>,
     config: Config,
@@ -134,7 +137,7 @@ async fn fails_when_it_does_not_recover() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_before_any_fault() {
-    let cases: [(fn(&Knobs) -> &std::sync::atomic::AtomicBool, &str); 5] = [
+    let cases: [(Knob, &str); 5] = [
         (|k| &k.standby_down, "standby app-west-0 in west: reachable failed"),
         (|k| &k.strangers_allowed, "an unknown identity got 200"),
         (|k| &k.flaky, "requests succeeded without a fault"),
@@ -229,7 +232,7 @@ fn touch(laid: &Path, undone: &Path) -> ScenarioStep {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_control_plane_is_a_crash() {
-    let cases: [fn(&Knobs) -> &std::sync::atomic::AtomicBool; 2] = [|k| &k.control_dead, |k| &k.lease_forgotten];
+    let cases: [Knob; 2] = [|k| &k.control_dead, |k| &k.lease_forgotten];
     for knob in cases {
         let mut stage = Stage::new().await;
         stage.drill().hold = Duration::from_secs(20);

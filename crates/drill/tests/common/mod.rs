@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -91,7 +91,8 @@ impl Fake {
     /// Starts its gateway.
     pub async fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;
+        // Any moment will do: nothing compares it with the machine's clock.
+        let wall = 1_760_000_000_000_000_000;
         let state = State {
             lost: false,
             recovery: Recovery::Normal,
