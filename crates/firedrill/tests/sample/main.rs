@@ -140,12 +140,13 @@ async fn a_graceful_promotion_fails_no_write_and_loses_none() {
 #[tokio::test]
 async fn a_primary_that_was_stopped_meanwhile_takes_no_write_in_its_old_epoch() {
     let bank = Bank::start().await;
+    bank.same(&["first"]).await;
     bank.east.signal(Signal::STOP);
     let (promoted, line) = bank.west.promote().await;
     assert!(promoted && line.contains("by force"), "{line}");
     // Waits in the stopped process's socket, and is what it sees first.
     let waiting = tokio::spawn(write_to_owned(bank.east.address, "late"));
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     bank.east.signal(Signal::CONT);
     let (status, acknowledged) = waiting.await.unwrap();
     assert_eq!((status, &acknowledged["epoch"]), (201, &json!(2)), "{acknowledged}");

@@ -27,8 +27,9 @@ use peers::Peers;
 
 /// Pause between two pulls of a standby: what a killed primary can lose.
 const PULL: Duration = Duration::from_millis(50);
-/// A primary that was not scheduled for this long was stopped, and may have been replaced meanwhile.
-const GAP: Duration = Duration::from_millis(500);
+/// A primary that was not scheduled for this long was stopped, and may have been replaced meanwhile. A busy machine must
+/// not look like that.
+const GAP: Duration = Duration::from_secs(1);
 /// Once the mesh answers, a peer that is silent for this long is taken to be gone.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Longest wait for the workload's own proxy.
@@ -59,6 +60,8 @@ pub enum FirstRole {
 /// What the ledger is doing about its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// As asking, for the first time: not healthy yet.
+    Starting,
     /// Finding out what happened meanwhile; takes no writes.
     Asking,
     /// Taking over; writes wait.
@@ -127,7 +130,7 @@ impl Ledger {
         let path: &Path = &workload.data.join("ledger.jsonl");
         let journal = Journal::open(path, arguments.fsync, &mut book)?;
         // A standby can serve what it has at once.
-        let first = if book.role() == Role::Primary { Phase::Asking } else { Phase::Settled };
+        let first = if book.role() == Role::Primary { Phase::Starting } else { Phase::Settled };
         let inner = Inner { book, journal, ticked: Instant::now(), heard: None, primary: None };
         Ok(Self {
             region: workload.region.clone(),
@@ -253,7 +256,7 @@ impl Ledger {
             self.recover().await;
         }
         self.phase.send_if_modified(|phase| {
-            let asking = *phase == Phase::Asking;
+            let asking = matches!(phase, Phase::Starting | Phase::Asking);
             if asking {
                 *phase = Phase::Settled;
             }

@@ -36,7 +36,7 @@ impl Ledger {
     }
 
     fn health(&self) -> Answer {
-        if *self.phase.borrow() == Phase::Asking {
+        if *self.phase.borrow() == Phase::Starting {
             return http::failure(StatusCode::SERVICE_UNAVAILABLE, "asking the peers for the present epoch");
         }
         answer(&self.status())
