@@ -17,12 +17,18 @@ mod summary;
 mod supervisor;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A defect is said in one line; the exit code tells it from a verdict. Whatever it held lapses or dies with it.
+    std::panic::set_hook(Box::new(|defect| {
+        // Nobody is left to be told when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "error: firedrill has a defect: {defect}");
+        std::process::exit(i32::from(failure::Exit::Internal as u8));
+    }));
     let cli = cli::Cli::read();
     let terminal = cli.terminal();
     cli.run(&terminal).unwrap_or_else(|report| {

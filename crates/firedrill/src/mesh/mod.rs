@@ -78,11 +78,6 @@ impl MeshTarget {
         })
     }
 
-    /// The mesh as its supervisor describes it.
-    pub fn mesh(&self) -> &MeshReport {
-        &self.mesh
-    }
-
     fn held<R>(&self, change: impl FnOnce(&mut BTreeMap<String, Held>) -> R) -> R {
         // The table is plain data: a thread that panicked with it in hand left it usable.
         change(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))

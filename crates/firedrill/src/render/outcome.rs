@@ -37,7 +37,9 @@ pub fn verdict(results: &Results, terminal: &Terminal) -> Vec<String> {
     }
     let mut lines = vec![first];
     lines.extend(results.reasons.iter().map(|reason| format!("    {reason}")));
-    for finding in &results.findings {
+    let mut findings: Vec<_> = results.findings.iter().collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    for finding in findings {
         let (label, tone) = severity(finding.severity);
         lines.push(format!("    {} {}", terminal.paint(tone, format!("{label:<6}")), finding.title));
     }
@@ -176,12 +178,17 @@ fn timeline(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
     }
     lines.push(format!("  {}", terminal.paint(Tone::Strong, "Timeline")));
     for point in &results.timeline {
-        let note = if point.note.is_empty() { String::new() } else { format!(": {}", point.note) };
+        let meaning = point_meaning(point.point);
+        let text = match point.point {
+            _ if point.note.is_empty() => meaning.to_owned(),
+            // Their notes are whole sentences.
+            Point::T1 | Point::T3 | Point::T4 | Point::T6 | Point::T8 => point.note.clone(),
+            _ => format!("{meaning}: {}", point.note),
+        };
         lines.push(format!(
-            "    {:<4} {:<10} {}{note}   {}",
+            "    {:<4} {:<10} {text}   {}",
             point_name(point.point),
             offset(point.offset),
-            point_meaning(point.point),
             terminal.paint(Tone::Dim, &point.observer)
         ));
     }

@@ -11,7 +11,7 @@ use crate::{manifests::count, terminal::Tone};
 /// Width of the first column.
 const LABEL: usize = 15;
 /// Width of what was measured, before the objective.
-const MEASURED: usize = 42;
+const MEASURED: usize = 56;
 
 /// Colours a text, or not.
 pub type Paint<'a> = dyn Fn(Tone, &str) -> String + 'a;
@@ -238,7 +238,7 @@ fn bad(label: &str, text: &str, paint: &Paint<'_>) -> String {
 
 fn measured(label: &str, text: &str, objective: Option<String>, met: bool, paint: &Paint<'_>) -> String {
     let text = match objective {
-        Some(objective) => format!("{text:<MEASURED$} {}", paint(Tone::Dim, &format!("objective {objective}"))),
+        Some(objective) => format!("{text:<MEASURED$}   {}", paint(Tone::Dim, &format!("objective {objective}"))),
         None => text.to_owned(),
     };
     if met { good(label, &text, paint) } else { bad(label, &text, paint) }
