@@ -29,7 +29,13 @@ spec:
 
 /// Name, and files by name.
 const BROKEN: &[(&str, &[(&str, &str)])] = &[
-    ("misspelt", &[("mesh.yaml", "apiVersion: firedrill.dev/v1\nkind: Mesh\nmetadata: {name: shop}\nspec:\n  trustDomian: shop.example\n  regions: [east, west]\n")]),
+    (
+        "misspelt",
+        &[(
+            "mesh.yaml",
+            "apiVersion: firedrill.dev/v1\nkind: Mesh\nmetadata: {name: shop}\nspec:\n  trustDomian: shop.example\n  regions: [east, west]\n",
+        )],
+    ),
     ("not-yaml", &[("mesh.yaml", "kind: [Mesh\n")]),
     ("dangling", &[("mesh.yaml", MESH)]),
     ("twice", &[("mesh.yaml", MESH), ("one.yaml", SERVICE), ("two.yaml", SERVICE)]),
