@@ -199,15 +199,19 @@ impl Keeper {
         };
         self.tell_switches(&old.overlays, &state.overlays);
         for cluster in state.clusters.values() {
-            cluster.switch(self.switches(&cluster.view().config.service), now);
+            cluster.switch(self.switches(&cluster.view().config), now);
         }
         self.shared.state.store(Arc::new(state));
     }
 
-    fn switches(&self, service: &str) -> HashMap<String, SwitchState> {
+    /// Routing controls of a cluster. One that is pinned to a region (`ledger.east`) has none: its caller has chosen.
+    fn switches(&self, config: &xds::snapshot::Cluster) -> HashMap<String, SwitchState> {
+        if config.name != config.service {
+            return HashMap::new();
+        }
         switches(self.overlays.values())
             .into_iter()
-            .filter(|((s, _), _)| s == service)
+            .filter(|((s, _), _)| *s == config.service)
             .map(|((_, r), s)| (r, s))
             .collect()
     }
@@ -288,7 +292,7 @@ impl Keeper {
                     cluster.clone()
                 }
                 None => {
-                    let (switches, around) = (self.switches(&config.service), self.shared.around.clone());
+                    let (switches, around) = (self.switches(config), self.shared.around.clone());
                     Arc::new(Cluster::new(config.clone(), &endpoints, switches, gate, around, now))
                 }
             };

@@ -144,7 +144,8 @@ where
         }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+    // Longer than a proxy keeps an idle connection: who closes first must not be the one who is asked.
+    server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(90));
     let mut serving = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = serving.as_mut() => return log(ended),

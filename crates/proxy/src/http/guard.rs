@@ -35,6 +35,8 @@ pub struct Framing {
     carriage: bool,
     length: Option<u64>,
     chunked: bool,
+    /// Whether any request's head has ended.
+    headed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,11 @@ impl Framing {
     /// Whether the next byte begins a request.
     pub fn between_requests(&self) -> bool {
         self.place == Place::Start && self.line.is_empty()
+    }
+
+    /// Whether a request's head has been seen whole.
+    pub fn headed(&self) -> bool {
+        self.headed
     }
 
     /// Whether the next byte belongs to a request's head.
@@ -149,6 +156,7 @@ impl Framing {
     }
 
     fn head_ends(&mut self) -> bool {
+        self.headed = true;
         self.place = match (self.length, self.chunked) {
             (Some(_), true) => return false,
             (None, true) => Place::ChunkSize,
@@ -196,7 +204,6 @@ pub struct Guard<T> {
     timer: Pin<Box<Sleep>>,
     waits_for: Option<Wait>,
     requests: Arc<()>,
-    first: bool,
     refused: bool,
 }
 
@@ -238,7 +245,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
             timer: Box::pin(tokio::time::sleep(patience.head)),
             waits_for: None,
             requests,
-            first: true,
             refused: false,
         };
         Ok((guard, h2))
@@ -247,7 +253,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
     /// Polled while nothing can be read: an error when the caller takes too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(framing) = &self.framing else { return Poll::Pending };
-        let wait = match (framing.in_head(), framing.between_requests() && !self.first) {
+        let wait = match (framing.in_head(), framing.between_requests() && framing.headed()) {
             (false, _) => None,
             (true, true) => Some(Wait::Next),
             (true, false) => Some(Wait::Head),
@@ -291,8 +297,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<T> {
                 return self.poll_read(cx, buf);
             }
         }
-        let this = &mut *self;
-        this.first &= this.framing.as_ref().is_some_and(Framing::in_head);
         Poll::Ready(Ok(()))
     }
 }
@@ -361,6 +365,22 @@ mod tests {
         ] {
             assert_eq!(refused(text), expected, "{text:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_connection_is_idle_and_not_slow() {
+        let (mut caller, io) = tokio::io::duplex(1024);
+        tokio::io::AsyncWriteExt::write_all(&mut caller, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let patience = Patience { head: Duration::from_secs(10), idle: Duration::from_secs(60) };
+        let (connection, began) = (Arc::new(()), tokio::time::Instant::now());
+        let (mut guard, _) = Guard::sniff(io, patience, connection.clone()).await.unwrap();
+        let mut head = [0; 256];
+        let mut read = 0;
+        while read < 27 {
+            read += guard.read(&mut head[read..]).await.unwrap();
+        }
+        let end = guard.read(&mut head).await.unwrap_err();
+        assert_eq!((end.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 60));
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use xds::{
     clock::Clock,
     overlay::{Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState},
     server::Server,
-    snapshot::Direction,
+    snapshot::{Cluster, Direction, PathMatch, Snapshot},
 };
 
 use crate::{authority::Authority, support::*};
@@ -132,6 +132,15 @@ fn overlay(id: &str, effect: Effect) -> Overlay {
     Overlay { id: id.into(), reason: "test".into(), effect }
 }
 
+/// `/pinned` goes to the service in `east` only.
+fn pin(snapshot: &mut Snapshot, east: &Origin) {
+    let mut route = routes("fx.east", None, None).hosts.remove(0).routes.remove(1);
+    route.matches.path = PathMatch::Exact("/pinned".into());
+    snapshot.routes[0].hosts[0].routes.insert(0, route);
+    snapshot.clusters.push(Cluster { name: "fx.east".into(), ..cluster("fx") });
+    snapshot.endpoints.push(endpoints("fx.east", &[&[east]]));
+}
+
 const TTL: Duration = Duration::from_millis(600);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,6 +148,7 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
     let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
     let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
     snapshot.clusters[0].health_check = Some(check(50));
+    pin(&mut snapshot, &east);
     let to = snapshot.listeners[0].address;
     let control = Control::start().await;
     control.server.publish("p1", "7", Arc::new(snapshot.clone())).unwrap();
@@ -190,6 +200,9 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
     control.server.set_overlays("p1", vec![(overlay("off", Effect::Switch(off)), Duration::from_secs(30))]).unwrap();
     proxy.until("shifted", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([0, 100]));
     assert_eq!(http1(to, get("/")).await.unwrap().header("x-origin"), "fx-w");
+    // Whoever names the region has chosen it.
+    let pinned = http1(to, get("/pinned")).await.unwrap();
+    assert_eq!((pinned.status, pinned.header("x-origin")), (200, "fx-e"));
     control.server.set_overlays("p1", vec![]).unwrap();
     proxy.until("back", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([100, 0]));
     let last = proxy.events().into_iter().rfind(|event| event["kind"]["type"] == "overlayEnded").unwrap();
