@@ -1,4 +1,5 @@
 //! The rules of the workspace that a compiler does not enforce: crate edges, module cycles, licences, banned crates.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -248,3 +248,69 @@ fn measured(label: &str, text: &str, objective: Option<String>, met: bool, paint
 fn pad(plain: &str, width: usize, painted: &str) -> String {
     format!("{painted}{}", " ".repeat(width.saturating_sub(plain.chars().count())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shown(steps: &[Progress]) -> String {
+        let plain = |_: Tone, text: &str| text.to_owned();
+        steps.iter().flat_map(|step| lines(step, &plain)).map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+
+    #[test]
+    fn a_drill_reads_like_a_story() {
+        let secs = Duration::from_secs_f64;
+        let point = |point, offset, observer: &str, note: &str| Progress::Point {
+            point,
+            offset,
+            observer: observer.to_owned(),
+            note: note.to_owned(),
+        };
+        let steps = [
+            Progress::Preflight { endpoints: 14, proxies: 11, lapse: secs(0.4) },
+            Progress::Step {
+                title: "east is lost".to_owned(),
+                result: Ok("SIGKILL to 5 workloads, 5 proxies".to_owned()),
+                offset: secs(0.002),
+            },
+            point(Point::T0e, 0.001, "supervisor", ""),
+            point(Point::T2, 0.003, "proxy edge", "connection refused"),
+            point(Point::T6, 0.004, "probe balance", "first answer from west after the fault"),
+            Progress::Recovered {
+                seconds: 0.91,
+                error: 0.02,
+                objective: Some(5.0),
+                client_visible: true,
+                offered: 4000,
+                failed: 12,
+            },
+            Progress::Residue { proxies: 11, unchanged: 10, differing: vec!["edge".to_owned()] },
+        ];
+        let story = "  \
+  ✓ preflight       14 endpoints audited, undo path proved (lease lapsed in 0.40 s)
+  ● east is lost    SIGKILL to 5 workloads, 5 proxies                            t0
+      +0.003 s   detected at edge (connection refused)
+      +0.004 s   first answer from west after the fault
+  ✓ recovered       in 0.91 s ± 0.020 s, 12 of 4000 requests failed            objective 5 s
+  ✗ residue         10 of 11 proxies as before; not: edge
+";
+        assert_eq!(shown(&steps), story);
+    }
+
+    #[test]
+    fn a_missed_objective_is_marked() {
+        let lost = |seconds| Progress::Loss {
+            phase: "recovered",
+            acknowledged: 412,
+            lost: 3,
+            indeterminate: 0,
+            seconds,
+            objective: Some(1.0),
+        };
+        assert!(shown(&[lost(0.12)]).starts_with("  ✓ loss"));
+        assert!(shown(&[lost(1.2)]).starts_with("  ✗ loss"));
+    }
+}
