@@ -83,7 +83,7 @@ mod tests {
             let answered = region.map(|r| AnsweredBy { region: Some(r.to_owned()), tries: 1 });
             let outcome = if region.is_some() { Outcome::Ok } else { Outcome::Reset };
             let time = log.due(sequence) + 7;
-            log.end(sequence, &Ended { time, outcome, answered, sent: None, epoch: None });
+            log.end(sequence, &Ended { time, outcome, answered, sent: None, epoch: None, store: None });
         }
         log.begin(5);
         let seen = figures(&log, 0, 1_000);

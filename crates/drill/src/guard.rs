@@ -111,7 +111,7 @@ mod tests {
                 }
             };
             let sent = Some(due);
-            log.end(sequence, &Ended { time: due + latency, outcome, answered: None, sent, epoch: None });
+            log.end(sequence, &Ended { time: due + latency, outcome, answered: None, sent, epoch: None, store: None });
         }
         log
     }

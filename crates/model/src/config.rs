@@ -404,7 +404,8 @@ pub enum ProbeKind {
     Http(HttpRequest),
     /// Writes with unique ids, read back at the end.
     Writes {
-        /// Writes one: JSON body `{"id": …, "sequence": …}`; 2xx acknowledges.
+        /// Writes one: JSON body `{"id": …, "sequence": …}`; 2xx acknowledges. An answer `{"epoch": …, "region": …}`
+        /// names the exclusive epoch and the region that stored it: two regions in one epoch are split brain.
         put: HttpRequest,
         /// Lists what is stored: JSON array of `{"id", "sequence"}` in stored order; `?probe=<run id>` narrows it.
         get: HttpRequest,

@@ -21,6 +21,8 @@ pub struct Ended {
     pub sent: Option<Nanos>,
     /// Epoch that the store named.
     pub epoch: Option<u64>,
+    /// Region that the store named as its own. The mesh knows only where the write's first hop went.
+    pub store: Option<String>,
 }
 
 /// `x-firedrill-answered-by: <region>;<workload>;<version>;tries=<n>`.
@@ -104,6 +106,7 @@ impl ProbeLog {
         self.begin(sequence);
         let due = self.due(sequence);
         let region = ended.answered.as_ref().and_then(|a| a.region.as_deref()).and_then(|name| self.region(name));
+        let store = ended.store.as_deref().and_then(|name| self.region(name));
         let Ok(index) = usize::try_from(sequence) else { return };
         if let Some(slot) = self.slots.get_mut(index) {
             let tries = ended.answered.as_ref().map_or(0, |a| a.tries);
@@ -113,7 +116,7 @@ impl ProbeLog {
             write.sent = ended.sent;
             if ended.outcome == Outcome::Ok {
                 write.acknowledged = Some(ended.time);
-                write.region = region;
+                write.region = store.or(region);
                 write.epoch = ended.epoch;
             }
         }
@@ -200,7 +203,7 @@ pub(crate) mod tests {
 
     fn ended(time: Nanos, outcome: Outcome, region: Option<&str>, sent: Option<Nanos>) -> Ended {
         let answered = region.map(|r| AnsweredBy { region: Some(r.into()), tries: 1 });
-        Ended { time, outcome, answered, sent, epoch: None }
+        Ended { time, outcome, answered, sent, epoch: None, store: None }
     }
 
     #[test]
@@ -234,6 +237,23 @@ pub(crate) mod tests {
         assert_eq!(record.samples[1].region, Some(0));
         let writes = record.writes.unwrap().writes;
         assert_eq!(writes.iter().map(|w| w.acknowledged).collect::<Vec<_>>(), [None, Some(115)]);
+    }
+
+    #[test]
+    fn a_write_belongs_to_the_region_that_its_store_names() {
+        let mut log = log(10, true);
+        log.begin(1);
+        let stored = |store: Option<&str>| Ended {
+            store: store.map(Into::into),
+            ..ended(5, Outcome::Ok, Some("west"), Some(1))
+        };
+        log.end(0, &stored(Some("east")));
+        log.end(1, &stored(None));
+        let record = log.record();
+        let name = |region: Option<u16>| region.map(|index| record.regions[usize::from(index)].as_str());
+        let writes = &record.writes.as_ref().unwrap().writes;
+        assert_eq!((name(writes[0].region), name(writes[1].region)), (Some("east"), Some("west")));
+        assert_eq!(name(record.samples[0].region), Some("west"), "traffic share is where the mesh sent it");
     }
 
     #[test]

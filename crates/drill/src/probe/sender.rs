@@ -29,10 +29,11 @@ struct WriteBody<'a> {
     probe: &'a str,
 }
 
-/// What an acknowledgement may say.
-#[derive(Deserialize)]
+/// What an acknowledgement may say of who wrote: a store may take a write in another region than the one that answered.
+#[derive(Default, Deserialize)]
 struct Acknowledgement {
     epoch: Option<u64>,
+    region: Option<String>,
 }
 
 /// The id of a write.
@@ -100,6 +101,7 @@ impl Line {
             answered: None,
             sent: None,
             epoch: None,
+            store: None,
         })
     }
 
@@ -122,7 +124,7 @@ impl Line {
             Err(outcome) => {
                 // Without a connection nothing was written.
                 let sent = sent.filter(|_| outcome != Outcome::Connect);
-                Ended { time, outcome, answered: None, sent, epoch: None }
+                Ended { time, outcome, answered: None, sent, epoch: None, store: None }
             }
             Ok(answer) => {
                 let status = answer.head.status();
@@ -131,9 +133,13 @@ impl Line {
                 let header = answer.head.headers().get("x-firedrill-answered-by");
                 let answered = header.and_then(|value| value.to_str().ok()).map(AnsweredBy::parse);
                 let writes = self.spec.writes.is_some();
-                let acknowledgement = writes.then(|| serde_json::from_slice::<Acknowledgement>(&answer.body));
-                let epoch = acknowledgement.and_then(Result::ok).and_then(|a| a.epoch);
-                Ended { time, outcome, answered, sent, epoch }
+                let said = writes.then(|| serde_json::from_slice::<Acknowledgement>(&answer.body));
+                let said = said.and_then(Result::ok).unwrap_or_default();
+                // What a body says is as long as it likes; a region's name is not.
+                let store = said.region.filter(|region| (1..=63).contains(&region.len()));
+                // An epoch is judged by the region that holds it; who merely answered may have forwarded the write.
+                let epoch = said.epoch.filter(|_| store.is_some());
+                Ended { time, outcome, answered, sent, epoch, store }
             }
         }
     }

@@ -217,7 +217,7 @@ impl Fake {
                 let probe = write["probe"].as_str().unwrap().to_owned();
                 state.stored.push((id, write["sequence"].as_u64().unwrap(), probe, Instant::now()));
                 let epoch = state.epoch;
-                response(201, Some(region), json!({"epoch": epoch}))
+                response(201, Some(region), json!({"epoch": epoch, "region": region}))
             }
             (&Method::GET, "/payments") => {
                 let probe = query.strip_prefix("probe=").unwrap_or_default();
