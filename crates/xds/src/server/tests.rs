@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::{
     desired::Desired,
+    held::Held,
     stream::{Heard, StreamCore},
 };
 use crate::{
@@ -58,12 +59,13 @@ fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
 struct Talk {
     core: StreamCore,
     desired: Desired,
+    held: Held,
     now: Instant,
 }
 
 impl Talk {
     fn new() -> Self {
-        Self { core: StreamCore::default(), desired: Desired::default(), now: Instant::now() }
+        Self { core: StreamCore::default(), desired: Desired::default(), held: Held::default(), now: Instant::now() }
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
@@ -82,7 +84,7 @@ impl Talk {
     }
 
     fn response(&mut self) -> Option<DiscoveryResponse> {
-        self.core.next_response(&self.desired, self.now)
+        self.core.next_response(&self.desired, &mut self.held, self.now)
     }
 
     /// Kind, version and number of resources of the next response, and its nonce.
@@ -90,6 +92,20 @@ impl Talk {
         let response = self.response().expect("a response is due");
         let kind = Kind::of_type_url(&response.type_url).unwrap();
         (kind, response.version_info, response.resources.len(), response.nonce)
+    }
+
+    /// The next response, which is of this kind: its version, the names in it, and its nonce.
+    fn names(&mut self, expected: Kind) -> (String, Vec<String>, String) {
+        let response = self.response().expect("a response is due");
+        assert_eq!(Kind::of_type_url(&response.type_url), Some(expected));
+        let name = |any: &envoy_types::pb::google::protobuf::Any| {
+            crate::codec::decode_resource(&any.type_url, &any.value).unwrap().name().to_owned()
+        };
+        (response.version_info, response.resources.iter().map(name).collect(), response.nonce)
+    }
+
+    fn settled(&self) -> bool {
+        self.core.settled_all(&self.desired)
     }
 
     fn silent(&mut self) {
@@ -237,4 +253,89 @@ fn a_named_layer_is_answered_so_that_an_envoy_can_start() {
     assert_eq!((kind, count), (Kind::Overlay, 1));
     talk.ask(Kind::Overlay, &["layer"], &nonce, None);
     talk.silent();
+}
+
+#[test]
+fn a_cluster_that_goes_stays_until_nothing_leads_to_it() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a", "b"], 1));
+    talk.settle(&["a", "b"]);
+    assert!(talk.settled());
+    talk.publish("2", snapshot(&["b", "c"], 2));
+    assert!(!talk.settled());
+    let (version, names, clusters) = talk.names(Kind::Cluster);
+    assert_eq!((version.as_str(), names.join(" ").as_str()), ("2~kept", "b c a"));
+    // Whoever asks for the endpoints of what goes, gets them as they were.
+    let (_, names, endpoints) = talk.names(Kind::Endpoints);
+    assert_eq!(names, ["b", "a"]);
+    talk.ask(Kind::Endpoints, &["a", "b", "c"], &endpoints, None);
+    let (version, names, endpoints) = talk.names(Kind::Endpoints);
+    assert_eq!((version.as_str(), names.join(" ").as_str()), ("2", "b c a"));
+    talk.ask(Kind::Cluster, &[], &clusters, None);
+    talk.silent();
+    talk.ask(Kind::Endpoints, &["a", "b", "c"], &endpoints, None);
+    let (version, _, listeners) = talk.names(Kind::Listener);
+    assert_eq!(version, "2");
+    talk.silent();
+    talk.ask(Kind::Listener, &[], &listeners, None);
+    assert!(!talk.settled());
+    let (version, names, clusters) = talk.names(Kind::Cluster);
+    assert_eq!((version.as_str(), names.join(" ").as_str()), ("2", "b c"));
+    talk.ask(Kind::Endpoints, &["b", "c"], &endpoints, None);
+    talk.ask(Kind::Cluster, &[], &clusters, None);
+    talk.silent();
+    assert!(talk.settled());
+}
+
+#[test]
+fn a_cluster_stays_while_the_listeners_that_lead_elsewhere_are_refused() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.settle(&["a"]);
+    talk.publish("2", snapshot(&["b"], 2));
+    for kind in [Kind::Cluster, Kind::Endpoints] {
+        let (_, _, nonce) = talk.names(kind);
+        talk.ask(kind, if kind == Kind::Endpoints { &["a", "b"] } else { &[] }, &nonce, None);
+    }
+    let (_, _, endpoints) = talk.names(Kind::Endpoints);
+    talk.ask(Kind::Endpoints, &["a", "b"], &endpoints, None);
+    let (_, _, listeners) = talk.names(Kind::Listener);
+    talk.ask(Kind::Listener, &[], &listeners, Some("no"));
+    talk.silent();
+    // Part of a refused response may be in force all the same: both are kept.
+    talk.publish("3", snapshot(&["c"], 3));
+    let (version, names, _) = talk.names(Kind::Cluster);
+    assert_eq!((version.as_str(), names.join(" ").as_str()), ("3~kept", "c a b"));
+}
+
+#[test]
+fn a_version_whose_routes_were_never_sent_leaves_no_cluster_behind() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.settle(&["a"]);
+    talk.publish("2", snapshot(&["b"], 2));
+    let (_, _, nonce) = talk.names(Kind::Cluster);
+    talk.publish("3", snapshot(&["c"], 3));
+    talk.ask(Kind::Cluster, &[], &nonce, None);
+    assert_eq!(talk.names(Kind::Cluster).1, ["c", "a"]);
+}
+
+#[test]
+fn a_proxy_that_comes_back_keeps_its_clusters_and_one_that_starts_has_none() {
+    let again = |version: &str| {
+        let mut talk = Talk::new();
+        talk.publish("1", snapshot(&["a"], 1));
+        talk.settle(&["a"]);
+        talk.core = StreamCore::default();
+        talk.publish("2", snapshot(&["b"], 2));
+        let request = DiscoveryRequest {
+            type_url: Kind::Cluster.type_url().to_owned(),
+            version_info: version.to_owned(),
+            ..DiscoveryRequest::default()
+        };
+        talk.core.on_request(&request).unwrap();
+        talk.names(Kind::Cluster)
+    };
+    assert_eq!(again("1").1, ["b", "a"]);
+    assert_eq!(again("").1, ["b"]);
 }
