@@ -199,7 +199,7 @@ impl<'a> Derived<'a> {
             let (probe, at) = outage.first;
             let sample = self.series[probe].samples[at];
             let observer = format!("probe {}", self.attempt.probes[probe].name);
-            let note = format!("first failure a client saw: {:?}", sample.outcome);
+            let note = format!("first failure a client saw: {}", figures::outcome(sample.outcome));
             points.push(TimelinePoint { point: Point::T1, time: outage.t1, error, observer, note });
             if let Some(time) = outage.t7 {
                 let note =
@@ -255,7 +255,10 @@ impl<'a> Derived<'a> {
         if lost > 0 {
             findings.push(Finding {
                 severity: Severity::High,
-                title: format!("{lost} writes acknowledged after recovery were lost"),
+                title: match lost {
+                    1 => "1 write acknowledged after recovery was lost".to_owned(),
+                    _ => format!("{lost} writes acknowledged after recovery were lost"),
+                },
                 detail: "The service acknowledged them when it had recovered, and does not have them now.".to_owned(),
                 fix: "Acknowledge a write only when the store that is kept has it.".to_owned(),
             });
@@ -275,7 +278,7 @@ impl<'a> Derived<'a> {
         let offset = |time: Nanos| figures::text(time.saturating_sub(self.zero()));
         Some(Finding {
             severity: Severity::Medium,
-            title: format!("{} requests failed after recovery, before failback", failed.len()),
+            title: format!("{} failed after recovery, before failback", figures::count(failed.len(), "request")),
             detail: format!("Between +{} and +{}.", offset(first), offset(last)),
             fix: "Look at the events of the proxies at these times.".to_owned(),
         })

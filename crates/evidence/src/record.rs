@@ -1,6 +1,8 @@
 //! Plain data of one attempt. Times are nanoseconds: `Nanos` since the start of the attempt's clock, and one wall-clock
 //! anchor for all of them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the attempt's anchor; monotonic. May be negative for what was observed before it.
@@ -139,6 +141,25 @@ pub enum Point {
     T10,
 }
 
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::T0c => "t0c",
+            Self::T0e => "t0e",
+            Self::T1 => "t1",
+            Self::T2 => "t2",
+            Self::T3 => "t3",
+            Self::T4 => "t4",
+            Self::T5 => "t5",
+            Self::T6 => "t6",
+            Self::T7 => "t7",
+            Self::T8 => "t8",
+            Self::T9 => "t9",
+            Self::T10 => "t10",
+        })
+    }
+}
+
 /// A point of the timeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -272,6 +293,19 @@ pub enum Verdict {
     Crashed,
     /// Within the error bound of an objective.
     Inconclusive,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Aborted => "aborted",
+            Self::Refused => "refused",
+            Self::Crashed => "crashed",
+            Self::Inconclusive => "inconclusive",
+        })
+    }
 }
 
 /// Something that was done, or seen, with its time: the journal of the attempt.

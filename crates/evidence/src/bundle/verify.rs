@@ -12,7 +12,7 @@ use crate::{
     },
     canonical,
     entry::kind,
-    measure::measure,
+    measure::{figures, measure},
     note::{Checkpoint, VerifierKey},
     record::{Attempt, Point},
     results::Results,
@@ -206,7 +206,7 @@ fn digests(manifest: &Manifest, parts: &[Part]) -> Result<((), String), String> 
     if !wrong.is_empty() {
         return Err(wrong.join("; "));
     }
-    Ok(((), format!("{} digests", manifest.parts.len())))
+    Ok(((), figures::count(manifest.parts.len(), "digest")))
 }
 
 fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Proof>, String), String> {
@@ -233,13 +233,19 @@ fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<(Attempt, Strin
         ));
     }
     let samples: usize = attempt.probes.iter().map(|probe| probe.samples.len()).sum();
-    let detail = format!("{} probes, {samples} samples, {} events", attempt.probes.len(), attempt.events.len());
+    let count = figures::count;
+    let detail = format!(
+        "{}, {}, {}",
+        count(attempt.probes.len(), "probe"),
+        count(samples, "sample"),
+        count(attempt.events.len(), "event")
+    );
     Ok((attempt, detail))
 }
 
 fn read_results(parts: &[Part]) -> Result<(Results, String), String> {
     let results = closing::results_of(parts)?;
-    let detail = format!("{} objectives, verdict {:?}", results.objectives.len(), results.verdict);
+    let detail = format!("{}, verdict {}", figures::count(results.objectives.len(), "objective"), results.verdict);
     Ok((results, detail))
 }
 
@@ -322,7 +328,7 @@ fn sealed(known: &Known, parts: &[Part]) -> Result<((), String), String> {
         return Err(format!("{} has digest {digest}, entry {index} sealed {}", parts::MANIFEST, body.manifest));
     }
     if results.verdict != body.verdict {
-        return Err(format!("the verdict is {:?}, entry {index} sealed {:?}", results.verdict, body.verdict));
+        return Err(format!("the verdict is {}, entry {index} sealed {}", results.verdict, body.verdict));
     }
     Ok(((), format!("entry {index} sealed exactly these parts")))
 }
@@ -335,7 +341,7 @@ fn order(attempt: &Attempt) -> Result<((), String), String> {
         if let (Some(before), Some(after)) = (first(before), first(after)) {
             let errors = before.error.saturating_add(after.error).saturating_add(attempt.anchor.error);
             if before.time.saturating_sub(after.time) > errors.saturating_add(SLACK) {
-                return Err(format!("{:?} is after {:?}", before.point, after.point));
+                return Err(format!("{} is after {}", before.point, after.point));
             }
         }
     }
@@ -352,7 +358,14 @@ fn order(attempt: &Attempt) -> Result<((), String), String> {
             return Err(format!("sample {} of probe {} is due before the one before it", at + 1, probe.name));
         }
     }
-    Ok(((), format!("{} points, {} phases", attempt.timeline.len(), attempt.phases.len())))
+    Ok((
+        (),
+        format!(
+            "{}, {}",
+            figures::count(attempt.timeline.len(), "point"),
+            figures::count(attempt.phases.len(), "phase")
+        ),
+    ))
 }
 
 /// Measured values and verdict again, from the raw samples.
@@ -367,7 +380,7 @@ fn recompute(known: &Known, parts: &[Part]) -> Result<((), String), String> {
         let place = difference("", &stated, &computed).unwrap_or_else(|| "it is spelled in another way".to_owned());
         return Err(format!("{} is not what follows from the samples: {place}", parts::RESULTS));
     }
-    Ok(((), format!("measured values and verdict follow from the raw samples: {:?}", again.verdict)))
+    Ok(((), format!("measured values and verdict follow from the raw samples: {}", again.verdict)))
 }
 
 /// First place in which two values differ.

@@ -36,6 +36,23 @@ pub fn failures(probe: &ProbeRecord) -> BTreeMap<String, u64> {
     classes
 }
 
+/// What became of a request, in words: `status 503`, `timeout`, `connection refused`.
+pub fn outcome(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Ok => "answered late".to_owned(),
+        Outcome::Status(status) => format!("status {status}"),
+        Outcome::Timeout => "timeout".to_owned(),
+        Outcome::Connect => "no connection".to_owned(),
+        Outcome::Reset => "connection reset".to_owned(),
+        Outcome::NotSent => "could not be sent".to_owned(),
+    }
+}
+
+/// `1 request`, `12 requests`.
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
 fn class(sample: &Sample) -> String {
     match sample.outcome {
         Outcome::Ok => "late".to_owned(),

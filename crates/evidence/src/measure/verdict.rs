@@ -136,7 +136,8 @@ fn integrity(derived: &Derived<'_>, measured: &Measured) -> Vec<String> {
     }
     let lost = derived.lost_after_recovery();
     if lost > 0 {
-        reasons.push(format!("{lost} writes that were acknowledged after recovery are lost"));
+        let writes = figures::count(lost, "write");
+        reasons.push(format!("{writes} acknowledged after recovery {} lost", if lost == 1 { "is" } else { "are" }));
     }
     if let Some(loss) = &measured.loss
         && loss.lost > 0
@@ -180,7 +181,9 @@ fn missed(judged: &ObjectiveResult, measured: &Measured) -> String {
         ),
         "successRate" => {
             let asked = figures::number(judged.asked, "%");
-            format!("{} of requests succeeded after recovery, the objective is {asked}", figures::number(seen, "%"))
+            let less = figures::number(judged.asked - seen, "points");
+            let seen = figures::number(seen, "%");
+            format!("{seen} of requests succeeded after recovery, {less} less than the objective of {asked}")
         }
         _ => format!(
             "the 99th percentile of latency after recovery was {}, {} more than the objective of {}",

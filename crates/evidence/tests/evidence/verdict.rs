@@ -39,6 +39,20 @@ fn objectives_decide() {
 }
 
 #[test]
+fn a_missed_success_rate_says_by_how_much() {
+    // Every fifth request of the last second of the hold fails: after a sustain window that held.
+    let fate = |due: Nanos| match due {
+        _ if (10 * S..11 * S).contains(&due) => (Outcome::Status(503), MS),
+        _ if (28 * S..30 * S).contains(&due) && due % (25 * MS) == 0 => (Outcome::Status(503), MS),
+        _ => healthy(due),
+    };
+    let made = attempt(vec![probe("balance", 0, 5 * MS, 40 * S, fate)], 30 * S);
+    let results = check("flaky", &made, Verdict::Failed, "points less than the objective of");
+    let first = results.timeline.iter().find(|point| point.point == Point::T1).unwrap();
+    assert_eq!(first.note, "first failure a client saw: status 503");
+}
+
+#[test]
 fn the_last_k_acknowledged_writes() {
     // The write with sequence n is due at 3 ms + 20 ms · n and acknowledged 2 ms later; 500 are before the fault.
     for k in [0_u64, 1, 7, 25, 49] {
@@ -114,7 +128,7 @@ fn writes_lost_after_recovery_fail() {
         "after",
         &drilled(2 * S, 900..905),
         Verdict::Failed,
-        "5 writes that were acknowledged after recovery are lost",
+        "5 writes acknowledged after recovery are lost",
     );
 }
 
