@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use evidence::{
-    bundle,
+    bundle, canonical,
     ledger::{self, Ledger},
+    merkle,
     record::{Anchor, Ending, Objectives, Outcome, ProbeRecord, Registration, Sample, Write, WritesRecord},
 };
 use model::Source;
@@ -213,9 +214,19 @@ fn verify(input: &[u8]) -> String {
     format!("{} {read:?} {:?}", report.ok(), report.checks)
 }
 
+/// As it is, and with the hash in front of each line made right, so that what is behind the hashes is reached too.
 fn entries(input: &[u8]) -> String {
-    match ledger::parse(input) {
+    let hashed = input.split(|b| *b == b'\n').filter(|line| !line.is_empty()).fold(Vec::new(), |mut log, line| {
+        let json = line.splitn(2, |b| *b == b' ').last().unwrap_or_default();
+        log.extend_from_slice(canonical::hex(&merkle::leaf(json)).as_bytes());
+        log.push(b' ');
+        log.extend_from_slice(json);
+        log.push(b'\n');
+        log
+    });
+    let said = |bytes: &[u8]| match ledger::parse(bytes) {
         Ok(entries) => format!("{} entries", entries.len()),
         Err(error) => error.to_string(),
-    }
+    };
+    format!("{} / {}", said(input), said(&hashed))
 }

@@ -201,26 +201,46 @@ impl<'a> Chart<'a> {
         self
     }
 
-    /// Marks on top, and the end of the picture.
+    /// Marks on top, and the end of the picture. Marks too near for a label each share one.
     pub(crate) fn finish(mut self) -> String {
         let bottom = TOP + self.height;
-        let mut last = f64::NEG_INFINITY;
+        let mut rest = self.frame.marks.as_slice();
         let mut row = 0;
-        for mark in &self.frame.marks {
-            let x = self.x(mark.at);
-            row = if x - last < 24.0 { row + 1 } else { 0 };
+        let mut last = f64::NEG_INFINITY;
+        while let Some(first) = rest.first() {
+            let x = self.x(first.at);
+            let near = rest.iter().take_while(|m| self.x(m.at) - x < 12.0).count();
+            let (group, others) = rest.split_at(near);
+            rest = others;
+            row = if x - last < 64.0 { row + 1 } else { 0 };
             last = x;
+            let titles: Vec<String> = group.iter().map(|m| escape(&m.title)).collect();
+            let _ = write!(self.svg, r#"<g class="mark"><title>{}</title>"#, titles.join("\n"));
+            for mark in group {
+                let x = self.x(mark.at);
+                let _ = write!(self.svg, r#"<line x1="{x:.1}" x2="{x:.1}" y1="{TOP}" y2="{bottom}"/>"#);
+            }
+            // At the right edge the label would leave the picture.
+            let (at, anchor) = if x > WIDTH - 90.0 { (x - 3.0, "end") } else { (x + 3.0, "start") };
             let _ = write!(
                 self.svg,
-                r#"<g class="mark"><title>{}</title><line x1="{x:.1}" x2="{x:.1}" y1="{TOP}" y2="{bottom}"/><text x="{:.1}" y="{:.1}">{}</text></g>"#,
-                escape(&mark.title),
-                x + 2.0,
+                r#"<text x="{at:.1}" y="{:.1}" text-anchor="{anchor}">{}</text></g>"#,
                 TOP + 10.0 + f64::from(row % 6) * 11.0,
-                escape(&mark.label),
+                escape(&shared_label(group)),
             );
         }
         self.svg.push_str("</svg>");
         self.svg
+    }
+}
+
+/// `t3`, `t3 t4`, or `t0c … t6`.
+fn shared_label(group: &[Mark]) -> String {
+    match group {
+        [] => String::new(),
+        [one] => one.label.clone(),
+        [one, two] => format!("{} {}", one.label, two.label),
+        [first, .., last] => format!("{} … {}", first.label, last.label),
     }
 }
 

@@ -147,12 +147,30 @@ fn objectives(results: &Results) -> String {
                 escape(&o.name),
                 format!("{} {unit}", number(o.asked)),
                 o.measured.map_or("not measured".to_owned(), |m| format!("{} {unit}", precise(m))),
-                format!("± {} {unit}", precise(o.error)),
+                if o.measured.is_none() {
+                    "–".to_owned()
+                } else if o.error > 0.0 {
+                    format!("± {} {unit}", precise(o.error))
+                } else {
+                    "exact".to_owned()
+                },
                 met(o).to_owned(),
             ]
         })
         .collect();
     format!("<h2>Objectives</h2>{}", table(&["objective", "asked", "measured", "error bound", ""], &rows))
+}
+
+/// The time of an RFC 3339 instant to the millisecond; the date stands in the page's head.
+fn time_of_day(instant: &str) -> &str {
+    let time = instant.split_once('T').map_or(instant, |(_, time)| time);
+    let end = time.char_indices().nth(12).map_or(time.trim_end_matches('Z').len(), |(at, _)| at);
+    &time[..end]
+}
+
+/// An error bound in its own unit.
+fn error_bound(seconds: f64) -> String {
+    if seconds < 0.001 { "under 1 ms".to_owned() } else { format!("{} ms", number(seconds * 1e3)) }
 }
 
 /// Enough digits for milliseconds.
@@ -343,11 +361,15 @@ fn timeline(results: &Results) -> String {
             vec![
                 format!("<b>{}</b>", label(p.point)),
                 meaning(p.point).to_owned(),
-                format!("{:+.3} s", p.offset),
-                format!("± {} s", precise(p.error)),
+                format!("<span class=\"nowrap\">{:+.3} s</span>", p.offset),
+                format!("<span class=\"nowrap\">± {}</span>", error_bound(p.error)),
                 escape(&p.observer),
                 escape(&p.note),
-                format!("<span class=\"soft\">{}</span>", escape(&p.time)),
+                format!(
+                    "<span class=\"soft nowrap\" title=\"{}\">{}</span>",
+                    escape(&p.time),
+                    escape(time_of_day(&p.time))
+                ),
             ]
         })
         .collect();
