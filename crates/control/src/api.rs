@@ -205,7 +205,7 @@ pub struct Certificate {
     pub not_after: Stamp,
 }
 
-/// Whom the mesh trusts.
+/// Whom proxies trust in traffic: what is in force of the file `ca/trust.pem`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trust {
@@ -458,6 +458,16 @@ pub enum ControlEvent {
         proxy: String,
         /// How many.
         count: u64,
+    },
+    /// A new trust bundle of traffic is in force.
+    TrustApplied {
+        /// Number of roots in it.
+        roots: u64,
+    },
+    /// The trust bundle's file changed to something that cannot be used; the old bundle stays in force.
+    TrustRefused {
+        /// Why.
+        reason: String,
     },
     /// A certificate was signed.
     CertificateIssued {

@@ -90,7 +90,7 @@ impl Authority {
         Ok(Self { issuer, roots, clock })
     }
 
-    /// The trust bundle, PEM.
+    /// The root, PEM: what proxies trust the control plane by, and what the trust bundle of traffic begins as.
     pub fn roots(&self) -> &str {
         &self.roots
     }

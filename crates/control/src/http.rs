@@ -161,9 +161,9 @@ async fn certificate(
 }
 
 async fn trust(State(api): Shared) -> Answer<Trust> {
-    let config = api.mesh.state().config.clone().ok_or_else(|| missing("no manifests were applied yet"))?;
-    let roots = api.mesh.authority.roots().to_owned();
-    Ok(Json(Trust { trust_domain: config.mesh.trust_domain.clone(), roots }))
+    let state = api.mesh.state();
+    let config = state.config.as_ref().ok_or_else(|| missing("no manifests were applied yet"))?;
+    Ok(Json(Trust { trust_domain: config.mesh.trust_domain.clone(), roots: state.trust.clone() }))
 }
 
 async fn report_proxies(State(api): Shared) -> Json<Vec<ProxyReport>> {

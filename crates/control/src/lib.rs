@@ -21,6 +21,7 @@ mod secret;
 pub mod store;
 #[cfg(test)]
 mod testing;
+mod trust;
 
 pub use run::{Options, RunError, run};
 pub use secret::join_token;

@@ -18,7 +18,7 @@ use crate::{
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
-    secret,
+    secret, trust,
 };
 
 /// Bound on ending calls and streams after the request to stop.
@@ -95,6 +95,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh.publish_all();
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
     parts.spawn(proxies::collect(mesh.clone()));
+    parts.spawn(trust::follow(mesh.clone()));
     parts.spawn({
         let mesh = mesh.clone();
         async move { mesh.lapse_leases().await }

@@ -33,6 +33,7 @@ use crate::{
     overlays::{Refusal, Table},
     secret::JoinKey,
     store::{Store, StoreError},
+    trust::TrustFile,
 };
 
 /// Routing controls of one plan that were set durably.
@@ -44,6 +45,7 @@ pub(crate) struct Mesh {
     pub(crate) log: Log,
     pub(crate) store: Store,
     pub(crate) authority: Authority,
+    pub(crate) trust_file: TrustFile,
     pub(crate) ads: Server,
     join: JoinKey,
     state: Mutex<State>,
@@ -62,6 +64,8 @@ pub(crate) struct State {
     pub(crate) placements: Placements,
     pub(crate) table: Table,
     pub(crate) views: Views,
+    /// Trust bundle of traffic, PEM.
+    pub(crate) trust: String,
     switches: BTreeMap<PlanName, PlanSwitches>,
     published: BTreeMap<String, Arc<Snapshot>>,
 }
@@ -98,9 +102,10 @@ impl Mesh {
     ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let store = Store::open(&state_dir.join("control.db")).await?;
         let authority = Authority::open(state_dir, clock)?;
+        let (trust_file, trust) = TrustFile::open(state_dir, authority.roots())?;
         let join = JoinKey::open(state_dir)?;
         let log = Log::new(clock)?;
-        let mut state = State { placements: store.placements().await?, ..State::default() };
+        let mut state = State { placements: store.placements().await?, trust, ..State::default() };
         if let Some(revision) = store.latest().await? {
             match model::parse(&sources(&revision.files)) {
                 Ok(parsed) => state.config = Some(Arc::new(parsed.config)),
@@ -124,6 +129,7 @@ impl Mesh {
                 log,
                 store,
                 authority,
+                trust_file,
                 ads,
                 join,
                 state: Mutex::new(state),
@@ -213,6 +219,13 @@ impl Mesh {
         Ok(())
     }
 
+    /// Publishes another trust bundle.
+    pub(crate) fn trust(&self, bundle: String) {
+        let mut state = self.state();
+        state.trust = bundle;
+        self.publish(&mut state);
+    }
+
     /// Publishes what is in force; at the start.
     pub(crate) fn publish_all(&self) {
         self.publish(&mut self.state());
@@ -224,7 +237,7 @@ impl Mesh {
         let switches: Switches =
             state.switches.values().flatten().map(|(s, r, to)| ((s.clone(), r.clone()), *to)).collect();
         let version = format!("r{}", state.revision);
-        for (proxy, compiled) in compile::compile(&config, &state.placements, &switches, self.authority.roots()) {
+        for (proxy, compiled) in compile::compile(&config, &state.placements, &switches, &state.trust) {
             let published = compiled.map(Arc::new).map_err(|e| e.reason).and_then(|snapshot| {
                 self.ads.publish(&proxy, &version, snapshot.clone()).map_err(|e| e.to_string()).map(|_| snapshot)
             });

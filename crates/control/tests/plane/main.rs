@@ -160,7 +160,7 @@ async fn overlays_are_pushed_renewed_and_taken_back() {
     let state = tempfile::tempdir().unwrap();
     let plane = Plane::shop(state.path()).await;
     let client = &plane.client;
-    let mut edge = Proxy::connect(state.path(), client, "edge").await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
     edge.regions("web", &["east", "west"]).await;
     client.take_lease("d", &lease(2500, None)).await.unwrap();
     client.lay_overlay("d", "o", &harmless()).await.unwrap();
@@ -183,7 +183,7 @@ async fn overlays_are_pushed_renewed_and_taken_back() {
     // A proxy that comes back while the lease holds gets it, too.
     drop(edge);
     client.heartbeat("d").await.unwrap();
-    let mut edge = Proxy::connect(state.path(), client, "edge").await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
     edge.overlays(&["d/p"]).await;
     client.release_lease("d").await.unwrap();
     edge.overlays(&[]).await;
@@ -206,7 +206,7 @@ async fn a_proxy_joins_with_its_own_token_only() {
     for (name, token, why) in
         [("edge", foreign.as_str(), "token"), ("edge", "", "token"), ("nobody", &unplaced, "not placed")]
     {
-        let mut proxy = Proxy::connect_with(state.path(), &plane.client, name, token).await;
+        let mut proxy = Proxy::connect_with(state.path(), name, token).await;
         let reason = proxy
             .wait_for(|update| match update {
                 Update::Lost { reason } => Some(reason),
@@ -281,6 +281,48 @@ async fn certificates_are_for_placed_proxies_that_prove_themselves() {
     plane.stop().await;
 }
 
+#[tokio::test]
+async fn traffic_trusts_the_bundles_file_and_the_control_plane_stays_reachable() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::shop(state.path()).await;
+    let roots = |wanted: String| {
+        move |update| match update {
+            Update::Snapshot { snapshot, .. } => (snapshot.trust.first()?.roots == wanted).then_some(()),
+            _ => None,
+        }
+    };
+    let (file, root) = (state.path().join("ca/trust.pem"), state.path().join("ca/root.pem"));
+    let own = std::fs::read_to_string(&root).unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), own);
+    let mut edge = Proxy::connect(state.path(), "edge").await;
+    edge.wait_for(roots(own.clone())).await;
+
+    std::fs::write(&file, "no bundle").unwrap();
+    let (after, refused) = plane.wait_for(0, |e| matches!(e, ControlEvent::TrustRefused { .. })).await;
+    assert!(matches!(&refused, ControlEvent::TrustRefused { reason } if reason.contains("trust.pem")), "{refused:?}");
+    assert_eq!(plane.client.trust().await.unwrap().roots, own);
+
+    let stranger = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let other = params.self_signed(&stranger).unwrap().pem();
+    std::fs::write(&file, &other).unwrap();
+    edge.wait_for(roots(other.clone())).await;
+    plane.wait_for(after, |e| matches!(e, ControlEvent::TrustApplied { roots: 1 })).await;
+    assert_eq!(plane.client.trust().await.unwrap().roots, other);
+    // Certificates go on to be answered with the authority's own root, and new streams come about by it.
+    let mut late = Proxy::connect(state.path(), "web-east-0").await;
+    late.wait_for(roots(other.clone())).await;
+    plane.stop().await;
+
+    let plane = Plane::start(state.path()).await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
+    edge.wait_for(roots(other)).await;
+    std::fs::write(&file, &own).unwrap();
+    edge.wait_for(roots(own)).await;
+    plane.stop().await;
+}
+
 async fn recovery(plane: &Plane) -> control::api::RecoveryReport {
     plane.client.recovery().await.unwrap().remove(0)
 }
@@ -289,7 +331,7 @@ async fn recovery(plane: &Plane) -> control::api::RecoveryReport {
 async fn a_real_failover_is_in_the_snapshots_and_survives_a_kill() {
     let state = tempfile::tempdir().unwrap();
     let plane = Plane::shop(state.path()).await;
-    let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
     edge.regions("web", &["east", "west"]).await;
     assert_eq!(recovery(&plane).await.state, RecoveryState::Normal);
     assert_eq!(status(plane.client.failback("web-west", "why").await), 409);
@@ -307,7 +349,7 @@ async fn a_real_failover_is_in_the_snapshots_and_survives_a_kill() {
 
     let plane = Plane::start(state.path()).await;
     assert_eq!(recovery(&plane).await.state, RecoveryState::FailedOver);
-    let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
     edge.regions("web", &["west"]).await;
     // Nobody sees the primary, so failback waits.
     plane.client.failback("web-west", "mended").await.unwrap();
@@ -320,7 +362,7 @@ async fn a_failover_under_a_lease_ends_with_it() {
     for lapse in [false, true] {
         let state = tempfile::tempdir().unwrap();
         let plane = Plane::shop(state.path()).await;
-        let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+        let mut edge = Proxy::connect(state.path(), "edge").await;
         edge.regions("web", &["east", "west"]).await;
         plane.client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap();
         plane.client.failover("web-west", "drill").await.unwrap();
@@ -353,7 +395,7 @@ async fn a_killed_control_plane_leaves_nothing_of_a_drill_but_its_undo() {
     plane.wait_for(0, undone).await;
     assert_eq!(recovery(&plane).await.state, RecoveryState::Normal);
     assert!(plane.client.leases().await.unwrap().is_empty());
-    let mut edge = Proxy::connect(state.path(), &plane.client, "edge").await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
     edge.regions("web", &["east", "west"]).await;
     plane.stop().await;
 }

@@ -156,17 +156,15 @@ pub fn placements() -> Placements {
 pub struct Proxy(mpsc::Receiver<Update>);
 
 impl Proxy {
-    pub async fn connect(state: &Path, client: &Client, name: &str) -> Self {
+    pub async fn connect(state: &Path, name: &str) -> Self {
         let token = join_token(state, name).unwrap();
-        Self::connect_with(state, client, name, &token).await
+        Self::connect_with(state, name, &token).await
     }
 
-    pub async fn connect_with(state: &Path, client: &Client, name: &str, token: &str) -> Self {
+    pub async fn connect_with(state: &Path, name: &str, token: &str) -> Self {
         let mut roots = RootCertStore::empty();
-        let trust = client.trust().await.unwrap();
-        for root in CertificateDer::pem_slice_iter(trust.roots.as_bytes()) {
-            roots.add(root.unwrap()).unwrap();
-        }
+        // What a proxy is told with its certificate; not the bundle of traffic.
+        roots.add(CertificateDer::from_pem_file(state.join("ca/root.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
