@@ -44,12 +44,8 @@ pub async fn run(
     bound: Duration,
 ) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or_else(|| "the command is empty".to_owned())?;
-    let own = if program == "firedrill" { std::env::current_exe().ok() } else { None };
-    let mut prepared = match own {
-        Some(path) => Command::new(path),
-        None => Command::new(program),
-    };
-    prepared.args(arguments).envs(environment).process_group(0);
+    let mut prepared = Command::new(model::program(program));
+    prepared.arg0(program).args(arguments).envs(environment).process_group(0);
     prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = prepared.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));

@@ -19,6 +19,15 @@ pub mod schema;
 mod tree;
 pub mod unit;
 
+/// The program file of a manifest's command by its first word: `firedrill` is the running binary, whatever it is called
+/// and wherever it is installed; anything else is itself.
+///
+/// The path is a Linux one that leads to the very file that runs, also after another one was installed in its place.
+/// Who uses it should leave the word as argv[0], which people see in lists of processes.
+pub fn program(word: &str) -> &str {
+    if word == "firedrill" { "/proc/self/exe" } else { word }
+}
+
 pub use print::{canonical, canonical_drill, canonical_text};
 pub use problem::{Problem, Severity, Source};
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
@@ -38,13 +37,9 @@ pub(super) async fn run(
     timeout: Duration,
 ) -> Result<String, String> {
     let (program, arguments) = argv.split_first().ok_or("the command is empty")?;
-    let program = if program == "firedrill" {
-        std::env::current_exe().map_err(|e| format!("this program's file cannot be found: {e}"))?
-    } else {
-        PathBuf::from(program)
-    };
-    let mut command = Command::new(&program);
+    let mut command = Command::new(model::program(program));
     command
+        .arg0(program)
         .args(arguments)
         .envs(environment)
         .stdin(Stdio::null())
@@ -53,7 +48,7 @@ pub(super) async fn run(
         .process_group(0)
         .kill_on_drop(true);
     die_with_parent(&mut command);
-    let mut child = command.spawn().map_err(|e| format!("{} cannot be started: {e}", program.display()))?;
+    let mut child = command.spawn().map_err(|e| format!("{program} cannot be started: {e}"))?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let _group = Group(group);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

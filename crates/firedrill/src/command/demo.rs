@@ -143,10 +143,10 @@ fn first_line(config: &Config, running: &Running, listen: SocketAddr) -> String 
 /// The drill engine is a process of its own, as it is in real life: it can die without the mesh.
 fn engine(args: &Args, terminal: &Terminal) -> Result<Child, Failure> {
     let cannot = |e: io::Error| Failure::internal(format!("cannot start the drill engine: {}", reason(&e)));
-    let binary = std::env::current_exe().map_err(cannot)?;
-    let mut command = Command::new(&binary);
+    let own = "firedrill";
+    let mut command = Command::new(model::program(own));
     // Dies with this process, and gets Ctrl-C only from it: a terminal would send it to both.
-    command.arg("exec").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(&binary);
+    command.arg0(own).arg("exec").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(own);
     command.args(["--color", if terminal.color() { "always" } else { "never" }]);
     command.args(["drill", "run", DRILL, "--yes"]);
     command.arg("-f").arg(args.out.join("mesh")).arg("--state").arg(args.out.join("state")).arg("--out").arg(&args.out);

@@ -35,6 +35,7 @@ pub fn run(args: &Args) -> miette::Result<ExitCode> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(miette::miette!("no command given"));
     };
-    let error = Command::new(program).args(arguments).exec();
+    let file = program.to_str().map_or(program.as_os_str(), |word| model::program(word).as_ref());
+    let error = Command::new(file).arg0(program).args(arguments).exec();
     Err(miette::miette!("cannot start `{}`: {error}", program.display()))
 }

@@ -28,6 +28,9 @@ pub struct Recipe {
     pub log: PathBuf,
 }
 
+/// What this very binary is called in a command.
+const OWN: &str = "firedrill";
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The parent-death signal is sent when the *thread* that started the child ends, so children are started by one that
@@ -43,10 +46,9 @@ fn lasting_thread() -> io::Result<&'static mpsc::Sender<Job>> {
     Ok(JOBS.get_or_init(|| sender))
 }
 
-/// Starts children, and knows the binary they are started through.
+/// Starts children.
 #[derive(Debug)]
 pub struct Spawner {
-    binary: PathBuf,
     guard: Mutex<Option<std::process::Child>>,
 }
 
@@ -57,15 +59,15 @@ impl Spawner {
     /// When the guard cannot be started.
     pub fn new() -> io::Result<Self> {
         use std::os::unix::process::CommandExt;
-        let binary = std::env::current_exe()?;
         // No parent-death signal for this one: it acts when the parent is dead.
-        let guard = std::process::Command::new(&binary)
+        let guard = std::process::Command::new(model::program(OWN))
+            .arg0(OWN)
             .arg("guard")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()?;
-        Ok(Self { binary, guard: Mutex::new(Some(guard)) })
+        Ok(Self { guard: Mutex::new(Some(guard)) })
     }
 
     /// Starts a child in a process group of its own; its id is also the group's.
@@ -74,16 +76,8 @@ impl Spawner {
     /// When there is no program, or no more processes.
     pub async fn spawn(&self, recipe: &Recipe) -> io::Result<(Child, Pid)> {
         let (reader, writer) = io::pipe()?;
-        let mut command = Command::new(&self.binary);
-        command.args(["exec", "--parent", &std::process::id().to_string(), "--"]);
-        for (at, argument) in recipe.argv.iter().enumerate() {
-            // In manifests, `firedrill` is this very binary, wherever it is installed.
-            if at == 0 && argument == "firedrill" {
-                command.arg(&self.binary);
-            } else {
-                command.arg(argument);
-            }
-        }
+        let mut command = Command::new(model::program(OWN));
+        command.arg0(OWN).args(["exec", "--parent", &std::process::id().to_string(), "--"]).args(&recipe.argv);
         command.envs(&recipe.environment).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         command.process_group(0);
         let log = LogFile::open(&recipe.log)?;
