@@ -197,6 +197,7 @@ impl<T: Target> Conductor<T> {
     }
 
     async fn ending_changed(&mut self) {
+        self.show_points();
         match self.life.ending().clone() {
             Ending::Completed => {}
             Ending::Refused { reasons } => {
@@ -234,7 +235,6 @@ impl<T: Target> Conductor<T> {
             } else {
                 self.events_dropped += 1;
             }
-            self.show_points();
             if let Some(input) = input {
                 self.feed(input).await;
             }
@@ -330,13 +330,14 @@ impl<T: Target> Conductor<T> {
     /// Shows what follows from the samples so far; at the hold's end also that it has not recovered.
     fn live_measure(&mut self, last: bool) {
         if self.recovered {
+            self.show_points();
             return;
         }
         let results = measure(&self.attempt(Ending::Completed, Vec::new()));
         let zero = self.context.facts().timeline.get(Point::T0c).map(|point| point.time);
+        // Observed and derived ones together, so that they read in the order in which they happened.
         for point in &results.timeline {
-            let derived = matches!(point.point, Point::T1 | Point::T6 | Point::T7);
-            if derived && zero.is_some() && self.shown.insert(point.point) {
+            if zero.is_some() && self.shown.insert(point.point) {
                 let (observer, note) = (point.observer.clone(), point.note.clone());
                 self.context.show(Progress::Point { point: point.point, offset: point.offset, observer, note });
             }
@@ -366,6 +367,7 @@ impl<T: Target> Conductor<T> {
         self.life.start().is_some_and(|start| self.context.clock.now() - start > sustain)
     }
 
+    /// Shows the points that were observed and not shown yet.
     fn show_points(&mut self) {
         let points = self.context.facts().timeline.points();
         let Some(zero) = points.iter().find(|p| p.point == Point::T0c).map(|p| p.time) else { return };
@@ -390,13 +392,17 @@ impl<T: Target> Conductor<T> {
         }
         let phase = if self.loss_shown == 0 { "recovered" } else { "failedBack" };
         self.loss_shown = readbacks;
-        if let Some(loss) = measure(&attempt).measured.loss {
+        let measured = measure(&attempt).measured;
+        if let Some(loss) = measured.loss {
+            // What the fault had cost was said before: this is what the way back cost.
+            let back = measured.failback.filter(|_| phase == "failedBack");
+            let (lost, seconds) = back.map_or((loss.lost, loss.seconds), |back| (back.lost, back.lost_seconds));
             self.context.show(Progress::Loss {
                 phase,
                 acknowledged: loss.acknowledged,
-                lost: loss.lost,
+                lost,
                 indeterminate: loss.indeterminate,
-                seconds: loss.seconds,
+                seconds,
                 objective: self.context.plan.objectives.data_loss.map(|d| d.as_secs_f64()),
             });
         }

@@ -96,7 +96,10 @@ fn hidden_dependencies(facts: &Facts<'_>) -> Vec<Finding> {
 fn residue(facts: &Facts<'_>) -> Option<Finding> {
     (!facts.residue.is_empty()).then(|| Finding {
         severity: Severity::High,
-        title: format!("{} proxies are not as before the drill", facts.residue.len()),
+        title: match facts.residue.len() {
+            1 => "1 proxy is not as before the drill".to_owned(),
+            number => format!("{number} proxies are not as before the drill"),
+        },
         detail: format!("Their configuration differs, or they do not answer: {}.", facts.residue.join(", ")),
         fix: "Compare their configuration with the control plane's revision, and restart what does not answer."
             .to_owned(),

@@ -1,7 +1,10 @@
 //! What aborts a drill, decided from what probes have seen.
 
 use evidence::record::{Nanos, Outcome};
-use model::config::{Guard, GuardCondition};
+use model::{
+    config::{Guard, GuardCondition},
+    unit::print_duration,
+};
 
 use crate::{
     clock::{duration, nanos},
@@ -11,8 +14,12 @@ use crate::{
 /// A guard in words: `balance successRate < 50 % over 5 s`.
 pub fn describe(guard: &Guard) -> String {
     let condition = match &guard.condition {
-        GuardCondition::SuccessRateBelow { percent, over } => format!("successRate < {} % over {over:?}", percent.0),
-        GuardCondition::LatencyP99Above { latency, over } => format!("latencyP99 > {latency:?} over {over:?}"),
+        GuardCondition::SuccessRateBelow { percent, over } => {
+            format!("successRate < {percent} over {}", print_duration(*over))
+        }
+        GuardCondition::LatencyP99Above { latency, over } => {
+            format!("latencyP99 > {} over {}", print_duration(*latency), print_duration(*over))
+        }
         GuardCondition::IndeterminateAbove { count } => format!("indeterminate > {count}"),
     };
     format!("{} {condition}", guard.probe)

@@ -101,7 +101,7 @@ impl Timeline {
     fn first_fault(&mut self) {
         let first = self.faults.iter().filter_map(|id| self.applied.get(id)).map(|a| a.first.clone()).min();
         if let Some((time, source)) = first {
-            self.effective(time, 0, &source, "fault applied");
+            self.effective(time, 0, &source, "the first proxy applied it");
         }
     }
 
@@ -111,7 +111,7 @@ impl Timeline {
             && !self.frozen
         {
             self.points.remove(&Point::T5);
-            self.set(Point::T5, time, 0, &source, "last proxy outside the lost region has the shift");
+            self.set(Point::T5, time, 0, &source, "the last proxy outside the lost region has it");
         }
     }
 

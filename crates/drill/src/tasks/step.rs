@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use evidence::record::Point;
-use model::config::{LoseHow, ScenarioAction};
+use model::{
+    config::{FaultAction, FaultStep, LoseHow, ScenarioAction},
+    unit::print_duration,
+};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -31,8 +34,30 @@ pub fn title(action: &ScenarioAction) -> String {
             None => format!("fault on {}", fault.service),
         },
         ScenarioAction::Run { name, .. } => name.clone(),
-        ScenarioAction::Wait { duration } => format!("wait {duration:?}"),
+        ScenarioAction::Wait { duration } => format!("wait {}", print_duration(*duration)),
     }
+}
+
+/// What is taken back when a step is undone.
+fn undone(action: &ScenarioAction) -> String {
+    match action {
+        ScenarioAction::Lose { region, .. } => format!("loss of {region}"),
+        other => title(other),
+    }
+}
+
+/// What the proxies do to requests.
+fn harm(fault: &FaultStep) -> String {
+    let effect = match &fault.action {
+        FaultAction::Delay(delay) => format!("{} later", print_duration(*delay)),
+        FaultAction::Abort(status) => format!("status {status}"),
+        FaultAction::Refuse => "connection refused".to_owned(),
+        FaultAction::Reset => "connection reset".to_owned(),
+        FaultAction::Blackhole => "no answer".to_owned(),
+    };
+    let method = fault.method.as_ref().map_or_else(|| "requests".to_owned(), |method| format!("{method} requests"));
+    let path = fault.path.as_ref().map_or_else(String::new, |path| format!(" under {path}"));
+    format!("{effect} for {} of {method}{path}", fault.percent)
 }
 
 fn intent<T: Target>(context: &Context<T>, index: usize, action: &ScenarioAction) -> (Value, Option<Owed>) {
@@ -118,7 +143,7 @@ async fn effect<T: Target>(
             let laid = timeout(PATIENCE, laid).await.map_err(|_| "no answer".to_owned())?;
             let overlays = laid.map_err(|error| error.to_string())?;
             context.facts().timeline.faults(&overlays);
-            Ok(format!("{} overlays", overlays.len()))
+            Ok(harm(fault))
         }
         ScenarioAction::Run { command: argv, timeout, .. } => {
             commanded(context, title);
@@ -140,15 +165,14 @@ fn lose_seen<T: Target>(context: &Context<T>, lost: &Lost, how: LoseHow, title: 
         let time = context.on_clock(stamp);
         facts.timeline.effective(time, 0, "supervisor", title);
     }
-    let what = match how {
-        LoseHow::Kill => "SIGKILL to",
-        LoseHow::Pause => "SIGSTOP to",
-        LoseHow::Partition => "cut off:",
-    };
     let count = |n: usize, noun: &str, plural: &str| format!("{n} {}", if n == 1 { noun } else { plural });
     let workloads = count(lost.workloads, "workload", "workloads");
     let proxies = count(lost.proxies, "proxy", "proxies");
-    format!("{what} {workloads}, {proxies}")
+    match how {
+        LoseHow::Kill => format!("SIGKILL to {workloads}, {proxies}"),
+        LoseHow::Pause => format!("SIGSTOP to {workloads}, {proxies}"),
+        LoseHow::Partition => format!("cut off by {proxies}"),
+    }
 }
 
 /// Takes a step back.
@@ -156,7 +180,7 @@ pub async fn undo<T: Target>(context: Arc<Context<T>>, index: usize) -> Input {
     let Some(step) = context.drill.scenario.get(index).cloned() else {
         return Input::StepUndone(index, Err("there is no such step".to_owned()));
     };
-    let title = title(&step.action);
+    let title = undone(&step.action);
     let result = match &step.action {
         ScenarioAction::Wait { .. } => Ok(()),
         ScenarioAction::Lose { .. } | ScenarioAction::Fault(_) => {

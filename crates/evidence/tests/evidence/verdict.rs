@@ -124,12 +124,7 @@ fn loss_of_the_failback_is_apart() {
 
 #[test]
 fn writes_lost_after_recovery_fail() {
-    check(
-        "after",
-        &drilled(2 * S, 900..905),
-        Verdict::Failed,
-        "5 writes acknowledged after recovery are lost",
-    );
+    check("after", &drilled(2 * S, 900..905), Verdict::Failed, "5 writes acknowledged after recovery are lost");
 }
 
 #[test]
