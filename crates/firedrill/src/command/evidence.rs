@@ -138,7 +138,7 @@ fn print(report: &Report, path: &Path, terminal: &Terminal) {
         terminal.line(format_args!("{verdict}   {what}: {} failed", count(failed, "check")));
         return;
     }
-    let sealed = report.verdict.map(|verdict| format!(", verdict {verdict:?}").to_lowercase()).unwrap_or_default();
+    let sealed = report.verdict.map(|verdict| format!(", verdict {verdict}")).unwrap_or_default();
     let rest = if open > 0 { format!("   ({open} not checked, see –)") } else { String::new() };
     terminal.line(format_args!("{}   {what}{sealed}{rest}", terminal.paint(Tone::Good, "VERIFIED")));
 }

@@ -59,6 +59,11 @@ pub fn number(value: u64) -> String {
     out
 }
 
+/// `1 request`, `12 345 requests`.
+pub fn requests(value: u64) -> String {
+    format!("{} request{}", number(value), if value == 1 { "" } else { "s" })
+}
+
 /// `100 %`, `99.95 %`: never rounded up to 100.
 pub fn percent(value: f64) -> String {
     let cut = (value * 100.0).floor() / 100.0;
@@ -118,6 +123,11 @@ mod tests {
         for (value, text) in [(0, "0"), (1998, "1998"), (9999, "9999"), (10_000, "10 000"), (1_234_567, "1 234 567")] {
             assert_eq!(number(value), text);
         }
+    }
+
+    #[test]
+    fn one_request_is_one() {
+        assert_eq!(["0 requests", "1 request", "12 345 requests"], [0, 1, 12_345].map(requests));
     }
 
     #[test]

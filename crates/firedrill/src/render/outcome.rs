@@ -1,13 +1,16 @@
 //! The summary of a sealed attempt: what it measured, what that is worth, and where the proof is.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use evidence::{
     record::{Attempt, Point, Severity, Verdict},
     results::{ObjectiveResult, Results},
 };
 
-use super::figures::{bound, number, offset, percent, seconds, shares, short_digest};
+use super::{
+    figures::{bound, latency, number, offset, percent, requests, seconds, shares, short_digest},
+    progress::as_before,
+};
 use crate::{
     manifests::count,
     terminal::{Terminal, Tone},
@@ -113,7 +116,7 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
             }
             (false, false) => {
                 let offered: u64 = results.probes.iter().filter_map(|p| p.fault.as_ref()).map(|s| s.offered).sum();
-                say("recovered", true, format!("no client-visible outage (0 of {} requests)", number(offered)));
+                say("recovered", true, format!("no client-visible outage (0 of {})", requests(offered)));
             }
         }
     }
@@ -144,7 +147,8 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
     if residue.proxies > 0 {
         let same = residue.unchanged == residue.proxies;
         let label = if same { "no residue" } else { "residue" };
-        say(label, same, format!("{} of {} proxies as before", residue.unchanged, residue.proxies));
+        let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        say(label, same, as_before(number(residue.unchanged), number(residue.proxies)));
     }
 }
 
@@ -166,6 +170,7 @@ fn objective_words(objective: &ObjectiveResult) -> (String, String) {
         return (percent(objective.asked), objective.measured.map_or_else(unseen, percent));
     }
     let with_error = |value: f64| match objective.error > 0.0 {
+        _ if objective.name == "latencyP99" => latency(Duration::from_secs_f64(value.clamp(0.0, 1e9))),
         true => format!("{} ± {}", seconds(value), seconds(objective.error)),
         false => seconds(value),
     };
@@ -187,9 +192,9 @@ fn timeline(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
         };
         lines.push(format!(
             "    {:<4} {:<10} {text}   {}",
-            point_name(point.point),
+            point.point.to_string(),
             offset(point.offset),
-            terminal.paint(Tone::Dim, &point.observer)
+            terminal.paint(Tone::Dim, format!("({})", point.observer))
         ));
     }
 }
@@ -222,23 +227,6 @@ fn probes(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
                 shares(&stretch.regions)
             ));
         }
-    }
-}
-
-fn point_name(point: Point) -> &'static str {
-    match point {
-        Point::T0c => "t0c",
-        Point::T0e => "t0e",
-        Point::T1 => "t1",
-        Point::T2 => "t2",
-        Point::T3 => "t3",
-        Point::T4 => "t4",
-        Point::T5 => "t5",
-        Point::T6 => "t6",
-        Point::T7 => "t7",
-        Point::T8 => "t8",
-        Point::T9 => "t9",
-        Point::T10 => "t10",
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use drill::progress::{Live, ProbeFigures, Progress};
 use evidence::record::Point;
 
-use super::figures::{bound, latency, number, offset, percent, seconds, shares, short_digest};
+use super::figures::{bound, latency, number, offset, percent, requests, seconds, shares, short_digest};
 use crate::{manifests::count, terminal::Tone};
 
 /// Width of the first column.
@@ -65,11 +65,11 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
             let text = if *client_visible {
                 format!("in {} ± {}", seconds(*took), seconds(*error))
             } else {
-                format!("no client-visible outage (0 of {} requests)", number(*offered))
+                format!("no client-visible outage (0 of {})", requests(*offered))
             };
             let met = objective.is_none_or(|objective| *took <= objective);
             let text = if *client_visible {
-                format!("{text}, {} of {} requests failed", number(*failed), number(*offered))
+                format!("{text}, {} of {} failed", number(*failed), requests(*offered))
             } else {
                 text
             };
@@ -84,7 +84,7 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
             if *lost > 0 {
                 text.push_str(&format!(", {}", seconds(*age)));
             }
-            if *indeterminate > 0 {
+            if *indeterminate > 0 && *phase == "recovered" {
                 text.push_str(&format!(" ({} never acknowledged)", number(*indeterminate)));
             }
             let met = *lost == 0 || objective.is_some_and(|objective| *age <= objective);
@@ -100,9 +100,9 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
         }
         Progress::Residue { proxies, unchanged, differing } => {
             if differing.is_empty() {
-                return vec![good("no residue", &format!("{unchanged} of {proxies} proxies as before"), paint)];
+                return vec![good("no residue", &as_before(*unchanged, *proxies), paint)];
             }
-            let text = format!("{unchanged} of {proxies} proxies as before; not: {}", differing.join(", "));
+            let text = format!("{}; not: {}", as_before(*unchanged, *proxies), differing.join(", "));
             vec![bad("residue", &text, paint)]
         }
         Progress::Aborting { reason } => vec![format!(
@@ -206,6 +206,11 @@ fn undone(title: &str, result: &Result<(), String>, at: f64, paint: &Paint<'_>) 
         }
         Err(reason) => bad("not undone", &format!("{title}: {reason}"), paint),
     }
+}
+
+/// `11 of 11 proxies as before`, `1 of 1 proxy as before`.
+pub fn as_before(unchanged: usize, proxies: usize) -> String {
+    format!("{unchanged} of {} as before", crate::manifests::proxies(proxies))
 }
 
 /// What a point of the timeline says to a person; `None` for those that another line tells already.
