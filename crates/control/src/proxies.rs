@@ -14,6 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::task::{AbortHandle, JoinSet};
 use xds::{
     event::{Event, EventKind},
+    node::NodeInfo,
     status::ProxyStatus,
 };
 
@@ -85,9 +86,6 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
             let mut wanted_overlays: Vec<String> =
                 wanted.map(|(_, overlays)| overlays.into_iter().map(|o| o.id).collect()).unwrap_or_default();
             wanted_overlays.sort();
-            let acknowledged = ads.published.is_some()
-                && ads.nack.is_none()
-                && ads.acked.values().any(|v| Some(v) == ads.published.as_ref());
             let (region, service, gateway) = match placement.role {
                 Role::Sidecar { region, service, .. } => (Some(region), Some(service), None),
                 Role::Gateway { gateway, .. } => (None, None, Some(gateway)),
@@ -95,11 +93,12 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
             let (status, error, foreign) = match status {
                 Ok(status) => (Some(status), None, false),
                 Err(AdminError::Silent(reason)) => (None, Some(reason), false),
-                Err(AdminError::Foreign(reason)) => (None, Some(reason), true),
+                Err(AdminError::Foreign(reason)) => (None, Some(foreign(ads.node.as_ref(), &reason)), true),
             };
             let in_sync = match &status {
                 Some(status) => Some(&status.digest) == wanted_digest.as_ref(),
-                None => foreign && ads.connected && acknowledged,
+                // It takes no overlays, so one that it should have is one that it lacks.
+                None => foreign && ads.connected && ads.settled && ads.nack.is_none() && wanted_overlays.is_empty(),
             };
             ProxyReport {
                 name: placement.proxy,
@@ -121,6 +120,17 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
         .collect();
     reports.sort_by(|a, b| a.name.cmp(&b.name));
     reports
+}
+
+/// Why a proxy that is up says nothing of itself.
+fn foreign(node: Option<&NodeInfo>, reason: &str) -> String {
+    match node.map(|node| node.agent.as_str()).filter(|agent| !agent.is_empty() && !agent.starts_with("firedrill")) {
+        Some(agent) => format!(
+            "it is {agent}, not a Firedrill proxy: it tells neither its configuration's digest nor events, and takes \
+             no faults and no routing controls"
+        ),
+        None => reason.to_owned(),
+    }
 }
 
 /// Follows the events of every placed proxy, for ever.

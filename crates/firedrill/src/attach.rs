@@ -1,6 +1,6 @@
 //! The mesh that a drill runs on: the one that runs in the state folder, or one that is started for it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use control::{
     api::{ProxyReport, RecoveryReport},
@@ -85,7 +85,7 @@ pub async fn start(
     let (sender, mut receiver) = mpsc::channel(64);
     // What does not fit is not shown: a slow terminal must not hold up the mesh.
     let sink = Arc::new(move |progress| drop(sender.try_send(progress)));
-    let options = Options { sources, config, state: state.to_owned(), patience: PATIENCE };
+    let options = Options { sources, config, state: state.to_owned(), patience: PATIENCE, without: BTreeSet::new() };
     let starting = supervisor::start(options, sink);
     tokio::pin!(starting);
     loop {
@@ -162,13 +162,14 @@ async fn same_config(config: &Config, control: &Control, state: &Path) -> Result
 
 fn start_failed(error: StartError) -> Failure {
     let exit = match error {
-        StartError::Busy { .. } => Exit::Usage,
+        StartError::Busy { .. } | StartError::NoProxy { .. } => Exit::Usage,
         _ => Exit::Internal,
     };
     let help = match &error {
         StartError::Busy { state, .. } => {
             format!("stop it, or name another state folder with `--state DIR` (this one is {})", state.display())
         }
+        StartError::NoProxy { .. } => "name one of these".to_owned(),
         StartError::Machine { .. } => "if an address is taken, stop what listens there, or change `listen`".to_owned(),
         StartError::NotReady { log, .. } => format!("the whole log is in {}", log.display()),
         StartError::Control(_) => "`firedrill check` tells whether the manifests are valid".to_owned(),

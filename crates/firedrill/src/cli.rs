@@ -72,6 +72,8 @@ enum Command {
     Control(command::control::Args),
     /// Run one proxy: a sidecar or a gateway (`up` starts them by itself)
     Proxy(command::proxy::Args),
+    /// Write what a stock Envoy needs to be a proxy of the running mesh
+    Render(command::render::Args),
     /// Run a workload of the sample bank, or promote its ledger
     Sample(command::sample::Args),
     /// Print the completion script of a shell
@@ -120,6 +122,7 @@ impl Cli {
             Command::Events(args) => command::events::run(&args, terminal),
             Command::Control(args) => command::control::run(args),
             Command::Proxy(args) => command::proxy::run(args),
+            Command::Render(args) => command::render::run(&args, terminal),
             Command::Sample(args) => command::sample::run(args),
             Command::Completion(args) => command::completion::run(&args, terminal),
             Command::Exec(args) => command::exec::run(&args),

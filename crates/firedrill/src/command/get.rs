@@ -103,8 +103,9 @@ fn proxy_row(proxy: &ProxyReport) -> Vec<Cell> {
     let connected = if proxy.connected { Cell::from("connected") } else { Cell::toned(Tone::Bad, "lost") };
     let sync = match (&proxy.nack, &proxy.error, proxy.in_sync) {
         (Some(nack), ..) => Cell::toned(Tone::Bad, format!("refused: {}", nack.detail)),
-        (None, Some(error), _) => Cell::toned(Tone::Bad, error.clone()),
-        (None, None, true) => Cell::toned(Tone::Good, "in sync"),
+        // A proxy that is not ours tells no status, and is in sync all the same.
+        (None, _, true) => Cell::toned(Tone::Good, "in sync"),
+        (None, Some(error), false) => Cell::toned(Tone::Bad, error.clone()),
         (None, None, false) => Cell::toned(Tone::Warn, "behind"),
     };
     let status = proxy.status.as_ref();
@@ -206,6 +207,7 @@ fn endpoint_cells(row: &EndpointRow) -> Vec<Cell> {
         Some(ProcessState::Paused) => Cell::toned(Tone::Bad, "paused by a drill"),
         Some(ProcessState::CrashLoop) => Cell::toned(Tone::Bad, "dies again and again"),
         Some(ProcessState::Stopped) => Cell::from("stopped"),
+        Some(ProcessState::External) => Cell::from("not started here"),
     };
     let healthy = format!("{} of {}", row.healthy_at, row.seen_by);
     let healthy = match row.healthy_at == row.seen_by {

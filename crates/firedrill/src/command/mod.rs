@@ -12,6 +12,7 @@ pub mod get;
 pub mod guard;
 pub mod init;
 pub mod proxy;
+pub mod render;
 pub mod sample;
 pub mod schema;
 pub mod up;

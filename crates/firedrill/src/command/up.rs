@@ -6,12 +6,12 @@ use miette::IntoDiagnostic;
 
 use crate::{
     cli::{Format, State},
-    failure::Failure,
+    failure::{Exit, Failure},
     manifests::{self, Files},
     render::table::table,
     supervisor::{
         self, Options, Progress, Running, StartError,
-        api::{MeshReport, WorkloadReport},
+        api::{MeshReport, ProcessState, WorkloadReport},
     },
     terminal::{Terminal, Tone},
 };
@@ -19,6 +19,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   firedrill up -f examples/bank
+  firedrill up -f examples/bank --without edge      then: firedrill render --proxy edge …
   firedrill up -f mesh.yaml --state /var/lib/firedrill --format json
 
 Ctrl-C or SIGTERM ends it in order: gateways finish their requests, then workloads, sidecars, control plane.
@@ -32,6 +33,9 @@ pub struct Args {
     files: Files,
     #[command(flatten)]
     state: State,
+    /// Do not start this proxy (a gateway's or workload's name): you start it (`firedrill render`)
+    #[arg(long, value_name = "PROXY")]
+    without: Vec<String>,
     /// Seconds until everything must be ready
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     patience: u64,
@@ -52,6 +56,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         config: parsed.config,
         state: args.state.path.clone(),
         patience: Duration::from_secs(args.patience),
+        without: args.without.iter().cloned().collect(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.into_diagnostic()?;
@@ -78,12 +83,19 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
 /// Why a mesh did not start, as an exit code and a sentence.
 pub fn failure(error: StartError) -> Failure {
     let help = match &error {
+        StartError::NoProxy { .. } => {
+            return Failure::usage(error.to_string()).help("proxies have the names of gateways and workloads");
+        }
         StartError::Busy { .. } => "stop it, or name another folder with `--state DIR`",
         StartError::Machine { .. } => "see the reason; `firedrill up --help` names what can be changed",
         StartError::NotReady { .. } => "mend what its log says; `--patience SECONDS` gives it more time",
         StartError::Control(_) => "its log is in the state folder, logs/control.log",
     };
-    Failure::internal(error.to_string()).help(help)
+    let exit = match &error {
+        StartError::Busy { .. } => Exit::Usage,
+        _ => Exit::Internal,
+    };
+    Failure::new(exit, error.to_string()).help(help)
 }
 
 /// Progress on standard error, so that standard output holds results only.
@@ -136,12 +148,26 @@ fn overview(mesh: &MeshReport, terminal: &Terminal) -> String {
     out += &table(&["service", "region", "workload", "address", "sidecar", "process"], &rows, terminal);
     out.push('\n');
     for gateway in &mesh.gateways {
-        out += &format!(
-            "gateway  {}  http://{}    try: curl http://{}/\n",
-            gateway.gateway, gateway.listen, gateway.listen
-        );
+        out += &format!("gateway  {}  http://{}", gateway.gateway, gateway.listen);
+        if gateway.proxy.process.state == ProcessState::External {
+            out.push('\n');
+        } else {
+            out += &format!("    try: curl http://{}/\n", gateway.listen);
+        }
+    }
+    for name in external(mesh) {
+        let state = mesh.state.display();
+        out += &format!("yours    {name}  you start it: firedrill render --proxy {name} --state {state} --out DIR\n");
     }
     out += &format!("state    {}    logs in logs/\n", mesh.state.display());
     out += &format!("control  http://{}    Ctrl-C stops\n", mesh.control);
     out
+}
+
+/// Proxies that are not started here.
+fn external(mesh: &MeshReport) -> impl Iterator<Item = &str> {
+    let gateways = mesh.gateways.iter().map(|gateway| &gateway.proxy.process);
+    let sidecars = mesh.workloads.iter().map(|workload| &workload.proxy.process);
+    let processes = gateways.chain(sidecars).filter(|process| process.state == ProcessState::External);
+    processes.map(|process| process.name.as_str())
 }

@@ -54,6 +54,8 @@ pub enum ProcessState {
     CrashLoop,
     /// Ended in the course of shutting down.
     Stopped,
+    /// A proxy that somebody else starts and ends (`up --without`); what becomes of it is not known here.
+    External,
 }
 
 /// One process that the supervisor looks after.

@@ -18,7 +18,7 @@ mod spawn;
 mod start;
 mod view;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use model::{Source, config::Config};
 
@@ -35,6 +35,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Bound on everything becoming ready.
     pub patience: Duration,
+    /// Gateways and workloads whose proxy somebody else starts: it is placed, and left alone.
+    pub without: BTreeSet<String>,
 }
 
 /// What happens while a mesh starts.
@@ -60,6 +62,14 @@ pub enum StartError {
         state: PathBuf,
         /// Process id of the other supervisor.
         pid: u32,
+    },
+    /// A proxy to do without is not of this mesh.
+    #[error("there is no proxy `{name}` to do without; there are {}", known.join(", "))]
+    NoProxy {
+        /// What was asked for.
+        name: String,
+        /// Proxies of the mesh.
+        known: Vec<String>,
     },
     /// Files or addresses.
     #[error("{what}: {reason}")]

@@ -1,7 +1,7 @@
 //! From manifests to a running mesh, and back to nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::TcpListener,
     path::PathBuf,
     sync::Arc,
@@ -61,14 +61,15 @@ pub async fn start(options: Options, sink: Sink) -> Result<Running, StartError> 
     let (subnet, listener) = folder.subnet()?;
     let layout = Layout::new(&options.config, subnet)
         .map_err(|e| StartError::Machine { what: "the manifests".to_owned(), reason: e.to_string() })?;
-    for gateway in &layout.gateways {
+    known(&options.without, &layout)?;
+    for gateway in layout.gateways.iter().filter(|gateway| !options.without.contains(&gateway.name)) {
         // Said here in plain words, rather than found in the log of a proxy that dies again and again.
         TcpListener::bind(gateway.listen).map_err(|e| StartError::Machine {
             what: format!("gateway {} cannot listen on {}", gateway.name, gateway.listen),
             reason: e.to_string(),
         })?;
     }
-    let running = Running::new(folder, layout, listener, &sink)?;
+    let running = Running::new(folder, layout, options.without.clone(), listener, &sink)?;
     match running.bring_up(&options, &sink).await {
         Ok(()) => {
             sink(Progress::Ready);
@@ -82,7 +83,13 @@ pub async fn start(options: Options, sink: Sink) -> Result<Running, StartError> 
 }
 
 impl Running {
-    fn new(folder: Folder, layout: Layout, listener: TcpListener, sink: &Sink) -> Result<Self, StartError> {
+    fn new(
+        folder: Folder,
+        layout: Layout,
+        without: BTreeSet<String>,
+        listener: TcpListener,
+        sink: &Sink,
+    ) -> Result<Self, StartError> {
         let machine = |what: &str| {
             let what = what.to_owned();
             move |e: std::io::Error| StartError::Machine { what, reason: e.to_string() }
@@ -96,7 +103,8 @@ impl Running {
         let keeper = Keeper::new(spawner.clone(), journal.clone(), trouble);
         let holds = Holds::new(keeper.clone(), journal.clone());
         let api = layout.subnet.supervisor_api();
-        let view = View { layout: Arc::new(layout), keeper, state: folder.path().to_owned() };
+        let without = Arc::new(without);
+        let view = View { layout: Arc::new(layout), keeper, state: folder.path().to_owned(), without };
         let door = folder.publish(api)?;
         let served = Served {
             view: view.clone(),
@@ -131,11 +139,14 @@ impl Running {
         let control = self.control()?;
         self.configure(&control, options).await?;
         sink(Progress::Step("proxies and workloads"));
-        for gateway in &self.view.layout.gateways {
+        let ours = |proxy: &str| !self.view.without.contains(proxy);
+        for gateway in self.view.layout.gateways.iter().filter(|gateway| ours(&gateway.name)) {
             self.keeper().add(self.gateway_task(gateway)?);
         }
         for workload in &self.view.layout.workloads {
-            self.keeper().add(self.sidecar_task(workload)?);
+            if ours(&workload.name) {
+                self.keeper().add(self.sidecar_task(workload)?);
+            }
             self.keeper().add(self.workload_task(workload)?);
         }
         self.wait_ready(|_| true, deadline, sink).await?;
@@ -151,7 +162,7 @@ impl Running {
         let mut told = Instant::now();
         loop {
             let unsettled = match control.proxies().await {
-                Ok(proxies) => proxies.iter().filter_map(unsettled).collect(),
+                Ok(proxies) => self.ours(&proxies).filter_map(unsettled).collect(),
                 Err(error) => vec![error.to_string()],
             };
             if unsettled.is_empty() {
@@ -166,6 +177,11 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Proxies that are started here.
+    fn ours<'a>(&'a self, proxies: &'a [ProxyReport]) -> impl Iterator<Item = &'a ProxyReport> {
+        proxies.iter().filter(|proxy| !self.view.without.contains(&proxy.name))
     }
 
     fn keeper(&self) -> &Keeper {
@@ -338,6 +354,16 @@ impl Drop for Running {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+/// Every proxy to do without must be of the mesh.
+fn known(without: &BTreeSet<String>, layout: &Layout) -> Result<(), StartError> {
+    let gateways = layout.gateways.iter().map(|place| &place.name);
+    let known: Vec<String> = gateways.chain(layout.workloads.iter().map(|place| &place.name)).cloned().collect();
+    match without.iter().find(|name| !known.contains(name)) {
+        Some(name) => Err(StartError::NoProxy { name: name.clone(), known }),
+        None => Ok(()),
     }
 }
 

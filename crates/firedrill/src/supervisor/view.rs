@@ -1,6 +1,6 @@
 //! The mesh as it is now, for whoever asks.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use super::{
     api::{GatewayReport, MeshReport, ProcessReport, ProcessState, ProxyProcess, WorkloadReport},
@@ -17,6 +17,8 @@ pub struct View {
     pub keeper: Keeper,
     /// State folder.
     pub state: PathBuf,
+    /// Proxies that somebody else starts.
+    pub without: Arc<BTreeSet<String>>,
 }
 
 impl View {
@@ -52,11 +54,12 @@ impl View {
 
     fn process(&self, kind: Kind, name: &str) -> ProcessReport {
         let key = Key { kind, name: name.to_owned() };
+        let external = matches!(kind, Kind::Gateway | Kind::Sidecar) && self.without.contains(name);
         // One that is not looked after yet has not begun to start.
         self.keeper.report(&key).unwrap_or_else(|| ProcessReport {
             name: key.name.clone(),
             pid: None,
-            state: ProcessState::Starting,
+            state: if external { ProcessState::External } else { ProcessState::Starting },
             restarts: 0,
             log: PathBuf::new(),
         })
