@@ -21,6 +21,7 @@ unit: ## tests of every crate, without the end-to-end ones
 	$(CARGO) test --workspace --exclude e2e --locked
 
 test: tools fmt clippy unit e2e ## everything: tools, lints, unit tests, the demo as a user runs it, real Envoy and nginx, killed processes, fuzzing
+	$(MAKE) fuzz FUZZ_SECONDS=10
 
 target/release/firedrill: FORCE
 	$(CARGO) build --release --locked -p firedrill
@@ -28,7 +29,6 @@ FORCE:
 
 e2e: tools target/release/firedrill ## end to end on the release binary: real processes, real peers, real faults
 	FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --locked -p e2e -- --nocapture --test-threads=2
-	FUZZ_SECONDS=10 $(CARGO) run --release --locked -p fuzz
 
 demo: target/release/firedrill ## a live fire drill on a bank in two regions
 	target/release/firedrill demo
