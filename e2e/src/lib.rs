@@ -6,4 +6,5 @@
 pub mod load;
 pub mod mesh;
 pub mod process;
+pub mod tls;
 pub mod web;

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    process::{command, gone, signal, workspace},
+    process::{binary, command, command_of, gone, signal, workspace},
     web::{Answer, Web, get, request},
 };
 
@@ -67,12 +67,17 @@ pub fn bank(gateway: SocketAddr, change: impl Fn(String) -> String) -> TempDir {
 impl Mesh {
     /// `firedrill up` on a folder of manifests; returns when it says that it is ready.
     pub async fn up(folder: TempDir, more: &[&str]) -> Self {
+        Self::up_by(&binary(), folder, more).await
+    }
+
+    /// As [`Mesh::up`], with a copy of the binary.
+    pub async fn up_by(binary: &Path, folder: TempDir, more: &[&str]) -> Self {
         let path = folder.path().to_str().expect("UTF-8").to_owned();
         let state = format!("{path}/state");
         let mut args = vec!["up", "-f", &path, "--state", &state, "--format", "json"];
         args.extend(more);
         let errors = std::fs::File::create(folder.path().join("up.err")).expect("created");
-        let mut child = command(&args).stdout(Stdio::piped()).stderr(errors).spawn().expect("starts");
+        let mut child = command_of(binary, &args).stdout(Stdio::piped()).stderr(errors).spawn().expect("starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let ready = async {
             while let Ok(Some(line)) = lines.next_line().await {
@@ -157,10 +162,35 @@ impl Mesh {
         self.web.send(request, Duration::from_secs(10)).await.unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
+    /// Tells the control plane; the answer must be a success.
+    pub async fn tell_control(&self, path: &str, body: &Value) -> Value {
+        let door: Value = json_file(&self.state().join("run/control.json"));
+        let request = request(Method::POST, address(&door["api"]), path, body.to_string().into());
+        let answer = self.authorise(request, door["token"].as_str().expect("a token")).await;
+        assert!(answer.status.is_success(), "{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
+        answer.json()
+    }
+
+    /// Waits until every process of the mesh runs.
+    pub async fn whole(&self) {
+        until(Duration::from_secs(30), async || {
+            let now = self.now().await;
+            let processes = rows(&now["workloads"]).flat_map(|w| [w, &w["proxy"]]);
+            let down: Vec<_> = processes.filter(|p| p["state"] != "running").map(|p| p["name"].to_string()).collect();
+            if down.is_empty() { Ok(()) } else { Err(format!("not running: {}", down.join(", "))) }
+        })
+        .await;
+    }
+
+    /// Takes a region down (`kill` or `pause`) until heartbeats stay away for three seconds.
+    pub async fn strike(&self, region: &str, how: &str) -> Value {
+        let request = json!({"id": "e2e", "region": region, "how": how, "ttlMs": 3000});
+        self.supervisor(Method::POST, "/v1/holds", &request).await
+    }
+
     /// Keeps a region down (`kill` or `pause`) for this long, then lets it come back.
     pub async fn hold(&self, region: &str, how: &str, length: Duration) -> Value {
-        let request = json!({"id": "e2e", "region": region, "how": how, "ttlMs": 3000});
-        let report = self.supervisor(Method::POST, "/v1/holds", &request).await;
+        let report = self.strike(region, how).await;
         let end = Instant::now() + length;
         while Instant::now() < end {
             self.supervisor(Method::POST, "/v1/holds/e2e/heartbeat", &Value::Null).await;

@@ -24,7 +24,12 @@ pub fn workspace() -> PathBuf {
 
 /// The binary with arguments; its environment tells nothing of a terminal.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    command_of(&binary(), args)
+}
+
+/// As [`command`], with a copy of the binary.
+pub fn command_of(binary: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true).env("NO_COLOR", "1");
     command
 }

@@ -3,15 +3,21 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
 use e2e::{
-    mesh::{Mesh, address, bank, rows, until},
-    web::request,
+    mesh::{Mesh, address, bank, json_file, rows, until},
+    process::{finish, signal},
+    tls::{self, Authority},
+    web::{get, request},
 };
 use hyper::{Method, StatusCode, header};
+use rustix::process::Signal;
+use serde_json::json;
 
 #[tokio::test]
 async fn plaintext_to_a_sidecar_is_refused_and_an_unlisted_caller_gets_403() {
@@ -45,6 +51,96 @@ fn plaintext(inbound: std::net::SocketAddr) -> Vec<u8> {
     // A reset is as good as an end.
     let _ = stream.read_to_end(&mut answer);
     answer
+}
+
+#[tokio::test]
+async fn only_a_certificate_of_the_mesh_opens_a_sidecar() {
+    let mesh = Mesh::up(bank("127.207.3.1:8080".parse().unwrap(), |text| text), &[]).await;
+    let (own, stranger) = (Authority::of(&mesh.state()), Authority::stranger());
+    let (edge, fx) = ("spiffe://bank.example/gateway/edge", "spiffe://bank.example/service/fx");
+    let accounts = address(&mesh.workload("accounts-east-0")["inbound"]);
+    // First that the same client with the right certificate gets through.
+    assert_eq!(tls::get(accounts, Some(own.certificate(Some(edge), 1, 2)), "/accounts/42").await, Ok(200));
+    let ledger = address(&mesh.workload("ledger-east-0")["inbound"]);
+    assert_eq!(tls::get(ledger, Some(own.certificate(Some(fx), 1, 2)), "/balances/42").await, Ok(403));
+    for workload in rows(&mesh.report()["workloads"]) {
+        let inbound = address(&workload["inbound"]);
+        for (what, presented) in [
+            ("no certificate", None),
+            ("another authority's", Some(stranger.certificate(Some(edge), 1, 2))),
+            ("expired", Some(own.certificate(Some(edge), 3, 1))),
+            ("without a SPIFFE id", Some(own.certificate(None, 1, 2))),
+        ] {
+            let answer = tls::get(inbound, presented, "/healthz").await;
+            assert!(answer.as_ref().is_err_and(|e| !e.contains("neither")), "{what} at {inbound}: {answer:?}");
+        }
+    }
+    mesh.down().await;
+}
+
+#[tokio::test]
+async fn interfaces_ask_for_a_token_and_secrets_are_their_owners_alone() {
+    let mesh = Mesh::up(bank("127.207.4.1:8080".parse().unwrap(), |text| text), &[]).await;
+    let doors = ["supervisor", "control"].map(|name| json_file(&mesh.state().join(format!("run/{name}.json"))));
+    let token = |door: usize| doors[door]["token"].as_str().expect("a token").to_owned();
+    // Each asked with nothing, nonsense, and the other's token.
+    for (door, other, paths) in [
+        (0, 1, ["/v1/mesh", "/v1/workloads", "/v1/events", "/v1/holds"].as_slice()),
+        (1, 0, ["/v1/config", "/v1/proxies", "/v1/leases", "/v1/events", "/v1/recovery", "/v1/trust"].as_slice()),
+    ] {
+        let api = address(&doors[door]["api"]);
+        assert!(api.ip().is_loopback());
+        for (path, given) in paths.iter().flat_map(|p| [None, Some("x".to_owned()), Some(token(other))].map(|t| (p, t)))
+        {
+            let mut request = get(api, path);
+            if let Some(given) = &given {
+                let value = format!("Bearer {given}").parse().expect("a header value");
+                request.headers_mut().insert(header::AUTHORIZATION, value);
+            }
+            let answer = mesh.web.send(request, Duration::from_secs(5)).await.expect("answered");
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{api}{path} {}", given.is_some());
+        }
+    }
+    let hold = json!({"id": "x", "region": "east", "how": "kill", "ttlMs": 1000}).to_string();
+    let request = request(Method::POST, address(&doors[0]["api"]), "/v1/holds", hold.into());
+    let answer = mesh.web.send(request, Duration::from_secs(5)).await.expect("answered");
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+
+    // A drill that is begun makes the ledger's signing key.
+    let drill = mesh.drill("lose-east", &["--yes"]).spawn().expect("starts");
+    let key = mesh.state().join("ledger/key.pem");
+    until(Duration::from_secs(20), async || if key.exists() { Ok(()) } else { Err("no signing key".to_owned()) }).await;
+    signal(drill.id().expect("running"), Signal::INT);
+    finish(drill, Duration::from_secs(30)).await;
+
+    let join = std::fs::read_to_string(mesh.state().join("ca/join.key")).expect("the join key");
+    let secrets = [token(0), token(1), join.trim().to_owned(), "PRIVATE KEY".to_owned()];
+    let open = open_secrets(&mesh.state(), &secrets);
+    let expected = ["ca/root.key", "ca/join.key", "run/control.json", "run/supervisor.json", "ledger/key.pem"];
+    for name in expected.into_iter().chain(["proxies/edge/identity.json", "proxies/ledger-west-0/identity.json"]) {
+        assert!(open.iter().any(|(path, _)| path.ends_with(name)), "{name} is not among {open:?}");
+    }
+    assert!(open.iter().all(|(_, mode)| *mode == 0o600), "{open:?}");
+    mesh.down().await;
+}
+
+/// Files of a folder that hold one of the secrets, with their permissions.
+fn open_secrets(folder: &Path, secrets: &[String]) -> Vec<(PathBuf, u32)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(open_secrets(&path, secrets));
+            continue;
+        }
+        // What is gone by now (journals, temporary files) is no leak.
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        if secrets.iter().any(|secret| text.contains(secret)) {
+            found.push((path, entry.metadata().expect("metadata").permissions().mode() & 0o777));
+        }
+    }
+    found
 }
 
 #[tokio::test]

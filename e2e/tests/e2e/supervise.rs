@@ -1,18 +1,81 @@
 //! The supervisor leaves no process behind, and keeps alive what should live.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use e2e::{
-    mesh::{Mesh, bank, until},
-    process::signal,
+    mesh::{Mesh, bank, rows, until},
+    process::{binary, run, signal},
 };
 use rustix::process::Signal;
+use serde_json::json;
 
 #[tokio::test]
 async fn sigkill_of_the_supervisor_leaves_no_process() {
     let mesh = Mesh::up(bank("127.205.1.1:8080".parse().unwrap(), |text| text), &[]).await;
     assert!(mesh.proxies().await.len() >= 9);
     mesh.kill().await;
+}
+
+#[tokio::test]
+async fn stopped_processes_end_with_the_supervisor_too() {
+    let mesh = Mesh::up(bank("127.205.3.1:8080".parse().unwrap(), |text| text), &[]).await;
+    let report = mesh.strike("east", "pause").await;
+    assert_eq!((report["workloads"].as_u64(), report["proxies"].as_u64()), (Some(4), Some(4)), "{report}");
+    mesh.kill().await;
+
+    let mesh = Mesh::up(bank("127.205.3.1:8080".parse().unwrap(), |text| text), &[]).await;
+    mesh.strike("east", "pause").await;
+    mesh.down().await;
+}
+
+#[tokio::test]
+async fn one_supervisor_has_a_state_folder() {
+    let mesh = Mesh::up(bank("127.205.4.1:8080".parse().unwrap(), |text| text), &[]).await;
+    let (path, state) = (mesh.path().display().to_string(), mesh.state().display().to_string());
+    let second = run(&["up", "-f", &path, "--state", &state], Duration::from_secs(20)).await;
+    assert_eq!((second.code, second.out.as_str()), (Some(2), ""), "{second:?}");
+    let said = [format!("process {}", mesh.pid()), "is running in".to_owned(), "--state DIR".to_owned()];
+    assert!(said.iter().all(|part| second.err.contains(part)), "{}", second.err);
+    // The first one does not notice.
+    mesh.whole().await;
+    let answer = mesh.web.get(mesh.gateway("edge"), "/accounts/42").await.expect("answered");
+    assert!(answer.status.is_success(), "{answer:?}");
+    mesh.down().await;
+}
+
+#[tokio::test]
+async fn a_mesh_goes_on_when_its_binary_is_replaced() {
+    let folder = bank("127.205.5.1:8080".parse().unwrap(), |text| text);
+    let copy = folder.path().join("firedrill-copy");
+    std::fs::copy(binary(), &copy).expect("copied");
+    let mesh = Mesh::up_by(&copy, folder, &[]).await;
+    let bad = copy.with_extension("new");
+    std::fs::write(&bad, "#!/bin/sh\nexit 9\n").expect("written");
+    std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o755)).expect("set");
+    std::fs::rename(&bad, &copy).expect("replaced");
+
+    for process in [mesh.workload("fx-west-0"), &mesh.workload("accounts-west-1")["proxy"]] {
+        signal(u32::try_from(process["pid"].as_u64().expect("a pid")).unwrap(), Signal::KILL);
+    }
+    until(Duration::from_secs(15), async || {
+        let now = mesh.now().await;
+        let restarts = |process: &serde_json::Value| process["restarts"].as_u64().unwrap_or_default();
+        let of = |name: &str| rows(&now["workloads"]).find(|w| w["name"] == name).cloned().unwrap_or_default();
+        let again = restarts(&of("fx-west-0")) + restarts(&of("accounts-west-1")["proxy"]);
+        if again == 2 { Ok(()) } else { Err(format!("{again} started again")) }
+    })
+    .await;
+    mesh.whole().await;
+    // The plan's steps are commands of this binary.
+    mesh.tell_control("/v1/recovery/bank-west/failover", &json!({"reason": "a test"})).await;
+    let plan = until(Duration::from_secs(15), async || {
+        let plans = mesh.control("/v1/recovery").await;
+        let plan = rows(&plans).find(|p| p["plan"] == "bank-west").cloned().unwrap_or_default();
+        if plan["state"] == "failingOver" { Err(plan.to_string()) } else { Ok(plan) }
+    })
+    .await;
+    assert_eq!(plan["state"], "failedOver", "{plan}");
+    mesh.down().await;
 }
 
 #[tokio::test]
@@ -23,7 +86,7 @@ async fn what_dies_by_itself_is_started_again() {
     signal(u32::try_from(first).unwrap(), Signal::KILL);
     let second = until(Duration::from_secs(15), async || {
         let now = mesh.now().await;
-        let workload = e2e::mesh::rows(&now["workloads"]).find(|w| w["name"] == name).cloned().unwrap_or_default();
+        let workload = rows(&now["workloads"]).find(|w| w["name"] == name).cloned().unwrap_or_default();
         match workload["pid"].as_u64() {
             Some(pid) if pid != first && workload["state"] == "running" => Ok(pid),
             _ => Err(workload.to_string()),

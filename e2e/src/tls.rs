@@ -1,0 +1,138 @@
+//! A TLS client that presents any certificate and lets any server in, and authorities to make certificates with.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+/// Bound on one exchange.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// Signs certificates.
+pub struct Authority(Issuer<'static, KeyPair>);
+
+/// A certificate with its key.
+pub struct Presented {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Authority {
+    /// The mesh's own, by the key in its state folder.
+    pub fn of(state: &Path) -> Self {
+        let read = |name: &str| std::fs::read_to_string(state.join("ca").join(name)).expect("the authority's file");
+        let key = KeyPair::from_pem(&read("root.key")).expect("a key");
+        Self(Issuer::from_ca_cert_pem(&read("root.pem"), key).expect("a root"))
+    }
+
+    /// One that nobody knows.
+    pub fn stranger() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Self(Issuer::new(params, KeyPair::generate().expect("a key")))
+    }
+
+    /// A client's certificate, valid from `from` days ago for `days`.
+    pub fn certificate(&self, spiffe_id: Option<&str>, from: u32, days: u32) -> Presented {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.extend(spiffe_id.map(|id| SanType::URI(id.try_into().expect("ASCII"))));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let day = Duration::from_secs(24 * 3600);
+        let now = rcgen::date_time_ymd(1970, 1, 1)
+            + std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is right within decades");
+        params.not_before = now - day * from;
+        params.not_after = params.not_before + day * days;
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.0).expect("signed");
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Presented { chain: vec![certificate.der().clone()], key }
+    }
+}
+
+/// A GET over TLS: the status, or how it was refused.
+///
+/// # Errors
+/// What the server did instead of answering.
+pub async fn get(address: SocketAddr, presented: Option<Presented>, path: &str) -> Result<u16, String> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.expect("listens");
+        let name = ServerName::IpAddress(address.ip().into());
+        let connector = TlsConnector::from(Arc::new(config(presented)));
+        let mut stream = connector.connect(name, stream).await.map_err(|e| format!("handshake: {e}"))?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        // With TLS 1.3 a client learns that it was refused only from what it reads.
+        stream.write_all(request.as_bytes()).await.map_err(|e| format!("write: {e}"))?;
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer).await;
+        let text = String::from_utf8_lossy(&answer);
+        let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        status.ok_or_else(|| format!("{ended:?}, answer {text:?}"))
+    };
+    tokio::time::timeout(BOUND, exchange).await.unwrap_or_else(|_| Err(format!("neither answer nor end in {BOUND:?}")))
+}
+
+fn config(presented: Option<Presented>) -> ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+    let mut config = match presented {
+        Some(presented) => builder.with_client_auth_cert(presented.chain, presented.key).expect("a usable key"),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
