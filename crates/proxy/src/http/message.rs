@@ -18,7 +18,6 @@ pub const ANSWERED_BY: HeaderName = HeaderName::from_static("x-firedrill-answere
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -36,12 +35,16 @@ pub fn authority(request: &Parts) -> Result<Authority, &'static str> {
     if second.is_some() {
         return Err("more than one host header");
     }
-    if let Some(authority) = request.uri.authority() {
+    let authority = match request.uri.authority() {
         // RFC 9112, 3.2.2: the absolute form outranks the header.
-        return Ok(authority.clone());
+        Some(authority) => authority.clone(),
+        None => Authority::try_from(host.ok_or("no host")?.as_bytes()).map_err(|_| "malformed host")?,
+    };
+    // RFC 9110, 4.2.4. What we take for the host must be what the endpoint takes for it.
+    if authority.as_str().contains('@') {
+        return Err("a user before the host");
     }
-    let host = host.ok_or("no host")?;
-    Authority::try_from(host.as_bytes()).map_err(|_| "malformed host")
+    Ok(authority)
 }
 
 /// Why a request is refused whatever its route.
@@ -49,14 +52,35 @@ pub fn refuse(request: &Parts) -> Option<&'static str> {
     if request.headers.contains_key(TRANSFER_ENCODING) && request.headers.contains_key(http::header::CONTENT_LENGTH) {
         return Some("both content-length and transfer-encoding");
     }
-    let path = request.uri.path();
-    let lower = path.to_ascii_lowercase();
-    let dotted = lower.split('/').any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."));
-    // Such a path may mean another one to the endpoint than to the authorization that looked at it.
-    if dotted || lower.contains("%2f") && lower.contains("..") || path.contains('\\') || lower.contains("%00") {
-        return Some("ambiguous path");
+    ambiguous(request.uri.path()).then_some("ambiguous path")
+}
+
+/// Whether a path may mean another one to the endpoint than to the authorization that looked at it: endpoints decode
+/// before they resolve dots, some take `\` for `/`, and some leave out what follows a `;`.
+fn ambiguous(path: &str) -> bool {
+    let decoded = decoded(path);
+    let dotted = decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        matches!(name, b"." | b"..")
+    });
+    dotted || path.contains('\\') || decoded.contains(&0)
+}
+
+/// RFC 3986, 2.1. What is no escape stays as it is.
+fn decoded(path: &str) -> Vec<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, after @ ..] = rest {
+        let escape = match rest {
+            [b'%', high, low, after @ ..] => digit(high).zip(digit(low)).map(|(high, low)| (high << 4 | low, after)),
+            _ => None,
+        };
+        let (byte, after) = escape.unwrap_or((*first, after));
+        decoded.push(byte);
+        rest = after;
     }
-    None
+    decoded
 }
 
 /// Removes what is between neighbours only (RFC 9110, 7.6.1).
@@ -91,17 +115,16 @@ pub fn mark(
     id: Option<&str>,
     random: &mut fastrand::Rng,
 ) -> String {
-    headers.remove(CLIENT_CERT);
+    remove_where(headers, |name| name == CLIENT_CERT.as_str());
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
     match direction {
         Direction::Gateway => {
-            headers.remove(FORWARDED_HOST);
+            remove_where(headers, tells_about_caller);
             headers.remove(ANSWERED_BY);
             if let Ok(address) = HeaderValue::try_from(address.ip().to_string()) {
                 headers.insert(FORWARDED_FOR, address);
             }
             headers.insert(FORWARDED_PROTO, scheme);
-            headers.remove(REQUEST_ID);
         }
         Direction::Inbound => {
             if let Some(Ok(id)) = id.map(|id| HeaderValue::try_from(format!("URI={id}"))) {
@@ -121,6 +144,21 @@ pub fn mark(
         headers.insert(REQUEST_ID, value);
     }
     id
+}
+
+/// What proxies of one's own say about a caller, and what they tell each other to do with its request.
+fn tells_about_caller(name: &str) -> bool {
+    const NAMES: [&str; 5] = ["x-request-id", "forwarded", "x-real-ip", "client-cert", "client-cert-chain"];
+    NAMES.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("x-envoy-")
+}
+
+/// Removes the headers of these names. An underscore counts as a hyphen, since to CGI, WSGI and their like it is one.
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let found: Vec<HeaderName> =
+        headers.keys().filter(|name| unwanted(&name.as_str().replace('_', "-"))).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
 }
 
 /// RFC 9562, version 4.
@@ -176,6 +214,8 @@ mod tests {
             ("/x", vec![("host", "a"), ("host", "a")], Err("more than one host header")),
             ("/x", vec![("host", "a b")], Err("malformed host")),
             ("/x", vec![("host", "")], Err("malformed host")),
+            ("/x", vec![("host", "other@ledger")], Err("a user before the host")),
+            ("http://other@ledger/x", vec![], Err("a user before the host")),
         ];
         for (uri, headers, expected) in cases {
             let found = authority(&parts(uri, &headers));
@@ -193,6 +233,14 @@ mod tests {
             ("/a/%2e%2E/b", true),
             ("/a/./b", true),
             ("/a/..%2fb", true),
+            ("/a%2fb", false),
+            ("/a/%2e%2e%2fb", true),
+            ("/a%2F%2e%2e", true),
+            ("/a/..;x=1/b", true),
+            ("/a/b;x=..", false),
+            ("/a/..%5cb", true),
+            ("/a%5c%2e./b", true),
+            ("/a/%2", false),
             ("/a%00", true),
         ] {
             assert_eq!(refuse(&parts(path, &[])).is_some(), refused, "{path}");
@@ -226,18 +274,36 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-client-cert", "URI=spiffe://bank/admin"),
             ("x-request-id", "mine"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-user", "admin"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("client-cert", ":AAAA:"),
+            ("x-envoy-upstream-rq-timeout-ms", "1"),
         ];
         let mut random = fastrand::Rng::with_seed(3);
         let mut headers = parts("/", &said).headers;
         let id = mark(&mut headers, Direction::Gateway, ([10, 0, 0, 1], 5).into(), false, None, &mut random);
         assert_eq!(headers[FORWARDED_FOR], "10.0.0.1");
         assert_eq!(headers[FORWARDED_PROTO], "http");
-        assert!(!headers.contains_key(CLIENT_CERT));
         assert_eq!(headers[REQUEST_ID], id.as_str());
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-forwarded-for", "x-forwarded-proto", "x-request-id"]);
         assert!(id.len() == 36 && &id[14..15] == "4" && id != "mine");
         let mut headers = parts("/", &said).headers;
         let id =
             mark(&mut headers, Direction::Inbound, ([10, 0, 0, 1], 5).into(), true, Some("spiffe://b/s"), &mut random);
         assert_eq!((id.as_str(), headers[CLIENT_CERT].to_str().unwrap()), ("mine", "URI=spiffe://b/s"));
+    }
+
+    #[test]
+    fn who_the_caller_is_cannot_be_said_under_another_spelling() {
+        let mut headers = parts("/", &[("x_forwarded_client_cert", "URI=spiffe://bank/admin")]).headers;
+        let mut random = fastrand::Rng::with_seed(3);
+        mark(&mut headers, Direction::Inbound, ([10, 0, 0, 1], 5).into(), true, Some("spiffe://b/s"), &mut random);
+        assert!(!headers.contains_key("x_forwarded_client_cert"));
+        assert_eq!(headers[CLIENT_CERT], "URI=spiffe://b/s");
     }
 }

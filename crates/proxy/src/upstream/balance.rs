@@ -37,14 +37,11 @@ impl Candidates {
     }
 
     fn in_turn(&self, avoid: &[HostId]) -> Option<&Arc<Host>> {
-        for _ in 0..self.order.len() {
-            let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.order.len();
-            let host = &self.hosts[usize::from(self.order[turn])].0;
-            if !avoid.contains(&host.id) {
-                return Some(host);
-            }
-        }
-        None
+        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.order.len())?;
+        // All of the order from one turn on: turns that other threads take in between cannot hide who is left.
+        let (before, after) = self.order.split_at(turn);
+        let mut hosts = after.iter().chain(before).map(|index| &self.hosts[usize::from(*index)].0);
+        hosts.find(|host| !avoid.contains(&host.id))
     }
 
     /// Power of two choices on `weight / (active + 1)` (Envoy's least request).
@@ -123,6 +120,21 @@ mod tests {
             .filter(|_| candidates.choose(Balancer::LeastRequest, &[], &mut random).unwrap().name == "h0")
             .count();
         assert!((150..350).contains(&chosen), "only when both choices fall on it: {chosen}");
+    }
+
+    #[test]
+    fn who_is_left_is_found_whoever_else_takes_turns() {
+        let candidates = Candidates::new(hosts(&[1, 1]), 0);
+        let avoid = [candidates.hosts[0].0.id];
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200_000 {
+                        assert!(candidates.in_turn(&avoid).is_some());
+                    }
+                });
+            }
+        });
     }
 
     proptest! {
