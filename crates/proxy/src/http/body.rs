@@ -95,6 +95,11 @@ impl Replay {
         lock(&self.inner).failed
     }
 
+    /// Stops earlier tries from reading on, so that what can be sent again now can be sent again later.
+    pub fn hold(&self) {
+        lock(&self.inner).reader += 1;
+    }
+
     /// For the next try; an earlier one cannot read on from the source.
     pub fn reader(&self) -> TryBody {
         let mut inner = lock(&self.inner);

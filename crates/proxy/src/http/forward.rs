@@ -343,6 +343,10 @@ impl Race<'_> {
         let repeat = self.plan.after(failure, self.body.replayable())?;
         let paid = self.cluster.pay(&self.view, Instant::now());
         self.way.shared.metrics.repeat(if paid { "retry" } else { "retryOverBudget" });
+        if paid {
+            // Who answered early may still be reading, and the wait before the repeat would outgrow what is buffered.
+            self.body.hold();
+        }
         paid.then_some(repeat)
     }
 

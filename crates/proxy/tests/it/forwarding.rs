@@ -115,3 +115,37 @@ async fn http2_upstream_without_tls() {
     let request = Request::post("/echo").header("host", "fx").body(body).unwrap();
     assert_eq!(http1(to, request).await.unwrap().body.len(), 300_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_sends_the_whole_body_or_none_of_it() {
+    // Refuses at once, and reads on.
+    let (early, sound) = (Origin::start("early"), Origin::start("sound"));
+    early.does.status.store(503, std::sync::atomic::Ordering::SeqCst);
+    let mut snapshot = simple(Direction::Outbound, &[&[&early], &[&sound]]);
+    snapshot.clusters[0].outlier = None;
+    snapshot.routes = vec![routes("fx", Some(retry()), None)];
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    for round in 0..20 {
+        let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let (send, receive) = fed_body();
+        let feeding = tokio::spawn(async move {
+            for _ in 0..128 {
+                if send.send(vec![7u8; 4096]).await.is_err() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let request = http::Request::put("/echo").header("host", "fx").body(receive).unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await;
+        feeding.await.unwrap();
+        if head.status == 200 {
+            assert_eq!(body.unwrap().to_bytes().len(), 128 * 4096, "round {round}");
+        }
+    }
+}
