@@ -9,9 +9,11 @@ use std::{
 };
 
 use control::{
-    api::{ApplyRequest, ManifestFile, ProxyReport},
+    api::{Applied, ApplyRequest, ManifestFile, ProxyReport},
     client::Client as ControlClient,
 };
+use evidence::ledger::{Ledger, LedgerError};
+use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle};
 use xds::clock::Clock;
 
@@ -31,6 +33,8 @@ use super::{
     view::View,
 };
 
+/// Kind of the ledger's entry for a change of configuration.
+const APPLIED: &str = "configurationApplied";
 /// Lines of a culprit's log that are shown.
 const SHOWN_LINES: usize = 12;
 /// Bound on the health checks' agreeing.
@@ -215,8 +219,30 @@ impl Running {
             message: "firedrill up".to_owned(),
         };
         let applied = control.apply(&request).await.map_err(refused)?;
-        tracing::debug!(revision = applied.revision, changed = applied.changed, "applied");
+        self.record(&request.author, &applied).await?;
         control.put_placements(&self.view.layout.placements()).await.map_err(refused)
+    }
+
+    /// A change of configuration is an entry of the ledger, as attempts are.
+    async fn record(&self, author: &str, applied: &Applied) -> Result<(), StartError> {
+        let folder = self.folder.path().join("ledger");
+        let body =
+            json!({ "revision": applied.revision, "digest": format!("sha256:{}", applied.digest), "author": author });
+        let time = Clock::anchored().now().0;
+        // What was recorded last decides, so that a start that died between the two is made good by the next.
+        let write = move || {
+            let mut ledger = Ledger::open(&folder)?;
+            let entries = ledger.entries(0)?;
+            let last = entries.iter().rev().find(|entry| entry.kind == APPLIED);
+            if last.is_none_or(|entry| entry.body["digest"] != body["digest"]) {
+                ledger.append(APPLIED, time, body)?;
+            }
+            Ok::<_, LedgerError>(())
+        };
+        let failed =
+            |reason: String| StartError::Machine { what: "recording the configuration in the ledger".into(), reason };
+        let written = tokio::task::spawn_blocking(write).await.map_err(|error| failed(error.to_string()))?;
+        written.map_err(|error| failed(error.to_string()))
     }
 
     /// Waits until processes of these kinds are ready; tells each second who is waited for.
