@@ -99,10 +99,11 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
     verifier.check("parts", digests);
     if let Some(key) = &trusted {
         let checkpoint = text(parts, closing::CHECKPOINT).and_then(|note| {
-            let checkpoint = Checkpoint::verify(note, key).map_err(|error| format!("checkpoint: {error}"))?;
+            let checkpoint = Checkpoint::verify(note, key).map_err(|error| format!("{}: {error}", closing::CHECKPOINT))?;
             let spelled = note.matches("\u{2014} ").count() == 1;
             if !spelled {
-                return Err("checkpoint: has further signatures, which this program cannot check".to_owned());
+                let name = closing::CHECKPOINT;
+                return Err(format!("{name}: has further signatures, which this program cannot check"));
             }
             let detail = format!("{} entries, signed by {}", checkpoint.size, key.name());
             Ok((checkpoint, detail))
@@ -214,7 +215,7 @@ fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Pro
         .map_err(|error| format!("{} {error}", closing::PROOFS))?;
     let checkpoint = checkpoint.ok_or("there is no checkpoint to prove entries against")?;
     for proof in &proofs {
-        proof.holds(checkpoint)?;
+        proof.holds(checkpoint).map_err(|why| format!("{}: {why}", closing::PROOFS))?;
     }
     let detail = format!("{} entries are in the ledger of {} entries", proofs.len(), checkpoint.size);
     Ok((proofs, detail))

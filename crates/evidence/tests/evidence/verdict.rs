@@ -181,3 +181,62 @@ fn the_json_contract() {
         assert_eq!(json.pointer(pointer).map(ToString::to_string).as_deref(), Some(expected), "{pointer}");
     }
 }
+
+#[test]
+fn requests_that_were_never_made_prove_nothing() {
+    let silent = |from: Nanos, to: Nanos| {
+        let mut made = drilled(2 * S, 0..0);
+        let mut other = probe("other", 0, 5 * MS, 40 * S, healthy);
+        other.samples.retain(|sample| !(from..to).contains(&sample.due));
+        made.probes.push(other);
+        made
+    };
+    check("all there", &silent(0, 0), Verdict::Passed, "");
+    for (name, from, to) in
+        [("since the fault", 10 * S, 40 * S), ("since recovery", 20 * S, 40 * S), ("a second", 25 * S, 26 * S)]
+    {
+        check(name, &silent(from, to), Verdict::Inconclusive, "requests of probe other are missing");
+    }
+}
+
+#[test]
+fn an_outage_that_fits_between_two_requests_is_undecided() {
+    let slow = |interval| Attempt {
+        objectives: Objectives { data_loss: None, ..objectives() },
+        ..attempt(vec![probe("slow", 0, interval, 40 * S, healthy)], 30 * S)
+    };
+    check("seen", &slow(4 * S), Verdict::Passed, "");
+    check("not seen", &slow(6 * S), Verdict::Inconclusive, "recovery took 0 s ± 6.001 s");
+}
+
+#[test]
+fn writes_that_were_not_read_back_after_failback_are_undecided() {
+    let mut made = drilled(2 * S, 0..0);
+    let readback = &mut made.probes[1].writes.as_mut().unwrap().readbacks[0];
+    (readback.time, readback.judged) = (29 * S, 1400);
+    check("unjudged", &made, Verdict::Inconclusive, "599 acknowledged writes were not read back");
+}
+
+#[test]
+fn what_was_not_put_back_fails() {
+    let mut unsteady = drilled(2 * S, 0..0);
+    unsteady.timeline.retain(|seen| seen.point != Point::T9);
+    check("unsteady", &unsteady, Verdict::Failed, "no steady state was seen after failback");
+
+    let mut gone = drilled(2 * S, 0..0);
+    gone.phases[2].name = "return".to_owned();
+    gone.timeline.retain(|seen| !matches!(seen.point, Point::T8 | Point::T9));
+    check("gone", &gone, Verdict::Failed, "what was lost did not come back");
+
+    let undo = |ok: bool| JournalEntry {
+        time: 30 * S,
+        kind: "undo".to_owned(),
+        text: "undo".to_owned(),
+        detail: serde_json::json!({"step": 0, "ok": ok}),
+    };
+    let mut left = drilled(2 * S, 0..0);
+    left.journal.push(undo(false));
+    check("left", &left, Verdict::Failed, "step 1 of the scenario was not undone");
+    left.journal.push(undo(true));
+    check("undone at last", &left, Verdict::Passed, "");
+}
