@@ -153,7 +153,7 @@ async fn effect<T: Target>(
             let half = (context.clock.now() - from) / 2;
             context.facts().timeline.effective(from + half, half, "engine", title);
             let took = duration(half * 2).as_secs_f64();
-            Ok(if output.is_empty() { format!("done in {took:.1} s") } else { output })
+            Ok(if output.is_empty() { format!("done in {took:.3} s") } else { output })
         }
     }
 }
