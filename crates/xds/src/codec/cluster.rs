@@ -36,9 +36,15 @@ use super::{
 };
 use crate::snapshot::{Balancer, CircuitBreakers, Cluster, ClusterTls, Ramp, UpstreamProtocol};
 
+/// Envoy's default for `min_retry_concurrency`.
 const LEAST_RETRIES: u32 = 3;
 
-/// Envoy's retry budget counts concurrent retries; ours is a rate, and has no field there.
+/// Our retry budget is a rate with savings of this many seconds. Envoy's counts repeats under way, as a share of the
+/// requests under way, and would shrink just when a region dies and every request needs a repeat: it is given our savings
+/// as the number that is always allowed at once.
+const SAVED_SECONDS: u32 = 10;
+
+/// The rate itself has no field there.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Extra {
@@ -127,7 +133,7 @@ fn write_breakers(breakers: &CircuitBreakers) -> pb::CircuitBreakers {
         max_requests: number(breakers.requests),
         retry_budget: Some(circuit_breakers::thresholds::RetryBudget {
             budget_percent: percent(breakers.retry_percent),
-            min_retry_concurrency: number(LEAST_RETRIES),
+            min_retry_concurrency: number(breakers.retries_per_second.saturating_mul(SAVED_SECONDS).max(LEAST_RETRIES)),
             ..circuit_breakers::thresholds::RetryBudget::default()
         }),
         ..circuit_breakers::Thresholds::default()

@@ -4,8 +4,10 @@
 /// Path and problem of the first difference of `actual` from `expected`.
 pub(super) fn first_difference(actual: &str, expected: &str) -> (String, String) {
     let mut stack: Vec<Frame> = Vec::new();
-    let mut others = expected.lines();
-    for line in actual.lines() {
+    let (actual, expected): (Vec<&str>, Vec<&str>) = (actual.lines().collect(), expected.lines().collect());
+    let (actual, expected) = (in_order(&actual, false), in_order(&expected, false));
+    let mut others = expected.into_iter();
+    for line in actual {
         let same = others.next() == Some(line);
         let indent = line.len() - line.trim_start().len();
         let text = line.trim();
@@ -20,6 +22,28 @@ pub(super) fn first_difference(actual: &str, expected: &str) -> (String, String)
         }
     }
     (path(&stack, None), "is not supported".to_owned())
+}
+
+/// The lines of a block with the entries of maps sorted: a hash map shows them in any order.
+fn in_order<'a>(lines: &[&'a str], map: bool) -> Vec<&'a str> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let Some(base) = lines.first().map(|line| indent(line)) else { return Vec::new() };
+    let starts = |line: &str| indent(line) == base && !line.trim_start().starts_with(['}', ')', ']']);
+    let mut entries: Vec<Vec<&'a str>> = Vec::new();
+    for entry in lines.chunk_by(|_, next| !starts(next)) {
+        let Some((first, rest)) = entry.split_first() else { continue };
+        // The last line closes what the first one opened.
+        let Some((last, inner)) = rest.split_last() else {
+            entries.push(entry.to_vec());
+            continue;
+        };
+        let of_map = first.ends_with('{') && inner.first().is_some_and(|line| line.trim_start().starts_with('"'));
+        entries.push([&[*first][..], &in_order(inner, of_map), &[*last]].concat());
+    }
+    if map {
+        entries.sort();
+    }
+    entries.concat()
 }
 
 struct Frame {
@@ -93,5 +117,20 @@ mod tests {
         for (actual, path, problem) in cases {
             assert_eq!(first_difference(&format!("{actual:#?}"), &expected), (path.to_owned(), problem.to_owned()));
         }
+    }
+
+    #[test]
+    fn the_order_of_a_map_is_no_difference() {
+        let shown = |entries: &[&str], after: &str| {
+            let entries: String = entries
+                .iter()
+                .map(|e| format!("        \"{e}\": Value {{\n            of: 1,\n        }},\n"))
+                .collect();
+            format!("Outer {{\n    map: {{\n{entries}    }},\n    after: {after},\n}}")
+        };
+        let (path, problem) = first_difference(&shown(&["a", "b"], "2"), &shown(&["b", "a"], "3"));
+        assert_eq!((path.as_str(), problem.as_str()), ("after", "2 is not supported"));
+        let (path, _) = first_difference(&shown(&["a", "c"], "2"), &shown(&["b", "a"], "2"));
+        assert_eq!(path, "map.c");
     }
 }

@@ -88,3 +88,15 @@ fn values_outside_their_domain_are_not_written() {
         assert_eq!(encode_resource(&Resource::Cluster(cluster)).unwrap_err().to_string(), expected);
     }
 }
+
+#[test]
+fn a_dying_region_does_not_use_up_an_envoys_retries() {
+    let budget = |retries_per_second| {
+        let mut cluster = ledger();
+        cluster.breakers.retries_per_second = retries_per_second;
+        let breakers = cluster::write(&cluster).circuit_breakers.unwrap();
+        breakers.thresholds[0].retry_budget.unwrap().min_retry_concurrency.unwrap().value
+    };
+    // As many at once as our token bucket saves up; never fewer than Envoy's default.
+    assert_eq!([budget(10), budget(0), budget(u32::MAX)], [100, 3, u32::MAX]);
+}
