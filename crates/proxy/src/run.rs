@@ -182,6 +182,7 @@ fn start_from_last_good(keeper: &mut Keeper, last_good: &LastGood) {
 
 /// Does what is due, for ever: updates, leases that lapse, ejections that end, ramps that move.
 async fn keep(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, updates: &mut mpsc::Receiver<Update>) {
+    let mut told = true;
     loop {
         let now = Instant::now();
         keeper.expire(now);
@@ -193,11 +194,11 @@ async fn keep(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, update
             }
         };
         tokio::select! {
-            update = updates.recv() => match update {
+            update = updates.recv(), if told => match update {
                 Some(update) => control::update(shared, keeper, last_good, update),
                 None => {
                     tracing::error!("the control client ended; going on with what is in force");
-                    std::future::pending::<()>().await;
+                    told = false;
                 }
             },
             () = due => {}
@@ -276,4 +277,31 @@ fn read(path: &Path) -> Result<(Option<SystemTime>, Snapshot), String> {
     let time = modified(path);
     let text = fs::read(path).map_err(|error| error.to_string())?;
     Ok((time, serde_json::from_slice(&text).map_err(|error| error.to_string())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use xds::overlay::{Effect, Overlay};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn leases_lapse_without_a_control_client_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let setting = Setting { name: "p".into(), service: String::new(), clock: Clock::anchored(), access: None };
+        let shared = Arc::new(Shared::new(setting));
+        let mut keeper = Keeper::new(shared.clone(), Vec::new());
+        let overlay = Overlay { id: "o".into(), reason: "test".into(), effect: Effect::Harmless };
+        keeper.set_overlays(vec![(overlay, Duration::from_millis(20))], Instant::now());
+        let mut events = shared.around.events.watch();
+        let (updates, mut received) = mpsc::channel(1);
+        drop(updates);
+        let last_good = LastGood::new(folder.path());
+        let lapsed = events.wait_for(|newest| *newest == 2);
+        tokio::select! {
+            () = keep(&shared, &mut keeper, &last_good, &mut received) => unreachable!("keeps for ever"),
+            lapsed = tokio::time::timeout(Duration::from_secs(10), lapsed) => drop(lapsed.unwrap().unwrap()),
+        }
+        assert!(shared.state.load().overlays.is_empty());
+    }
 }

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     link::{ConnectError, Link},
     state::Shared,
-    upstream::{cluster::Cluster, view::Aim},
+    upstream::{cluster::Cluster, host::Active, view::Aim},
 };
 
 /// Endpoints tried before the caller's connection is closed. Nothing was sent to those that did not connect.
@@ -27,10 +27,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let Some(cluster) = shared.state.load().clusters.get(cluster).cloned() else { return };
-    let Some((mut link, host)) = connect(&cluster).await else { return };
-    host.active.fetch_add(1, Ordering::Relaxed);
-    let mut epoch = host.watch_epoch();
-    let mut trust = cluster.watch_trust();
+    let Some(Connected { mut link, mut epoch, mut trust, _active }) = connect(&cluster).await else { return };
     let mut draining = shared.draining.subscribe();
     let ended = async {
         let distrusted = async {
@@ -67,10 +64,17 @@ where
         }
         () = ended => {}
     }
-    host.active.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn connect(cluster: &Arc<Cluster>) -> Option<(Link, Arc<crate::upstream::host::Host>)> {
+/// A connection to an endpoint, with what may end it: seen from before it was made, so that no change is missed.
+struct Connected {
+    link: Link,
+    epoch: watch::Receiver<u64>,
+    trust: watch::Receiver<u64>,
+    _active: Active,
+}
+
+async fn connect(cluster: &Arc<Cluster>) -> Option<Connected> {
     let mut tried = Vec::new();
     let mut random = fastrand::Rng::new();
     for _ in 0..TRIES {
@@ -78,11 +82,11 @@ async fn connect(cluster: &Arc<Cluster>) -> Option<(Link, Arc<crate::upstream::h
         let chosen = view.choose(Aim::Load, &tried, &mut random)?;
         let host = chosen.host;
         host.tries.fetch_add(1, Ordering::Relaxed);
-        let config = &view.config;
+        let (epoch, trust, config) = (host.watch_epoch(), cluster.watch_trust(), &view.config);
         match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
             Ok(link) => {
                 cluster.succeeded(&view, &host);
-                return Some((link, host));
+                return Some(Connected { link, epoch, trust, _active: Active::new(&host) });
             }
             Err(ConnectError::Overflow) => return None,
             Err(error) => cluster.failed(&host, &error.to_string(), Instant::now()),

@@ -130,6 +130,8 @@ async fn accept(context: Context, socket: TcpListener, mut closing: watch::Recei
 async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAddr, closing: watch::Receiver<bool>) {
     let Context { shared, listener, .. } = &context;
     let _busy = shared.busy.clone();
+    // Before the settings are read, so that no change after them is missed.
+    let trust = listener.watch_trust();
     let settings = listener.settings();
     let limits = match &settings.config.protocol {
         ListenerProtocol::Http(http) => http.limits.clone(),
@@ -145,9 +147,9 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
     }
     let Some(tls) = &settings.tls else {
         let caller = Caller { address, id: None, tls: false };
-        return serve(&context, stream, caller, &settings.config.protocol, limits, closing).await;
+        let serving = serve(&context, stream, caller, &settings.config.protocol, limits, closing);
+        return while_believed(&context, trust, &[], serving).await;
     };
-    let mut trust = listener.watch_trust();
     let accepting = TlsAcceptor::from(tls.config.clone()).accept(stream);
     let stream = match tokio::time::timeout(limits.header_timeout, accepting).await {
         Ok(Ok(stream)) => stream,
@@ -163,15 +165,28 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
     let id = chain.first().and_then(spiffe::id);
     let caller = Caller { address, id, tls: true };
     let serving = serve(&context, stream, caller, &settings.config.protocol, limits, closing);
+    while_believed(&context, trust, &chain, serving).await;
+}
+
+/// Serves a caller until its root is taken away, or until it would need one: it is cut off in the middle of whatever it
+/// does. No chain is plaintext.
+async fn while_believed(
+    context: &Context,
+    mut trust: watch::Receiver<u64>,
+    chain: &[CertificateDer<'static>],
+    serving: impl Future<Output = ()>,
+) {
     tokio::pin!(serving);
     loop {
         tokio::select! {
             () = &mut serving => return,
             changed = trust.changed() => {
-                // A caller whose root was taken away is cut off in the middle of whatever it does.
-                let believed = listener.settings().tls.as_ref().is_some_and(|tls| tls.verifier.accepts(&chain));
+                let believed = match &context.listener.settings().tls {
+                    None => chain.is_empty(),
+                    Some(tls) => tls.verifier.accepts(chain),
+                };
                 if changed.is_err() || !believed {
-                    return shared.metrics.refused("distrusted");
+                    return context.shared.metrics.refused("distrusted");
                 }
             }
         }

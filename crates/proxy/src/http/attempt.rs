@@ -19,7 +19,11 @@ use crate::{
     },
     link::ConnectError,
     retry::Failure,
-    upstream::{cluster::Cluster, host::Host, view::View},
+    upstream::{
+        cluster::Cluster,
+        host::{Active, Host},
+        view::View,
+    },
 };
 
 /// What a try needs.
@@ -80,15 +84,6 @@ pub struct Held {
     _active: Active,
 }
 
-#[derive(Debug)]
-struct Active(Arc<Host>);
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A request that waits for a connection.
 struct Waiting<'a>(&'a Cluster);
 
@@ -109,8 +104,7 @@ impl Drop for Waiting<'_> {
 /// Makes the try.
 pub async fn run(job: Job) -> Result<Reply, Failed> {
     job.host.tries.fetch_add(1, Ordering::Relaxed);
-    job.host.active.fetch_add(1, Ordering::Relaxed);
-    let active = Active(job.host.clone());
+    let active = Active::new(&job.host);
     let per_try = job.per_try;
     let work = go(job, active);
     match per_try {

@@ -14,6 +14,24 @@ use xds::snapshot::Endpoint;
 
 use crate::{gate::Gate, upstream::outlier::Silence};
 
+/// Counts something under way at an endpoint while it lives.
+#[derive(Debug)]
+pub struct Active(Arc<Host>);
+
+impl Active {
+    /// Something begins.
+    pub fn new(host: &Arc<Host>) -> Self {
+        host.active.fetch_add(1, Ordering::Relaxed);
+        Self(host.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Unique in the process; pools are keyed by it.

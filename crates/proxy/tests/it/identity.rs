@@ -138,3 +138,50 @@ async fn a_hung_region_behind_sidecars_costs_no_idempotent_request() {
     assert!(seen.slowest < std::time::Duration::from_millis(1200), "{seen:?}");
     assert_eq!(caller.status()["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutual_tls_that_comes_later_ends_plaintext() {
+    let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
+    let mut plain = inbound(&authority, &origin);
+    plain.listeners[0].tls = None;
+    let ListenerProtocol::Http(http) = &mut plain.listeners[0].protocol else { unreachable!() };
+    http.authorization = None;
+    let server = Proxy::with_identity(&plain, Some(authority.issue("fx")));
+    let mut caller = tokio::net::TcpStream::connect(plain.listeners[0].address).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: fx\r\n\r\n";
+    caller.write_all(request).await.unwrap();
+    let mut answer = [0; 4096];
+    assert!(caller.read(&mut answer).await.unwrap() > 0 && answer.starts_with(b"HTTP/1.1 200"));
+    let mut strict = plain.clone();
+    strict.listeners[0].tls = Some(ListenerTls { trust: "mesh".into() });
+    tokio::task::block_in_place(|| server.swap(&strict));
+    let _ = caller.write_all(request).await;
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), caller.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the plaintext connection lives on: {}", String::from_utf8_lossy(&rest));
+    assert_eq!(origin.does.requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tcp_caller_that_is_cut_off_is_not_active_any_more() {
+    let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
+    let mut inside = inbound(&authority, &origin);
+    inside.clusters[0].protocol = UpstreamProtocol::Tcp;
+    inside.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
+    let mut outside = outbound(&authority, &origin, inside.listeners[0].address, UpstreamProtocol::Tcp);
+    outside.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    let _caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
+    let mut stream = tokio::net::TcpStream::connect(outside.listeners[0].address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: fx\r\n\r\n").await.unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).await.unwrap();
+    let active = |proxy: &Proxy| proxy.status()["clusters"][0]["endpoints"][0]["active"].clone();
+    assert_eq!(active(&server), 1);
+    let mut nobody = inside.clone();
+    nobody.trust = bundle(Authority::new().pem());
+    tokio::task::block_in_place(|| server.swap(&nobody));
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    server.until("nothing active", |server| active(server) == 0);
+}
