@@ -19,6 +19,7 @@ const COMMANDS: &[&[&str]] = &[
     &["evidence", "show"],
     &["get"],
     &["events"],
+    &["render"],
     &["completion"],
 ];
 
