@@ -154,7 +154,17 @@ impl Log {
                 checkpoint.size
             )));
         }
-        Ok(bytes.len() - at)
+        let torn = bytes.len() - at;
+        let whole = bytes[at..].iter().filter(|byte| **byte == b'\n').count();
+        // An append writes one line and commits it: a crash leaves at most one. To cut more would destroy what was committed.
+        if whole > 1 {
+            return Err(LedgerError::Checkpoint(format!(
+                "{whole} whole entries stand behind the {} of the signed checkpoint: it is older than they are; restore \
+                 the latest one",
+                checkpoint.size
+            )));
+        }
+        Ok(torn)
     }
 
     fn admit(&mut self, line: &Line, length: u64) -> Result<(), EntryError> {

@@ -1,5 +1,9 @@
 //! Judging: objectives against measured values, and the verdict with its reasons. Pure.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use super::{Derived, figures, recovery::time_of};
 use crate::{
     record::{Ending, Nanos, Point, Verdict},
@@ -29,9 +33,7 @@ fn at_most(name: &str, asked: f64, measured: Option<f64>, error: f64) -> Objecti
 fn recovery_time(asked: f64, measured: &Measured) -> ObjectiveResult {
     let Some(recovery) = &measured.recovery else { return at_most("recoveryTime", asked, None, 0.0) };
     let mut judged = at_most("recoveryTime", asked, Some(recovery.seconds), recovery.error);
-    if !recovery.client_visible {
-        judged.met = Some(true);
-    } else if recovery.censored && judged.met == Some(true) {
+    if recovery.censored && judged.met == Some(true) {
         // More than something that is less than the objective decides nothing.
         judged.met = None;
     }
@@ -48,7 +50,12 @@ fn data_loss(derived: &Derived<'_>, asked: f64, measured: &Measured) -> Objectiv
     let of_points = point.map(|point| point.error).max().unwrap_or(0).max(0);
     let clock = derived.attempt.anchor.error.max(0);
     let error = if seen > 0.0 { figures::seconds(of_points.saturating_add(clock)) } else { 0.0 };
-    at_most("dataLoss", asked, Some(seen), error)
+    let mut judged = at_most("dataLoss", asked, Some(seen), error);
+    if loss.unjudged > 0 && judged.met == Some(true) {
+        // What nobody read back may be lost.
+        judged.met = None;
+    }
+    judged
 }
 
 /// From where success rate and latency are judged: from recovery on, or without it over the whole fault.
@@ -103,11 +110,13 @@ pub(super) fn verdict(
     }
     reasons.extend(integrity(derived, measured));
     reasons.extend(unrecovered(derived, measured, judged));
+    reasons.extend(not_put_back(derived));
     reasons.extend(judged.iter().filter(|judged| judged.met == Some(false)).map(|judged| missed(judged, measured)));
     if !reasons.is_empty() {
         return (Verdict::Failed, reasons);
     }
     reasons.extend(judged.iter().filter(|judged| judged.met.is_none()).map(|judged| undecided(judged, measured)));
+    reasons.extend(unseen(derived));
     if measured.recovery.is_none() {
         reasons.push("no recovery time could be measured: no probe saw the fault".to_owned());
     }
@@ -156,6 +165,38 @@ fn unrecovered(derived: &Derived<'_>, measured: &Measured, judged: &[ObjectiveRe
     let is_down = derived.outage.as_ref().is_some_and(|outage| outage.t7.is_none());
     (is_down && !is_said)
         .then(|| format!("recovery was not seen: it took more than {}", figures::number(recovery.seconds, "s")))
+}
+
+/// Probes of which a request is missing between fault and failback: a request that was not made would have failed, for
+/// all that is known.
+fn unseen(derived: &Derived<'_>) -> Vec<String> {
+    let Some(frame) = &derived.frame else { return Vec::new() };
+    let partial = derived.series.iter().filter(|series| !series.is_complete(frame.start, frame.end));
+    let reason = |name: &str| format!("requests of probe {name} are missing between fault and failback");
+    partial.map(|series| reason(&series.probe.name)).collect()
+}
+
+/// Ways in which the original state was not reached again, beside residue at proxies.
+fn not_put_back(derived: &Derived<'_>) -> Vec<String> {
+    let attempt = derived.attempt;
+    let mut undone = BTreeMap::new();
+    for entry in attempt.journal.iter().filter(|entry| entry.kind == "undo") {
+        let (step, ok) = (entry.detail.get("step").and_then(Value::as_u64), entry.detail.get("ok"));
+        if let (Some(step), Some(ok)) = (step, ok.and_then(Value::as_bool)) {
+            undone.insert(step, ok);
+        }
+    }
+    let left = undone.into_iter().filter(|(_, ok)| !ok);
+    let mut reasons: Vec<_> =
+        left.map(|(step, _)| format!("step {} of the scenario was not undone", step.saturating_add(1))).collect();
+    let has = |name: &str| attempt.phases.iter().any(|phase| phase.name == name);
+    if has("return") && !has("failback") {
+        reasons.push("what was lost did not come back, so there was no failback".to_owned());
+    }
+    if time_of(attempt, Point::T8).is_some() && time_of(attempt, Point::T9).is_none() {
+        reasons.push("no steady state was seen after failback".to_owned());
+    }
+    reasons
 }
 
 fn missed(judged: &ObjectiveResult, measured: &Measured) -> String {
@@ -213,6 +254,10 @@ fn undecided(judged: &ObjectiveResult, measured: &Measured) -> String {
             "recovery took {} ± {}, which is too close to the objective of {asked} to decide",
             s(seen),
             s(judged.error)
+        ),
+        ("dataLoss", Some(_)) if measured.loss.as_ref().is_some_and(|loss| loss.unjudged > 0) => format!(
+            "{} acknowledged writes were not read back: the objective of {asked} of data loss is undecided",
+            measured.loss.as_ref().map_or(0, |loss| loss.unjudged)
         ),
         ("dataLoss", Some(seen)) => format!(
             "the oldest lost write is {} ± {} before the fault, which is too close to the objective of {asked} to decide",

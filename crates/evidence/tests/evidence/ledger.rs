@@ -94,14 +94,14 @@ fn a_torn_tail_is_cut_wherever_it_was_torn() {
 #[test]
 fn an_older_checkpoint_does_not_cut_what_was_committed_after_it() {
     let (folder, mut ledger) = filled(5);
-    let older = std::fs::read(folder.path().join("checkpoint")).unwrap();
+    let older = fs::read(folder.path().join("checkpoint")).unwrap();
     for n in 0..2 {
         ledger.append("note", n, json!({"n": n})).unwrap();
     }
-    let log = std::fs::read(folder.path().join("entries.log")).unwrap();
-    std::fs::write(folder.path().join("checkpoint"), older).unwrap();
+    let log = fs::read(folder.path().join("entries.log")).unwrap();
+    fs::write(folder.path().join("checkpoint"), older).unwrap();
     assert!(refused(folder.path()).contains("2 whole entries stand behind"), "{}", refused(folder.path()));
-    assert_eq!(std::fs::read(folder.path().join("entries.log")).unwrap(), log);
+    assert_eq!(fs::read(folder.path().join("entries.log")).unwrap(), log);
 }
 
 #[test]
