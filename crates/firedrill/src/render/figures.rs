@@ -64,6 +64,20 @@ pub fn requests(value: u64) -> String {
     format!("{} request{}", number(value), if value == 1 { "" } else { "s" })
 }
 
+/// Longest text of a command that is shown on one line, in characters.
+const LONGEST: usize = 300;
+
+/// What a command said, on one line, without control characters; the evidence has the whole of it.
+pub fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut shown = lines.join(" | ").replace(char::is_control, " ");
+    if let Some((end, _)) = shown.char_indices().nth(LONGEST) {
+        shown.truncate(end);
+        shown.push('…');
+    }
+    shown
+}
+
 /// `100 %`, `99.95 %`: never rounded up to 100.
 pub fn percent(value: f64) -> String {
     let cut = (value * 100.0).floor() / 100.0;
@@ -128,6 +142,16 @@ mod tests {
     #[test]
     fn one_request_is_one() {
         assert_eq!(["0 requests", "1 request", "12 345 requests"], [0, 1, 12_345].map(requests));
+    }
+
+    #[test]
+    fn what_a_command_said_stays_on_its_line() {
+        for (said, shown) in
+            [("done", "done"), ("one\n  two\n\n", "one | two"), ("\u{1b}[2Jcleared\r\n", " [2Jcleared"), ("", "")]
+        {
+            assert_eq!(one_line(said), shown);
+        }
+        assert_eq!(one_line(&"x".repeat(1000)).chars().count(), LONGEST + 1);
     }
 
     #[test]

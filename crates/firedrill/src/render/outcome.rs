@@ -8,7 +8,7 @@ use evidence::{
 };
 
 use super::{
-    figures::{bound, latency, number, offset, percent, requests, seconds, shares, short_digest},
+    figures::{bound, latency, number, offset, one_line, percent, requests, seconds, shares, short_digest},
     progress::as_before,
 };
 use crate::{
@@ -39,7 +39,7 @@ pub fn verdict(results: &Results, terminal: &Terminal) -> Vec<String> {
         first.push_str(&format!("   {}", findings_in_short(results)));
     }
     let mut lines = vec![first];
-    lines.extend(results.reasons.iter().map(|reason| format!("    {reason}")));
+    lines.extend(results.reasons.iter().map(|reason| format!("    {}", one_line(reason))));
     let mut findings: Vec<_> = results.findings.iter().collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     for finding in findings {
@@ -131,7 +131,9 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
         if loss.split_brain {
             text.push_str(", split brain");
         }
-        say("loss", loss.lost == 0 && !loss.split_brain, text);
+        let judged = results.objectives.iter().find(|objective| objective.name == "dataLoss");
+        let allowed = loss.lost == 0 || judged.is_some_and(|objective| objective.met == Some(true));
+        say("loss", allowed && !loss.split_brain, text);
     }
     if let Some(back) = &results.measured.failback {
         let mut text = format!("{} failed of {}", number(back.failed), number(back.offered));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use drill::progress::{Live, ProbeFigures, Progress};
 use evidence::record::Point;
 
-use super::figures::{bound, latency, number, offset, percent, requests, seconds, shares, short_digest};
+use super::figures::{bound, latency, number, offset, one_line, percent, requests, seconds, shares, short_digest};
 use crate::{manifests::count, terminal::Tone};
 
 /// Width of the first column.
@@ -44,7 +44,7 @@ pub fn lines(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
             vec![match result {
                 Ok(()) => beat(*at, &format!("step {name} done in {took}")),
                 Err(reason) => {
-                    let words = format!("step {name} failed after {took}: {reason}");
+                    let words = format!("step {name} failed after {took}: {}", one_line(reason));
                     beat(*at, &paint(Tone::Bad, &words))
                 }
             }]
@@ -106,9 +106,10 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
             vec![bad("residue", &text, paint)]
         }
         Progress::Aborting { reason } => vec![format!(
-            "  {} {} {reason}",
+            "  {} {} {}",
             paint(Tone::Warn, "■"),
-            pad("aborting", LABEL, &paint(Tone::Warn, "aborting"))
+            pad("aborting", LABEL, &paint(Tone::Warn, "aborting")),
+            one_line(reason)
         )],
         Progress::Cleared { after } => {
             vec![good(
@@ -119,7 +120,7 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
         }
         Progress::Refused { reasons } => reasons.iter().map(|reason| bad("refused", reason, paint)).collect(),
         Progress::Crashed { reason } => vec![bad("crashed", reason, paint)],
-        Progress::Warning { text } => vec![format!("  {} {text}", paint(Tone::Warn, "!"))],
+        Progress::Warning { text } => vec![format!("  {} {}", paint(Tone::Warn, "!"), one_line(text))],
         _ => Vec::new(),
     }
 }
@@ -192,9 +193,9 @@ fn step(title: &str, result: &Result<String, String>, at: f64, paint: &Paint<'_>
     match result {
         Ok(effect) => {
             let label = pad(title, LABEL, &paint(Tone::Bad, title));
-            format!("  {} {label} {effect:<60} {}", paint(Tone::Bad, "●"), paint(Tone::Dim, &when))
+            format!("  {} {label} {:<60} {}", paint(Tone::Bad, "●"), one_line(effect), paint(Tone::Dim, &when))
         }
-        Err(reason) => bad(title, reason, paint),
+        Err(reason) => bad(title, &one_line(reason), paint),
     }
 }
 
@@ -204,7 +205,7 @@ fn undone(title: &str, result: &Result<(), String>, at: f64, paint: &Paint<'_>) 
             let when = paint(Tone::Dim, &format!("t0 {}", offset(at)));
             format!("  {} {:<LABEL$} {title:<60} {when}", paint(Tone::Good, "○"), "undone")
         }
-        Err(reason) => bad("not undone", &format!("{title}: {reason}"), paint),
+        Err(reason) => bad("not undone", &format!("{title}: {}", one_line(reason)), paint),
     }
 }
 
