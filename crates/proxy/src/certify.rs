@@ -118,7 +118,8 @@ impl Certifier {
             wait = match self.renew(&trust).await {
                 Ok(validity) => {
                     pause = RETRY_FIRST;
-                    half_life(validity)
+                    // With clocks that disagree even a new certificate may be past its half.
+                    half_life(validity).max(RETRY_MOST)
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no certificate yet");

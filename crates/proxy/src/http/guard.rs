@@ -23,6 +23,8 @@ use tokio::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// No beginning and no rest of a request contains NUL; the empty line makes hyper look at it at once.
 const REFUSED: &[u8] = b"\0\r\n\r\n";
+/// A caller that takes nothing of an answer for this long is gone, and so is what its request holds.
+const STALL: Duration = Duration::from_secs(60);
 /// Longer lines of the framing headers and of chunk sizes are refused.
 const LINE: usize = 256;
 
@@ -203,6 +205,8 @@ pub struct Guard<T> {
     patience: Patience,
     timer: Pin<Box<Sleep>>,
     waits_for: Option<Wait>,
+    /// Runs while the caller takes nothing of what is to be written.
+    stalled: Option<Pin<Box<Sleep>>>,
     requests: Arc<()>,
     refused: bool,
 }
@@ -244,6 +248,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
             patience,
             timer: Box::pin(tokio::time::sleep(patience.head)),
             waits_for: None,
+            stalled: None,
             requests,
             refused: false,
         };
@@ -275,6 +280,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
     }
 }
 
+impl<T> Guard<T> {
+    /// Looks at how writing went: an error when nothing went for too long.
+    fn poll_stall<R>(&mut self, written: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
@@ -303,7 +320,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.poll_stall(written, cx)
     }
 
     fn poll_write_vectored(
@@ -311,7 +329,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<T> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.poll_stall(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -319,7 +338,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.poll_stall(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -381,6 +401,18 @@ mod tests {
         }
         let end = guard.read(&mut head).await.unwrap_err();
         assert_eq!((end.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_reads_nothing_is_cut_off() {
+        let (mut caller, io) = tokio::io::duplex(64);
+        tokio::io::AsyncWriteExt::write_all(&mut caller, b"GET / HTTP/1.1\r\n").await.unwrap();
+        let patience = Patience { head: Duration::from_secs(10), idle: Duration::from_secs(3600) };
+        let (mut guard, _) = Guard::sniff(io, patience, Arc::new(())).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let writing = tokio::io::AsyncWriteExt::write_all(&mut guard, &[b'x'; 1000]);
+        let end = tokio::time::timeout(Duration::from_secs(7200), writing).await.unwrap().unwrap_err();
+        assert_eq!((end.kind(), began.elapsed()), (io::ErrorKind::TimedOut, STALL));
     }
 
     proptest! {

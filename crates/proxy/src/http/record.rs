@@ -152,6 +152,11 @@ impl Record {
         }
     }
 
+    /// Whether its answer has no body, whatever its headers say.
+    pub fn is_head(&self) -> bool {
+        self.line.method == "HEAD"
+    }
+
     /// What it is answered.
     pub fn status(&mut self, status: u16) {
         self.line.response_code = status;

@@ -25,7 +25,7 @@ use xds::snapshot::{Direction, HttpListener, Limits, ListenerProtocol, RouteActi
 
 use crate::{
     http::{
-        body::Answer,
+        body::{Answer, Watch},
         forward::{Refusal, Way, forward},
         guard::{Guard, Patience},
         message,
@@ -245,6 +245,10 @@ fn refuse(refusal: Refusal, mut record: Record, id: &str) -> Response<Answer> {
 /// An answer of our own. It carries the request id, by which its reason is found in the access log.
 fn answer(status: StatusCode, text: String, mut record: Record, id: &str) -> Response<Answer> {
     record.status(status.as_u16());
+    if record.is_head() {
+        // Nobody will read the text to its end.
+        record.finished();
+    }
     let mut response = Response::new(Answer::text(text).watched(Box::new(record)));
     *response.status_mut() = status;
     let headers = response.headers_mut();

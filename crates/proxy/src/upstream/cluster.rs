@@ -137,16 +137,19 @@ impl Cluster {
         let unchecked = config.health_check.is_none();
         core.config = Arc::new(config);
         core.set_members(endpoints, &gate);
+        let mut events = Vec::new();
         for member in &mut core.members {
+            let name = self.name.to_string();
             if outlier_off && member.record.ejected() {
                 member.record = Record::default();
-                member.host.ejected.store(false, Ordering::Relaxed);
+                events.push(member.readmitted(name.clone()));
             }
             if unchecked && !member.health.healthy() {
                 member.health = Health::default();
+                events.push(member.changed(name, "not checked any more".to_owned()));
             }
         }
-        self.publish(&mut core, now, Vec::new());
+        self.publish(&mut core, now, events);
     }
 
     /// Sets the routing controls of its service. Endpoints of regions that are newly off lose their connections.
@@ -179,9 +182,8 @@ impl Cluster {
         let name = self.name.to_string();
         let Some(member) = core.members.iter_mut().find(|member| member.host.id == host) else { return };
         let mut events = Vec::new();
-        if let Some(healthy) = member.health.result(&policy, finding) {
-            let (endpoint, region) = (member.host.name.clone(), member.host.region.to_string());
-            events.push(EventKind::Health { cluster: name.clone(), endpoint, region, healthy, cause: finding.cause() });
+        if member.health.result(&policy, finding).is_some() {
+            events.push(member.changed(name.clone(), finding.cause()));
         }
         if *finding == Finding::Passed && member.record.check_passed(began, now) {
             events.push(member.readmitted(name));

@@ -57,6 +57,12 @@ impl Member {
         EventKind::Readmitted { cluster, endpoint: self.host.name.clone(), region: self.host.region.to_string() }
     }
 
+    /// Its health changed.
+    pub(super) fn changed(&self, cluster: String, cause: String) -> EventKind {
+        let (endpoint, region) = (self.host.name.clone(), self.host.region.to_string());
+        EventKind::Health { cluster, endpoint, region, healthy: self.health.healthy(), cause }
+    }
+
     fn available(&self) -> bool {
         self.health.healthy() && !self.record.ejected()
     }

@@ -144,3 +144,19 @@ async fn nobody_left_is_503_at_once() {
     assert_eq!((reply.status, &reply.body[..]), (503, &b"no healthy endpoint"[..]));
     assert!(began.elapsed() < Duration::from_secs(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ejection_that_ends_with_its_detector_is_told() {
+    let (mut east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    snapshot.clusters[0].outlier.as_mut().unwrap().consecutive_errors = 1;
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    east.kill();
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    let told = |kind: &str| proxy.events().iter().filter(|event| event["kind"]["type"] == kind).count();
+    assert_eq!((told("ejected"), told("readmitted")), (1, 0));
+    snapshot.clusters[0].outlier = None;
+    tokio::task::block_in_place(|| proxy.swap(&snapshot));
+    assert_eq!(told("readmitted"), 1);
+}

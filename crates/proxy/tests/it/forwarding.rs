@@ -149,3 +149,16 @@ async fn a_repeat_sends_the_whole_body_or_none_of_it() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_head_request_is_no_caller_that_went_away() {
+    let origin = Origin::start("fx-1");
+    let snapshot = simple(Direction::Outbound, &[&[&origin]]);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let request = Request::head("/").header("host", "other").body(Full::default()).unwrap();
+    assert_eq!(http1(to, request).await.unwrap().status, 404);
+    let metrics = || proxy.admin("/metrics").unwrap().1;
+    proxy.until("counted", |_| metrics().contains("response_code=\"404\""));
+    assert!(metrics().contains("response_flags=\"NR\""), "{}", metrics());
+}
