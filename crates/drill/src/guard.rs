@@ -39,14 +39,15 @@ pub enum Look {
 /// Looks at a guard of this probe at `now`; it is watched since `since`.
 ///
 /// A window is judged only once it has been full, so that the first failures of a short life cannot trip it. Requests
-/// in flight are neither good nor bad, except that one older than a latency bound has certainly broken it.
+/// in flight are neither good nor bad, except that one older than a latency bound has certainly broken it, and that one
+/// older than half the window has no success in it: with a timeout as long as the window, a guard would see nothing else.
 pub fn look(condition: &GuardCondition, log: &ProbeLog, since: Nanos, now: Nanos) -> Look {
     match condition {
         GuardCondition::SuccessRateBelow { percent, over } => {
             let Some(from) = window(nanos(*over), since, now) else { return Look::TooEarly };
             let (mut ended, mut good) = (0u64, 0u64);
-            for (_, sample) in log.between(from, now) {
-                ended += u64::from(sample.is_some());
+            for (due, sample) in log.between(from, now) {
+                ended += u64::from(sample.is_some() || now - due > nanos(*over) / 2);
                 good += u64::from(sample.is_some_and(|s| s.outcome == Outcome::Ok));
             }
             if ended == 0 {
@@ -144,7 +145,8 @@ mod tests {
         check("..xx", 40, 140, Some(false));
         check(".xxx", 40, 140, Some(true));
         check("xxxx....", 40, 180, Some(false));
-        check("....????", 40, 180, None);
+        check("....????", 40, 180, Some(true));
+        check("...?...?", 40, 180, Some(false));
         check("....???x", 40, 180, Some(true));
         check("", 40, S, None);
     }

@@ -181,8 +181,9 @@ impl Stage {
         match self {
             Self::Registered | Self::Inspecting | Self::Proving => "preflight",
             Self::Probing | Self::Baseline | Self::Judging | Self::Leasing => "baseline",
-            Self::Running | Self::Undoing => "fault",
-            Self::Returning | Self::ReadingRecovered => "return",
+            // What works again while the fault is taken back has not recovered from it.
+            Self::Running => "fault",
+            Self::Undoing | Self::Returning | Self::ReadingRecovered => "return",
             Self::FailingBack | Self::Sustaining => "failback",
             _ => "verify",
         }

@@ -154,6 +154,11 @@ fn stops_the_same_way_from_anywhere_under_lease() {
 }
 
 #[test]
+fn the_fault_phase_ends_before_anything_is_undone() {
+    assert_eq!((Stage::Running.phase(), Stage::Undoing.phase()), ("fault", "return"));
+}
+
+#[test]
 fn a_failed_step_stops() {
     let mut life = Life::new(script(&[(0, None)], false));
     until_running(&mut life);

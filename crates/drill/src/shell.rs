@@ -76,9 +76,13 @@ impl<T: Target> Shell<T> {
             }
             Action::Clear => {
                 // Whatever is being done is dropped: commands are killed with their process groups.
-                self.work.abort_all();
+                let mut dropped = std::mem::take(&mut self.work);
                 self.heartbeats.abort_all();
-                self.spawn(out::clear(context))
+                self.spawn(async move {
+                    // A step that is just beginning must have said what it owes, or never begin.
+                    dropped.shutdown().await;
+                    out::clear(context).await
+                })
             }
             Action::Compare => {
                 let early = *ending != Ending::Completed;
@@ -115,7 +119,9 @@ async fn stop(prober: Option<Prober>) -> Input {
 
 async fn fail_over<T: Target>(context: Arc<Context<T>>) -> Input {
     let reason = format!("drill {}", context.lease);
-    context.observe("intent", "failover", serde_json::json!({"plan": context.plan.name})).await;
+    if let Err(reason) = context.note("intent", "failover", serde_json::json!({"plan": context.plan.name})).await {
+        return Input::Stop(reason);
+    }
     match context.target.failover(&context.plan.name, &reason).await {
         Ok(()) => Input::Tick,
         Err(error) => Input::RecoveryFailed(error.to_string()),

@@ -126,6 +126,11 @@ async fn fails_when_it_does_not_recover() {
     let mut stage = Stage::new().await;
     stage.fake.set(|k| &k.no_recovery);
     stage.drill().guards.clear();
+    // Undone after the loss, and for longer than a sustain window: what works then works without the fault.
+    let mut slow = touch(&stage.folder.path().join("laid"), &stage.folder.path().join("undone"));
+    let ScenarioAction::Run { undo, .. } = &mut slow.action else { panic!() };
+    *undo = ["sleep".to_owned(), "2.5".to_owned()].to_vec();
+    stage.drill().scenario.insert(0, slow);
     let (sealed, lines) = stage.run(|_, _| ()).await;
     assert_eq!(sealed.verdict, Verdict::Failed, "{:?}", sealed.results.reasons);
     let recovery = sealed.results.measured.recovery.as_ref().unwrap();
