@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use xds::snapshot::{ListenerProtocol, RouteAction, Snapshot};
+use xds::{
+    resource::ResourceKind,
+    snapshot::{ListenerProtocol, RouteAction, Snapshot},
+};
 
 /// Percent of the endpoints of clusters that stay, above which a loss at one stroke is taken for a mistake (istio#25100).
 const SHRINK_PERCENT: usize = 50;
@@ -68,7 +71,16 @@ pub fn refuse(snapshot: &Snapshot) -> Option<String> {
             return Some(format!("{path}.tls.trust: no bundle `{}`", tls.trust));
         }
     }
-    None
+    out_of_domain(snapshot)
+}
+
+/// What could not have come from a control plane (a duration of centuries, a weight of zero), so that a file cannot bring
+/// it either. Trust bundles are left to those who read them: an empty one trusts nobody, which is a thing to try.
+fn out_of_domain(snapshot: &Snapshot) -> Option<String> {
+    xds::codec::resources(snapshot)
+        .filter(|resource| resource.kind() != ResourceKind::Trust)
+        .find_map(|resource| xds::codec::encode_resource(&resource).err())
+        .map(|error| error.to_string())
 }
 
 /// Whether a push would take away most of the endpoints at once, counted over the clusters that stay: a service that is
@@ -136,5 +148,8 @@ mod tests {
         twice.clusters.push(twice.clusters[0].clone());
         assert_eq!(refuse(&twice).unwrap(), "clusters[a]: named twice");
         assert_eq!(refuse(&snapshot(&[("a", 1), ("b", 0)])), None);
+        let mut endless = snapshot(&[("a", 1)]);
+        endless.clusters[0].connect_timeout = std::time::Duration::MAX;
+        assert_eq!(refuse(&endless).unwrap(), "Cluster a: connect_timeout: is longer than a year");
     }
 }
