@@ -227,6 +227,9 @@ impl Race<'_> {
                     if !self.start(aim, record) {
                         return self.give_up(record);
                     }
+                    if may_hedge {
+                        hedge_timer.as_mut().reset(tokio::time::Instant::now() + self.hedge_after);
+                    }
                 }
                 () = &mut hedge_timer, if may_hedge && !self.running.is_empty() => {
                     may_hedge = false;

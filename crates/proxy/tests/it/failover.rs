@@ -160,3 +160,22 @@ async fn an_ejection_that_ends_with_its_detector_is_told() {
     tokio::task::block_in_place(|| proxy.swap(&snapshot));
     assert_eq!(told("readmitted"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_gets_its_own_time_before_it_is_hedged() {
+    let [east, west, north] = ["fx-e", "fx-w", "fx-n"].map(Origin::start);
+    east.does.status.store(503, Ordering::SeqCst);
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west], &[&north]]);
+    snapshot.clusters[0].outlier = None;
+    // The wait before the repeat, 0 to 25 ms, is often longer than this.
+    let patience = Duration::from_millis(15);
+    let hedge = xds::snapshot::HedgePolicy { at_least: patience, at_most: patience };
+    snapshot.routes = vec![routes("fx", Some(retry()), Some(hedge))];
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    for _ in 0..40 {
+        assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    }
+    let hedged = north.does.requests.load(Ordering::SeqCst);
+    assert!(hedged <= 6, "the standby's standby got {hedged} of 40, though the standby answers at once");
+}
