@@ -121,6 +121,8 @@ impl Connection {
         let mut seen = 0;
         loop {
             tokio::select! {
+                // First what was read already: hyper closes a connection that is told to finish before it saw anything.
+                biased;
                 result = &mut serving => return result,
                 // An ended sender is a listener that is gone.
                 _ = closing.wait_for(|closing| *closing), if !told => {}

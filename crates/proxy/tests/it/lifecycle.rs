@@ -70,3 +70,32 @@ async fn drain_finishes_what_is_in_flight() {
     let log = std::fs::read_to_string(proxy.folder.path().join("access.log"));
     assert!(log.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_has_begun_when_the_drain_comes_is_answered() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let origin = Origin::start("fx-1");
+    let snapshot = simple(Direction::Gateway, &[&[&origin]]);
+    let to = snapshot.listeners[0].address;
+    let mut proxy = Proxy::start(&snapshot);
+    let mut begun = Vec::new();
+    for _ in 0..16 {
+        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        // One letter, which might still become HTTP/2.
+        stream.write_all(b"P").await.unwrap();
+        begun.push(stream);
+    }
+    // Whoever came later was served: the workers have these too.
+    for _ in 0..40 {
+        assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    }
+    proxy.begin_stop();
+    tokio::task::block_in_place(|| proxy.until("draining", |_| std::net::TcpStream::connect(to).is_err()));
+    for (number, stream) in begun.iter_mut().enumerate() {
+        let _ = stream.write_all(b"UT / HTTP/1.1\r\nhost: fx\r\ncontent-length: 0\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{number}: {:?}", String::from_utf8_lossy(&answer));
+    }
+    proxy.stop_blocking();
+}
