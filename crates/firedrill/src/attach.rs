@@ -3,14 +3,17 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use control::{
-    api::{ProxyReport, RecoveryReport},
-    client::Client as Control,
+    api::{ProxyReport, RecoveryReport, Revision},
+    client::{Client as Control, ClientError},
 };
 use model::{
     Source,
     config::{Config, Trigger},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use crate::{
     failure::{Exit, Failure},
@@ -24,6 +27,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bound on its coming to rest after that.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Bound on a control plane that died being up again.
+const RESTART: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -54,8 +59,8 @@ pub async fn attach(
     screen: &Screen<'_>,
 ) -> Result<Attached, Failure> {
     if let Ok(supervisor) = Supervisor::of_state(state).await {
-        let control = Control::from_state(state).map_err(|e| Failure::internal(e.to_string()))?;
-        same_config(&config, &control, state).await?;
+        let (control, revision) = control_of(state).await.map_err(|e| Failure::internal(e.to_string()))?;
+        same_config(&config, revision, state)?;
         settled(&config, &control, screen).await;
         let target = target(config, control, supervisor).await?;
         return Ok(Attached { target, running: None });
@@ -144,9 +149,25 @@ async fn target(config: Config, control: Control, supervisor: Supervisor) -> Res
     }
 }
 
+/// The control plane of a running mesh, and what it has applied. One that has just died is being started again by the
+/// supervisor: that is waited for.
+async fn control_of(state: &Path) -> Result<(Control, Revision), ClientError> {
+    let until = Instant::now() + RESTART;
+    loop {
+        let asked = async {
+            let control = Control::from_state(state)?;
+            let revision = control.config().await?;
+            Ok::<_, ClientError>((control, revision))
+        };
+        match asked.await {
+            Err(error) if error.is_unreachable() && Instant::now() < until => sleep(LOOK).await,
+            answer => return answer,
+        }
+    }
+}
+
 /// A drill of one configuration on a mesh of another would prove nothing.
-async fn same_config(config: &Config, control: &Control, state: &Path) -> Result<(), Failure> {
-    let revision = control.config().await.map_err(|e| Failure::internal(e.to_string()))?;
+fn same_config(config: &Config, revision: Revision, state: &Path) -> Result<(), Failure> {
     let number = revision.number;
     let sources: Vec<Source> =
         revision.files.into_iter().map(|file| Source { path: file.path, text: file.text }).collect();
