@@ -109,7 +109,7 @@ fn filter(name: &str, config: &impl Name) -> HttpFilter {
 
 /// Sets `x-firedrill-answered-by: <region>;<workload>;<version>;tries=<n>` where endpoints are chosen for the client.
 fn answered_by() -> HeaderMutation {
-    let ours = |key: &str| format!("%UPSTREAM_METADATA([\"firedrill\", \"{key}\"])%");
+    let ours = |key: &str| format!("%UPSTREAM_METADATA(firedrill:{key})%");
     let tries = "tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT%";
     let header = HeaderValueOption {
         header: Some(HeaderValue {
