@@ -34,13 +34,15 @@ enum Victim {
 
 type Digests = BTreeMap<String, String>;
 
-/// A drill short enough to be killed many times.
+/// A drill short enough to be killed many times. What it judges has tests of its own: here a busy machine must not
+/// have it refused or aborted before it is struck.
 fn short(text: String) -> String {
     text.replace("baseline: 8s", "baseline: 1s")
         .replace("hold: 15s", "hold: 4s")
-        // Guards have tests of their own; a window that fits into this hold trips on a busy machine.
+        .replace("recoveryTime: 5s", "recoveryTime: 2s")
+        .replace("successRate: 99.9%, latencyP99: 250ms, sustain: 4s", "sustain: 1s")
         .replace("    - {probe: balance, successRate: \"< 50%\", over: 5s}\n", "")
-        .replace("sustain: 4s", "sustain: 1s")
+        .replace("rate: 200/s", "rate: 50/s")
         .replace("dwell: 3s", "dwell: 500ms")
 }
 
