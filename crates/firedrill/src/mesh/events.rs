@@ -151,6 +151,7 @@ fn of_control_plane(event: &ControlEvent) -> Meaning {
             result: if *ok { Ok(()) } else { Err(output.clone()) },
         },
         ControlEvent::RampStep { percent, .. } => Meaning::RampStep { percent: f64::from(*percent) },
+        ControlEvent::FailbackCommanded { plan, .. } => Meaning::FailbackCommanded { plan: plan.clone() },
         ControlEvent::FailbackDone { plan } => Meaning::FailbackDone { plan: plan.clone() },
         ControlEvent::RecoveryFailed { plan, reason } => {
             Meaning::RecoveryFailed { plan: plan.clone(), reason: reason.clone() }
@@ -195,6 +196,12 @@ mod tests {
         assert_eq!(feed.kept.iter().map(|e| e.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(feed.kept[0].source, "proxy edge");
         assert_eq!(feed.kept[0].meaning, Meaning::OverlayEnded { id: "l/o".to_owned(), lapsed: true });
+    }
+
+    #[test]
+    fn a_failback_that_recovery_decided_itself_is_seen() {
+        let event = ControlEvent::FailbackCommanded { plan: "bank".to_owned(), reason: "automatic".to_owned() };
+        assert_eq!(meaning(&Logged::Control(event)), Meaning::FailbackCommanded { plan: "bank".to_owned() });
     }
 
     #[test]
