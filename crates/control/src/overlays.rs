@@ -70,6 +70,9 @@ impl Table {
         if self.held.len() >= MAX_LEASES && !self.held.contains_key(id) {
             return Err(Refusal::Conflict(format!("{MAX_LEASES} leases are held; release one first")));
         }
+        if self.held.get(id).is_some_and(|held| held.request.holder != request.holder) {
+            return Err(Refusal::Conflict(format!("lease {id} is held by another; wait until it lapses")));
+        }
         if let Some(plan) = &request.plan
             && let Some((other, _)) = self.held.iter().find(|(k, h)| *k != id && h.request.plan.as_ref() == Some(plan))
         {
@@ -352,6 +355,9 @@ mod tests {
         }
         assert!(matches!(table.take("../d", request(1000), start), Err(Refusal::Invalid(_))));
         table.take("d", request(1000), start).unwrap();
+        table.take("d", request(1000), start).unwrap();
+        let another = LeaseRequest { holder: "i".to_owned(), ..request(1000) };
+        assert!(matches!(table.take("d", another, start), Err(Refusal::Conflict(_))), "it is not its own");
         assert!(matches!(table.take("e", request(1000), start), Err(Refusal::Conflict(_))));
         let harmless = || OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Harmless {} };
         assert!(matches!(table.lay("e", "o", harmless(), start), Err(Refusal::Missing(_))));

@@ -47,6 +47,7 @@ pub async fn run(
     let mut prepared = Command::new(model::program(program));
     prepared.arg0(program).args(arguments).envs(environment).process_group(0);
     prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    die_with_parent(&mut prepared);
     let mut child = prepared.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
     match timeout(bound, finish(&mut child)).await {
@@ -64,6 +65,28 @@ pub async fn run(
             child.wait().await.map_err(|error| format!("{program}: {error}"))?;
             Err(format!("{program} did not end within {bound:?} and was killed"))
         }
+    }
+}
+
+/// Lets the kernel kill the command when the thread that started it ends: a worker of the runtime, which ends with the
+/// process (also with SIGKILL). A command that outlived its engine could do its work after it had been undone.
+#[allow(unsafe_code, reason = "there is no other way to set the parent-death signal before exec")]
+fn die_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let before_exec = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the line above.
+        if rustix::process::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(std::io::Error::from(rustix::io::Errno::SRCH))
+        }
+    };
+    // SAFETY: between fork and exec only async-signal-safe things may be done. `before_exec` makes two system calls
+    // (prctl, getppid), which are; it captures one integer, allocates nothing (an `Errno` makes an error without
+    // allocation) and takes no lock.
+    unsafe {
+        command.pre_exec(before_exec);
     }
 }
 

@@ -87,6 +87,8 @@ pub(crate) struct Controller {
     mesh: Arc<Mesh>,
     state_dir: PathBuf,
     plans: BTreeMap<PlanName, Plan>,
+    /// Where plans stood before the start, until there are manifests that say what they are.
+    stored: Vec<(String, Saved)>,
     asks: mpsc::Receiver<Ask>,
     ends: (mpsc::Sender<End>, mpsc::Receiver<End>),
 }
@@ -111,22 +113,30 @@ impl Controller {
         state_dir: PathBuf,
     ) -> Result<(Self, Handle), crate::store::StoreError> {
         let (asks, receiver) = mpsc::channel(64);
-        let mut controller = Self { mesh, state_dir, plans: BTreeMap::new(), asks: receiver, ends: mpsc::channel(64) };
-        let config = controller.mesh.state().config.clone();
+        let stored = mesh.store.recovery::<Saved>().await?;
+        let mut controller =
+            Self { mesh, state_dir, plans: BTreeMap::new(), stored, asks: receiver, ends: mpsc::channel(64) };
+        controller.take_up(false).await?;
+        Ok((controller, Handle { asks }))
+    }
+
+    /// Goes on where plans stood. The stored manifests may not be accepted by a newer program: then this waits for mended
+    /// ones, since a failover that is forgotten sends traffic back to what is lost.
+    async fn take_up(&mut self, publish: bool) -> Result<(), crate::store::StoreError> {
+        let Some(config) = self.mesh.state().config.clone() else { return Ok(()) };
         let now = Instant::now();
-        for (name, saved) in controller.mesh.store.recovery::<Saved>().await? {
-            let plan = config.as_ref().and_then(|c| c.plans.iter().find(|(plan, _)| plan.as_str() == name));
-            let Some((name, plan)) = plan else {
+        for (name, saved) in std::mem::take(&mut self.stored) {
+            let Some((name, plan)) = config.plans.iter().find(|(plan, _)| plan.as_str() == name) else {
                 tracing::warn!(plan = name, "recovery of a plan that is not in the manifests any more is forgotten");
-                controller.mesh.store.set_recovery::<Saved>(&name, None).await?;
+                self.mesh.store.set_recovery::<Saved>(&name, None).await?;
                 continue;
             };
             let (machine, actions) = Machine::restore(plan.clone(), saved.clone(), now);
-            controller.mesh.switch(name, machine.switches(), false);
-            controller.plans.insert(name.clone(), Plan::new(machine, Some(saved)));
-            controller.perform(name, actions).await;
+            self.mesh.switch(name, machine.switches(), publish);
+            self.plans.insert(name.clone(), Plan::new(machine, Some(saved)));
+            self.perform(name, actions).await;
         }
-        Ok((controller, Handle { asks }))
+        Ok(())
     }
 
     /// Runs for ever.
@@ -152,6 +162,9 @@ impl Controller {
 
     /// Shows every machine the present.
     async fn refresh(&mut self) {
+        if let Err(error) = self.take_up(true).await {
+            tracing::error!(%error, "where recovery stood could not be taken up");
+        }
         let now = Instant::now();
         let mut due = Vec::new();
         {
@@ -428,4 +441,36 @@ fn endpoints(
         all.insert(service.name.to_string(), addresses.map(|address| address.to_string()).collect());
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{ApplyRequest, ManifestFile, RecoveryState, Stamp},
+        store::Store,
+        testing::bank_files,
+    };
+
+    #[tokio::test]
+    async fn a_failover_outlives_manifests_that_are_not_accepted_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("control.db")).await.unwrap();
+        let refused = [ManifestFile { path: "mesh.yaml".to_owned(), text: "kind: Unknown".to_owned() }];
+        store.apply(&refused, "a", "m", Stamp(0)).await.unwrap();
+        let saved = serde_json::json!({"phase": "failedOver", "lease": null, "shifted": "west", "ran": [], "flaps": 0});
+        store.set_recovery("bank-west", Some(&saved)).await.unwrap();
+        store.close().await;
+
+        let Ok(mesh) = Mesh::open(folder.path(), xds::clock::Clock::anchored()).await else { panic!() };
+        let (mut controller, _handle) = Controller::restore(mesh.clone(), folder.path().to_owned()).await.unwrap();
+        controller.refresh().await;
+        assert_eq!(mesh.store.recovery::<Saved>().await.unwrap().len(), 1, "it is not forgotten");
+        let (author, message) = ("a".to_owned(), "mended".to_owned());
+        assert!(mesh.apply(ApplyRequest { files: bank_files(), author, message }).await.is_ok());
+        controller.refresh().await;
+        let states: Vec<_> = controller.plans.values().map(|plan| plan.machine.state()).collect();
+        assert_eq!(states, [RecoveryState::FailedOver]);
+        assert!(controller.plans.values().all(|plan| !plan.machine.switches().is_empty()));
+    }
 }
