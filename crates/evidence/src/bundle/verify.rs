@@ -99,7 +99,8 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
     verifier.check("parts", digests);
     if let Some(key) = &trusted {
         let checkpoint = text(parts, closing::CHECKPOINT).and_then(|note| {
-            let checkpoint = Checkpoint::verify(note, key).map_err(|error| format!("{}: {error}", closing::CHECKPOINT))?;
+            let checkpoint =
+                Checkpoint::verify(note, key).map_err(|error| format!("{}: {error}", closing::CHECKPOINT))?;
             let spelled = note.matches("\u{2014} ").count() == 1;
             if !spelled {
                 let name = closing::CHECKPOINT;
