@@ -181,7 +181,7 @@ async fn processes_are_started_again_held_down_and_ended() {
 
     // A second supervisor is refused, and disturbs nothing.
     let mut second = up(folder.path());
-    assert_eq!(second.wait().await.unwrap().code(), Some(5));
+    assert_eq!(second.wait().await.unwrap().code(), Some(2));
     assert!(fs::read_to_string(folder.path().join("up.err")).unwrap().contains("running"));
 
     // What dies is started again.

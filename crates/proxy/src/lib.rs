@@ -1,7 +1,7 @@
 //! The data plane: listeners, forwarding, TLS, balancing, health, retries, faults, telemetry.
 //!
 //! Nothing in here knows what a recovery plan or a drill is. Decisions are pure (`upstream::{priority, ramp, outlier,
-//! health}`, `retry`, `hedge`, `budget`, `fault`, `http::{route, guard}`, `check`); everything else carries bytes.
+//! health}`, `retry`, `hedge`, `budget`, `fault`, `route`, `http::guard`, `check`); everything else carries bytes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod access;
@@ -22,6 +22,7 @@ mod link;
 mod listener;
 mod metrics;
 mod retry;
+mod route;
 mod run;
 mod state;
 mod tcp;

@@ -15,9 +15,9 @@ use crate::{
     events::EventLog,
     fault::Faults,
     gate::Gate,
-    http::route::Table,
     listener::Listener,
     metrics::Metrics,
+    route::Table,
     tls::identity::Identity,
     upstream::cluster::{Cluster, Surroundings},
 };

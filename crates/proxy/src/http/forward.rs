@@ -19,9 +19,9 @@ use crate::{
         message,
         pool::Pool,
         record::{Flag, Record},
-        route::Entry,
     },
     retry::{Failure, Plan, Repeat},
+    route::Entry,
     state::{Shared, State},
     upstream::{
         cluster::Cluster,

@@ -7,5 +7,4 @@ pub mod guard;
 pub mod message;
 pub mod pool;
 pub mod record;
-pub mod route;
 pub mod server;

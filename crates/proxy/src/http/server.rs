@@ -31,9 +31,9 @@ use crate::{
         message,
         pool::Pool,
         record::{Caller, Flag, Record},
-        route,
     },
     listener::Listener,
+    route,
     state::Shared,
 };
 
