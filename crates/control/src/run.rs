@@ -24,6 +24,17 @@ use crate::{
 /// Bound on ending calls and streams after the request to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// Publishes a trust bundle that was accepted, and says what became of the file.
+fn tell_trust(mesh: Arc<Mesh>) -> impl Fn(trust::Change) {
+    move |change| match change {
+        trust::Change::Accepted { bundle, roots } => {
+            mesh.trust(bundle);
+            mesh.log.say(ControlEvent::TrustApplied { roots });
+        }
+        trust::Change::Refused { reason } => mesh.log.say(ControlEvent::TrustRefused { reason }),
+    }
+}
+
 /// What the control plane is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -95,7 +106,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh.publish_all();
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
     parts.spawn(proxies::collect(mesh.clone()));
-    parts.spawn(trust::follow(mesh.clone()));
+    parts.spawn(trust::follow(mesh.trust_file.clone(), mesh.state().trust.clone(), tell_trust(mesh.clone())));
     parts.spawn({
         let mesh = mesh.clone();
         async move { mesh.lapse_leases().await }

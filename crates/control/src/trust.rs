@@ -7,7 +7,6 @@ use std::{
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ use rustls::{
 };
 use tokio::time::MissedTickBehavior;
 
-use crate::{api::ControlEvent, mesh::Mesh, secret};
+use crate::secret;
 
 /// Between two looks at the file. A change counts at the second look that finds it.
 const LOOK: Duration = Duration::from_millis(400);
@@ -111,23 +110,30 @@ impl Changes {
     }
 }
 
-/// Follows the file, for ever.
-pub(crate) async fn follow(mesh: Arc<Mesh>) {
-    let mut changes = Changes::new(mesh.state().trust.clone());
+/// What became of a change of the file.
+pub(crate) enum Change {
+    /// To be published: the bundle, and how many roots are in it.
+    Accepted { bundle: String, roots: u64 },
+    /// It cannot be used, and the one in force stays.
+    Refused { reason: String },
+}
+
+/// Follows the file, for ever; `tell` is told of each change once.
+pub(crate) async fn follow(file: TrustFile, in_force: String, tell: impl Fn(Change)) {
+    let mut changes = Changes::new(in_force);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let file = mesh.trust_file.clone();
+        let file = file.clone();
         let seen = tokio::task::spawn_blocking(move || file.read()).await;
         match changes.saw(seen.unwrap_or_else(|e| Err(e.to_string()))) {
             Step::Nothing => {}
             Step::Apply(bundle) => {
                 let roots = count(&bundle).unwrap_or_default();
-                mesh.trust(bundle);
-                mesh.log.say(ControlEvent::TrustApplied { roots });
+                tell(Change::Accepted { bundle, roots });
             }
-            Step::Refuse(reason) => mesh.log.say(ControlEvent::TrustRefused { reason }),
+            Step::Refuse(reason) => tell(Change::Refused { reason }),
         }
     }
 }

@@ -17,13 +17,13 @@ use tokio::{
 use crate::{
     clock::{duration, seconds},
     context::{Context, LOOK, Message},
-    engine::Abort,
     figures::figures,
     findings::{self, findings},
     guard::{self, Look},
     life::{Action, Input, Life, Stage},
     probe::lock,
     progress::{Live, Progress},
+    record::Abort,
     shell::Shell,
     target::{Meaning, Observed, Target},
 };

@@ -14,8 +14,8 @@ use crate::{
     clock::seconds,
     command,
     context::{LOOK, Owed},
-    engine::{DrillError, LEASE_TTL, Places, Sealed, lock, open_ledger, seal},
     preflight::{differing, digests},
+    record::{DrillError, LEASE_TTL, Places, Sealed, lock, open_ledger, seal},
     target::Target,
 };
 

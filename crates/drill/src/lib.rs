@@ -18,6 +18,7 @@ mod life;
 mod preflight;
 pub mod probe;
 pub mod progress;
+pub mod record;
 mod register;
 mod shell;
 pub mod target;
@@ -26,5 +27,7 @@ mod tasks;
 mod testing;
 mod timeline;
 
-pub use engine::{Abort, DrillError, LEASE_TTL, Places, Sealed, recover_crashed, run};
+pub use crash::recover_crashed;
+pub use engine::run;
 pub use progress::Progress;
+pub use record::{Abort, DrillError, LEASE_TTL, Places, Sealed};

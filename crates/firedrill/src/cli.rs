@@ -124,7 +124,7 @@ impl Cli {
             Command::Proxy(args) => command::proxy::run(args),
             Command::Render(args) => command::render::run(&args, terminal),
             Command::Sample(args) => command::sample::run(args),
-            Command::Completion(args) => command::completion::run(&args, terminal),
+            Command::Completion(args) => command::completion::run(&args, Cli::command(), terminal),
             Command::Exec(args) => command::exec::run(&args),
             Command::Guard(args) => command::guard::run(&args),
         }
@@ -144,23 +144,6 @@ fn color_asked(arguments: &[std::ffi::OsString]) -> When {
         Some("never") => When::Never,
         _ => When::Auto,
     }
-}
-
-/// How results are printed: for people, or for programs, with stable field names.
-#[allow(missing_docs, reason = "clap would make each help text ten lines longer")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    #[default]
-    Text,
-    Json,
-}
-
-/// State folder of a mesh on this machine.
-#[derive(Clone, Debug, clap::Args)]
-pub struct State {
-    /// State folder of the mesh: keys, ledger, logs
-    #[arg(long = "state", value_name = "DIR", default_value = ".firedrill")]
-    pub path: std::path::PathBuf,
 }
 
 #[cfg(test)]

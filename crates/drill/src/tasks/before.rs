@@ -10,12 +10,12 @@ use super::PATIENCE;
 use crate::{
     clock::{duration, nanos},
     context::{Context, LOOK, Message, insist},
-    engine::LEASE_TTL,
     figures::{figures, unsteady},
     life::Input,
     preflight::{Look, differing, digests, objections},
     probe::lock,
     progress::Progress,
+    record::LEASE_TTL,
     target::{Target, TargetError},
 };
 

@@ -10,10 +10,10 @@ use super::step;
 use crate::{
     clock::duration,
     context::{Context, LOOK, insist},
-    engine::LEASE_TTL,
     life::Input,
     preflight::{differing, digests},
     progress::Progress,
+    record::LEASE_TTL,
     target::{ProxyReport, Target},
 };
 

@@ -6,7 +6,7 @@ use model::{Problem, Severity, Source};
 use serde_json::json;
 
 use crate::{
-    cli::Format,
+    arguments::Format,
     failure::Exit,
     manifests::{self, Files},
     summary,

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{cli::Cli, failure::Exit, terminal::Terminal};
+use crate::{failure::Exit, terminal::Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,9 +26,9 @@ pub struct Args {
 ///
 /// # Errors
 /// None.
-pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+pub fn run(args: &Args, mut program: clap::Command, terminal: &Terminal) -> miette::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "firedrill", &mut script);
+    clap_complete::generate(args.shell, &mut program, "firedrill", &mut script);
     terminal.write(String::from_utf8_lossy(&script));
     Ok(Exit::Success.into())
 }

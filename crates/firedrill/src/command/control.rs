@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use miette::IntoDiagnostic;
 use xds::clock::Clock;
 
-use crate::{cli::State, failure::Failure, logging};
+use crate::{arguments::State, failure::Failure, logging};
 
 /// Arguments of `firedrill control`.
 #[derive(Debug, clap::Args)]

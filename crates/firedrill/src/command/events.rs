@@ -9,7 +9,7 @@ use control::{
 use serde_json::Value;
 
 use crate::{
-    cli::{Format, State},
+    arguments::{Format, State},
     failure::{Exit, Failure},
     terminal::{Terminal, Tone},
 };

@@ -13,7 +13,7 @@ use evidence::{
 use serde_json::json;
 
 use crate::{
-    cli::Format,
+    arguments::Format,
     failure::{Exit, Failure},
     manifests::{count, reason},
     render::outcome,

@@ -9,7 +9,7 @@ use control::{
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, State},
+    arguments::{Format, State},
     failure::{Exit, Failure},
     render::table::{Cell, table},
     supervisor::{

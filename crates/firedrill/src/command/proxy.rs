@@ -7,7 +7,7 @@ use model::name::WorkloadName;
 use proxy::{ControlSource, FileSource, IdentityFiles, Source};
 use xds::clock::Clock;
 
-use crate::{cli::State, failure::Failure, logging};
+use crate::{arguments::State, failure::Failure, logging};
 
 /// Arguments of `firedrill proxy`.
 #[derive(Debug, clap::Args)]

@@ -17,7 +17,7 @@ use serde::Serialize;
 use xds::{bootstrap::Bootstrap, node::NodeInfo};
 
 use crate::{
-    cli::{Format, State},
+    arguments::{Format, State},
     failure::{Exit, Failure},
     manifests::reason,
     supervisor::{

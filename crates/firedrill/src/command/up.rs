@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use miette::IntoDiagnostic;
 
 use crate::{
-    cli::{Format, State},
+    arguments::{Format, State},
     failure::{Exit, Failure},
     manifests::{self, Files},
     render::table::table,

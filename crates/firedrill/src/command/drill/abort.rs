@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use crate::{
-    cli::State,
+    arguments::State,
     command::block_on,
     failure::{Exit, Failure},
     manifests::reason,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ledger;
 use crate::{
-    cli::{Format, State},
+    arguments::{Format, State},
     failure::Exit,
     manifests,
     render::table::{Cell, table},

@@ -13,8 +13,8 @@ use model::{config::Config, name::DrillName};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    arguments::{Format, State},
     attach::{Attached, attach},
-    cli::{Format, State},
     failure::{Exit, Failure},
     interrupt::Stop,
     manifests::{self, Files, reason},

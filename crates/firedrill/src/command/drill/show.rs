@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{ledger, list::verdict_cell};
 use crate::{
-    cli::{Format, State},
+    arguments::{Format, State},
     failure::{Exit, Failure},
     render::{
         figures::short_digest,
