@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 # Tests that bound an answer's latency run alone: two meshes are some forty processes on what may be two cores.
 E2E   := FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --locked -p e2e
 
-.PHONY: help check fmt clippy rules test unit e2e demo fuzz bench tools clean
+.PHONY: help check fmt clippy test unit e2e demo fuzz tools clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
