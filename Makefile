@@ -3,8 +3,9 @@ CARGO ?= cargo
 VENV  := .venv
 ENVOY := $(VENV)/envoy-1.40.0
 FUZZ_SECONDS ?= 60
+# Built with the features of the whole workspace, and the fuzzer with the binary's, so that nothing is compiled twice.
 # Tests that bound an answer's latency run alone: two meshes are some forty processes on what may be two cores.
-E2E   := FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --locked -p e2e
+E2E   := FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --workspace --locked --test e2e
 
 .PHONY: help check fmt clippy test unit e2e demo fuzz tools clean FORCE
 
@@ -31,13 +32,14 @@ FORCE:
 
 e2e: tools target/release/firedrill ## end to end on the release binary: real processes, real peers, real faults
 	$(E2E) -- failover:: --nocapture --test-threads=1
-	$(E2E) -- --skip failover:: --nocapture --test-threads=2
+	$(E2E) -- --skip failover:: --nocapture --test-threads=4
 
 demo: target/release/firedrill ## a live fire drill on a bank in two regions
 	target/release/firedrill demo
 
 fuzz: ## every parser on mutated input, FUZZ_SECONDS (60) each
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) run --release --locked -p fuzz
+	$(CARGO) build --release --locked -p firedrill -p fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) target/release/fuzz
 
 tools: $(ENVOY) ## the peers that tests drive: Envoy from PyPI, nginx from Debian
 	@command -v nginx >/dev/null 2>&1 || .ci/install-nginx

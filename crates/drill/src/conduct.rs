@@ -54,6 +54,8 @@ pub struct Conductor<T> {
     events: Vec<EventRecord>,
     events_dropped: u64,
     shown: BTreeSet<Point>,
+    /// What is to be shown of the timeline, with its offset in seconds: it comes from several observers, not in order.
+    beats: Vec<(f64, Progress)>,
     recovered: bool,
     loss_shown: usize,
     ramp: Vec<f64>,
@@ -84,6 +86,7 @@ impl<T: Target> Conductor<T> {
             events: Vec::new(),
             events_dropped: 0,
             shown: BTreeSet::new(),
+            beats: Vec::new(),
             recovered: false,
             loss_shown: 0,
             ramp: Vec::new(),
@@ -163,6 +166,7 @@ impl<T: Target> Conductor<T> {
             self.context.facts().timeline.freeze();
             self.live_measure(true);
         }
+        self.show_beats();
         if before == Stage::ReadingRecovered || before == Stage::ReadingFailedBack {
             self.loss();
         }
@@ -261,8 +265,8 @@ impl<T: Target> Conductor<T> {
             Meaning::StepFinished { name, took, result } => {
                 drop(facts);
                 let (name, took, result) = (name.clone(), *took, result.clone());
-                let offset = self.context.offset().as_secs_f64();
-                self.context.show(Progress::PlanStep { name, took, result, offset });
+                let offset = self.life.start().map_or(0.0, |start| seconds(time - start));
+                self.beats.push((offset, Progress::PlanStep { name, took, result, offset }));
                 None
             }
             Meaning::RampStep { percent } => {
@@ -324,6 +328,15 @@ impl<T: Target> Conductor<T> {
         }));
         if self.life.stage() == Stage::Running {
             self.live_measure(false);
+        } else {
+            self.show_beats();
+        }
+    }
+
+    fn show_beats(&mut self) {
+        self.beats.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        for (_, beat) in self.beats.drain(..) {
+            self.context.show(beat);
         }
     }
 
@@ -338,10 +351,11 @@ impl<T: Target> Conductor<T> {
         // Observed and derived ones together, so that they read in the order in which they happened.
         for point in &results.timeline {
             if zero.is_some() && self.shown.insert(point.point) {
-                let (observer, note) = (point.observer.clone(), point.note.clone());
-                self.context.show(Progress::Point { point: point.point, offset: point.offset, observer, note });
+                let (offset, observer, note) = (point.offset, point.observer.clone(), point.note.clone());
+                self.beats.push((offset, Progress::Point { point: point.point, offset, observer, note }));
             }
         }
+        self.show_beats();
         let Some(recovery) = &results.measured.recovery else { return };
         let offered = results.probes.iter().filter_map(|probe| probe.fault.as_ref());
         let (offered, failed) = offered.fold((0, 0), |(o, f), s| (o + s.offered, f + s.failed));
@@ -373,15 +387,12 @@ impl<T: Target> Conductor<T> {
         let Some(zero) = points.iter().find(|p| p.point == Point::T0c).map(|p| p.time) else { return };
         for point in points {
             if self.shown.insert(point.point) {
-                let offset = seconds(point.time - zero);
-                self.context.show(Progress::Point {
-                    point: point.point,
-                    offset,
-                    observer: point.observer,
-                    note: point.note,
-                });
+                let (point, offset, observer, note) =
+                    (point.point, seconds(point.time - zero), point.observer, point.note);
+                self.beats.push((offset, Progress::Point { point, offset, observer, note }));
             }
         }
+        self.show_beats();
     }
 
     fn loss(&mut self) {
