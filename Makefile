@@ -31,8 +31,8 @@ target/release/firedrill: FORCE
 FORCE:
 
 e2e: tools target/release/firedrill ## end to end on the release binary: real processes, real peers, real faults
-	$(E2E) -- failover:: --nocapture --test-threads=1
-	$(E2E) -- --skip failover:: --nocapture --test-threads=4
+	$(E2E) -- failover:: oracle:: --nocapture --test-threads=1
+	$(E2E) -- --skip failover:: --skip oracle:: --nocapture --test-threads=4
 
 demo: target/release/firedrill ## a live fire drill on a bank in two regions
 	target/release/firedrill demo

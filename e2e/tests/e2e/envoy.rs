@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 const MOMENT: Duration = Duration::from_secs(20);
 
 /// By the environment, or where `make tools` puts it.
-fn envoy() -> Option<PathBuf> {
+pub fn envoy() -> Option<PathBuf> {
     let path = std::env::var_os("FIREDRILL_ENVOY").map_or_else(|| workspace().join(".venv/bin/envoy"), PathBuf::from);
     path.is_file().then_some(path)
 }

@@ -7,6 +7,7 @@ mod envoy;
 mod failover;
 mod kill;
 mod nginx;
+mod oracle;
 mod security;
 mod supervise;
 mod verdict;

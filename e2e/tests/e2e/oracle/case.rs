@@ -1,0 +1,308 @@
+//! A case as data: endpoints, a snapshot, what is sent, and what must come of it on each side.
+
+use std::{net::SocketAddr, time::Duration};
+
+use xds::snapshot::{
+    Balancer, CircuitBreakers, Cluster, Direction, Forward, HealthCheck, HttpListener, Limits, Listener,
+    ListenerProtocol, PathMatch, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable, Snapshot,
+    UpstreamProtocol, VirtualHost, WeightedCluster,
+};
+
+use super::{
+    ask::Ask,
+    origin::CHECKED,
+    place::{Place, Side},
+    topology::{Topology, region},
+};
+
+/// What must come of a step.
+#[derive(Clone, Debug)]
+pub struct Expect<T> {
+    /// Of Envoy.
+    pub envoy: T,
+    /// Of ours.
+    pub ours: T,
+    /// Title in `docs/decisions/envoy-differences.md`, where they differ.
+    pub why: Option<&'static str>,
+}
+
+impl<T> Expect<T> {
+    /// Of this side.
+    pub fn of(&self, side: Side) -> &T {
+        match side {
+            Side::Envoy => &self.envoy,
+            Side::Ours => &self.ours,
+        }
+    }
+}
+
+/// The same on both sides.
+pub fn same<T: Clone>(both: T) -> Expect<T> {
+    Expect { envoy: both.clone(), ours: both, why: None }
+}
+
+/// An intended difference.
+pub fn differ<T>(envoy: T, ours: T, why: &'static str) -> Expect<T> {
+    Expect { envoy, ours, why: Some(why) }
+}
+
+/// Shares by name: one-letter names are regions, others endpoints; a number is a status that no endpoint gave.
+pub type Shares = &'static [(&'static str, f64)];
+
+/// An endpoint as a proxy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Gets traffic.
+    Fine,
+    /// Fails its active checks.
+    Unhealthy,
+    /// Out by outlier detection.
+    Ejected,
+}
+
+/// What a case does, one after the other.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Sends a request and compares its line.
+    Ask(Ask, Expect<&'static str>),
+    /// Sends many and compares who answered.
+    Spread(Ask, u32, Expect<Shares>),
+    /// Sends so many at once, each on its own connection; so many must be answered with this line, the others are held.
+    Crowd(Ask, usize, usize, Expect<&'static str>),
+    /// Waits until so many are being held.
+    Held(usize),
+    /// Lets go what is held; every one of these requests must end with this line.
+    Release(Expect<&'static str>),
+    /// An endpoint's script from here on.
+    Behave(&'static str, &'static str),
+    /// Whether an endpoint's active checks pass from here on.
+    Pass(&'static str, bool),
+    /// Waits until the proxy sees an endpoint so.
+    Await(&'static str, Expect<Seen>),
+    /// Sends requests until the proxy sees an endpoint so.
+    Until(Ask, &'static str, Seen),
+    /// How many endpoints the proxy sees so.
+    Count(Seen, Expect<usize>),
+}
+
+impl Step {
+    /// Title of the difference that it proves.
+    pub fn why(&self) -> Option<&'static str> {
+        match self {
+            Self::Ask(_, expect) | Self::Release(expect) => expect.why,
+            Self::Spread(_, _, expect) => expect.why,
+            Self::Crowd(_, _, _, expect) => expect.why,
+            Self::Await(_, expect) => expect.why,
+            Self::Count(_, expect) => expect.why,
+            Self::Held(_) | Self::Behave(..) | Self::Pass(..) | Self::Until(..) => None,
+        }
+    }
+}
+
+type Change<T> = fn(&mut T);
+
+/// A case.
+#[derive(Debug)]
+pub struct Case {
+    /// A sentence.
+    pub name: &'static str,
+    /// Endpoints of its cluster.
+    pub topology: Topology,
+    /// What happens.
+    pub steps: Vec<Step>,
+    cluster: Vec<Change<Cluster>>,
+    forward: Vec<Change<Forward>>,
+    listener: Vec<Change<HttpListener>>,
+    hosts: fn(Forward) -> Vec<Domain>,
+}
+
+/// A virtual host: name, domains, routes.
+pub type Domain = (&'static str, Vec<&'static str>, Vec<Route>);
+
+fn everything(forward: Forward) -> Vec<Domain> {
+    anywhere(vec![route(prefix("/"), RouteAction::Forward(forward))])
+}
+
+impl Case {
+    /// Of these endpoints, with neither checks nor outlier detection nor repeats.
+    pub fn new(name: &'static str, topology: &str) -> Self {
+        Self {
+            name,
+            topology: Topology::new(topology),
+            steps: Vec::new(),
+            cluster: Vec::new(),
+            forward: Vec::new(),
+            listener: Vec::new(),
+            hosts: everything,
+        }
+    }
+
+    /// Changes its cluster.
+    pub fn cluster(mut self, change: Change<Cluster>) -> Self {
+        self.cluster.push(change);
+        self
+    }
+
+    /// Changes how its routes forward.
+    pub fn forward(mut self, change: Change<Forward>) -> Self {
+        self.forward.push(change);
+        self
+    }
+
+    /// Changes its listener.
+    pub fn listener(mut self, change: Change<HttpListener>) -> Self {
+        self.listener.push(change);
+        self
+    }
+
+    /// Gives it other virtual hosts than one for everything.
+    pub fn hosts(self, hosts: fn(Forward) -> Vec<Domain>) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// With active health checks.
+    pub fn checked(self) -> Self {
+        self.cluster(|cluster| cluster.health_check = Some(check()))
+    }
+
+    /// A step.
+    pub fn step(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+
+    /// A request and its line on both sides.
+    pub fn ask(self, ask: Ask, line: &'static str) -> Self {
+        self.step(Step::Ask(ask, same(line)))
+    }
+
+    /// A request whose line differs by intention: Envoy's, ours, why.
+    pub fn ask_differs(self, ask: Ask, envoy: &'static str, ours: &'static str, why: &'static str) -> Self {
+        self.step(Step::Ask(ask, differ(envoy, ours, why)))
+    }
+
+    /// The same request several times, with the same line each time.
+    pub fn asks(mut self, count: usize, ask: &Ask, line: &'static str) -> Self {
+        self.steps.extend(std::iter::repeat_with(|| Step::Ask(ask.clone(), same(line))).take(count));
+        self
+    }
+
+    /// Many requests and who answers them.
+    pub fn spread(self, ask: Ask, count: u32, shares: Shares) -> Self {
+        self.step(Step::Spread(ask, count, same(shares)))
+    }
+
+    /// Whether its cluster is checked actively.
+    pub fn is_checked(&self, place: Place) -> bool {
+        self.cluster_at(place).health_check.is_some()
+    }
+
+    /// Its snapshot.
+    pub fn snapshot(&self, place: Place) -> Snapshot {
+        let name = place.cluster();
+        let mut http = HttpListener { routes: name.clone(), authorization: None, limits: Limits::default() };
+        self.listener.iter().for_each(|change| change(&mut http));
+        let mut forward = forward(&name);
+        self.forward.iter().for_each(|change| change(&mut forward));
+        let hosts = (self.hosts)(forward).into_iter().map(|(name, domains, routes)| VirtualHost {
+            name: name.to_owned(),
+            domains: domains.into_iter().map(str::to_owned).collect(),
+            routes,
+        });
+        Snapshot {
+            listeners: vec![listener(&name, place.listener(), http)],
+            routes: vec![RouteTable { name: name.clone(), hosts: hosts.collect() }],
+            clusters: vec![self.cluster_at(place)],
+            endpoints: vec![self.topology.endpoints(place)],
+            trust: Vec::new(),
+        }
+    }
+
+    fn cluster_at(&self, place: Place) -> Cluster {
+        let mut cluster = cluster(&place.cluster());
+        self.cluster.iter().for_each(|change| change(&mut cluster));
+        cluster
+    }
+}
+
+/// Who a share's name stands for.
+pub fn named(shares: Shares, host: &str) -> String {
+    let by_region = shares.iter().any(|(name, _)| name.len() == 1);
+    if by_region { region(host).to_owned() } else { host.to_owned() }
+}
+
+fn listener(name: &str, address: SocketAddr, http: HttpListener) -> Listener {
+    Listener {
+        name: name.to_owned(),
+        address,
+        direction: Direction::Outbound,
+        tls: None,
+        protocol: ListenerProtocol::Http(http),
+    }
+}
+
+fn cluster(name: &str) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        service: name.to_owned(),
+        protocol: UpstreamProtocol::Http1,
+        connect_timeout: Duration::from_secs(5),
+        balancer: Balancer::RoundRobin,
+        tls: None,
+        health_check: None,
+        outlier: None,
+        breakers: CircuitBreakers::default(),
+        panic_threshold: 50,
+        ramp: None,
+    }
+}
+
+/// A failed answer takes effect at once on both sides, so the interval only bounds how long a case waits for a change.
+fn check() -> HealthCheck {
+    HealthCheck {
+        http_path: Some(CHECKED.to_owned()),
+        every: Duration::from_millis(500),
+        timeout: Duration::from_secs(5),
+        unhealthy_after: 1,
+        healthy_after: 1,
+    }
+}
+
+fn forward(cluster: &str) -> Forward {
+    Forward {
+        clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
+        timeout: Duration::from_secs(15),
+        retry: None,
+        hedge: None,
+    }
+}
+
+/// Repeats without a bound on one try.
+pub fn retry(attempts: u32, on: &[RetryOn]) -> RetryPolicy {
+    RetryPolicy { attempts, per_try: None, on: on.iter().copied().collect(), non_idempotent: false }
+}
+
+/// One virtual host for all authorities.
+pub fn anywhere(routes: Vec<Route>) -> Vec<Domain> {
+    vec![("all", vec!["*"], routes)]
+}
+
+/// A route.
+pub fn route(matches: RouteMatch, action: RouteAction) -> Route {
+    Route { matches, action }
+}
+
+/// By the path's beginning.
+pub fn prefix(path: &str) -> RouteMatch {
+    RouteMatch { path: PathMatch::Prefix(path.to_owned()), methods: Vec::new(), headers: Vec::new() }
+}
+
+/// By the whole path.
+pub fn exact(path: &str) -> RouteMatch {
+    RouteMatch { path: PathMatch::Exact(path.to_owned()), ..prefix("/") }
+}
+
+/// An answer by the proxy itself.
+pub fn answer(status: u16, body: &str) -> RouteAction {
+    RouteAction::Answer { status, body: body.to_owned() }
+}

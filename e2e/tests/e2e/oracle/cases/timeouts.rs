@@ -1,0 +1,31 @@
+//! Bounds on time.
+
+use std::time::Duration;
+
+use xds::snapshot::RetryOn;
+
+use crate::oracle::{
+    ask::{Naming, get, post},
+    case::{Case, retry},
+};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("a route's timeout", "a0")
+            .forward(|forward| forward.timeout = Duration::from_millis(300))
+            .ask(get("/").script("hang"), "504 UT a0")
+            .ask(post("/").script("hang"), "504 UT a0")
+            .ask(get("/").script("late:20"), "200 - a0"),
+        Case::new("the route's timeout covers all tries", "a0 a1 a2")
+            .forward(|forward| {
+                let mut policy = retry(2, &[RetryOn::GatewayError, RetryOn::Reset]);
+                policy.per_try = Some(Duration::from_secs(10));
+                forward.retry = Some(policy);
+                forward.timeout = Duration::from_millis(600);
+            })
+            .ask(get("/").script("503,hang").naming(Naming::Order), "504 UT 1>2"),
+        Case::new("no timeout", "a0")
+            .forward(|forward| forward.timeout = Duration::ZERO)
+            .ask(get("/").script("late:300"), "200 - a0"),
+    ]
+}
