@@ -59,7 +59,7 @@ pub struct Line {
 /// Hands lines to the writer.
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: SyncSender<Line>,
+    lines: SyncSender<Box<Line>>,
     dropped: AtomicU64,
 }
 
@@ -77,7 +77,7 @@ impl AccessLog {
     }
 
     /// Writes a line, some time soon.
-    pub fn line(&self, line: Line) {
+    pub fn line(&self, line: Box<Line>) {
         if self.lines.try_send(line).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -89,7 +89,7 @@ impl AccessLog {
     }
 }
 
-fn write(lines: &Receiver<Line>, mut to: BufWriter<Box<dyn Write + Send>>) {
+fn write(lines: &Receiver<Box<Line>>, mut to: BufWriter<Box<dyn Write + Send>>) {
     loop {
         let line = match lines.try_recv() {
             Ok(line) => line,

@@ -15,7 +15,11 @@ use serde::Serialize;
 use tokio::{net::TcpListener, sync::Notify, time::Instant};
 use xds::{event::Event, overlay::Overlay, snapshot::Snapshot, status::ProxyStatus};
 
-use crate::{access::AccessLog, state::Shared};
+use crate::{
+    access::AccessLog,
+    metrics::{self, Elsewhere},
+    state::Shared,
+};
 
 /// Longest long poll.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -110,10 +114,12 @@ async fn answer(shared: &Arc<Shared>, drain: &Notify, request: &Request<Incoming
         (&Method::GET, "/events") => events(shared, request.uri().query().unwrap_or_default()).await,
         (&Method::GET, "/metrics") => {
             let lines = shared.access.as_ref().map_or(0, AccessLog::dropped);
-            match shared.metrics.render(&status(shared), &shared.around.events.counts(), lines) {
-                Ok(metrics) => text(StatusCode::OK, metrics),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
+            let events = shared.around.events.counts();
+            let elsewhere = Elsewhere { status: &status(shared), events: &events, lines_dropped: lines };
+            let mut response = text(StatusCode::OK, shared.metrics.render(&elsewhere));
+            let format = http::HeaderValue::from_static(metrics::text::CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, format);
+            response
         }
         (&Method::POST, "/drain") => {
             drain.notify_one();

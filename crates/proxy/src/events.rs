@@ -11,8 +11,6 @@ use xds::{
     event::{Event, EventKind},
 };
 
-use crate::metrics;
-
 /// Events kept; older ones are counted as dropped for readers that come late.
 const CAPACITY: usize = 4096;
 
@@ -53,7 +51,7 @@ impl EventLog {
         let time = self.clock.now();
         let sequence = *self.last.borrow() + 1;
         tracing::info!(sequence, event = ?kind, "event");
-        *entries.counts.entry(metrics::kind(&kind)).or_default() += 1;
+        *entries.counts.entry(name(&kind)).or_default() += 1;
         if entries.kept.len() == CAPACITY {
             entries.kept.pop_front();
         }
@@ -88,6 +86,27 @@ impl EventLog {
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.counts.iter().map(|(kind, count)| (*kind, *count)).collect()
+    }
+}
+
+/// The name of an event's kind in metrics.
+fn name(event: &EventKind) -> &'static str {
+    match event {
+        EventKind::Started { .. } => "started",
+        EventKind::SnapshotApplied { .. } => "snapshotApplied",
+        EventKind::SnapshotRejected { .. } => "snapshotRejected",
+        EventKind::OverlayApplied { .. } => "overlayApplied",
+        EventKind::OverlayEnded { .. } => "overlayEnded",
+        EventKind::Health { .. } => "health",
+        EventKind::Ejected { .. } => "ejected",
+        EventKind::Readmitted { .. } => "readmitted",
+        EventKind::TierLoad { .. } => "tierLoad",
+        EventKind::Panic { .. } => "panic",
+        EventKind::Switched { .. } => "switched",
+        EventKind::FirstAnswer { .. } => "firstAnswer",
+        EventKind::ControlLost { .. } => "controlLost",
+        EventKind::ControlConnected => "controlConnected",
+        EventKind::Draining => "draining",
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod access;
 mod admin;
+#[cfg(test)]
+mod allocations;
 mod apply;
 mod budget;
 mod certify;

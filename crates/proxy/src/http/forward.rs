@@ -81,7 +81,7 @@ pub async fn forward(
         ));
     };
     let view = cluster.view();
-    record.routed(&cluster.name, &view.config.service);
+    record.routed(&view.config);
     let Some(counted) = InFlight::new(cluster.clone(), view.config.breakers.requests) else {
         let text = "too many requests in flight";
         return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
@@ -440,7 +440,7 @@ impl Race<'_> {
         }
         let host = &made.chosen.host;
         let tries = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
-        record.answered_by(host.address, &host.region, tries.saturating_sub(1));
+        record.answered_by(host, tries.saturating_sub(1));
         let Reply { head, body, held } = won.reply;
         record.status(head.status.as_u16());
         let mut response = Response::from_parts(

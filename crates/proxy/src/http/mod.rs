@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod body;
+mod flags;
 pub mod forward;
 pub mod guard;
 pub mod message;

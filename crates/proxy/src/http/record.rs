@@ -1,63 +1,26 @@
-//! What is known of one request, told to metrics and access log when it is over.
+//! What is known of one request, told to metrics and access log when it is over. Words for the access log are only
+//! collected when there is one.
 
-use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use xds::snapshot::Direction;
+use http::{HeaderMap, Method, header::CONTENT_TYPE};
+use xds::snapshot::{self, Direction};
 
+pub use crate::http::flags::Flag;
 use crate::{
     access::Line,
-    http::body::{BodyError, Watch},
-    metrics::RequestLabels,
+    http::{
+        body::{BodyError, Watch},
+        flags::Flags,
+    },
+    metrics::{
+        peers::Peers,
+        requests::{Key, Sizes},
+        text::Labels,
+    },
     state::Shared,
+    upstream::host::Host,
 };
-
-/// Envoy's response flags that occur here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flag {
-    /// No healthy endpoint.
-    NoHealthyUpstream,
-    /// Connecting failed.
-    UpstreamConnectionFailure,
-    /// The connection ended early.
-    UpstreamConnectionTermination,
-    /// The request's or the try's time ran out.
-    UpstreamRequestTimeout,
-    /// Repeats are used up.
-    UpstreamRetryLimitExceeded,
-    /// A circuit breaker is open, or the retry budget is spent.
-    UpstreamOverflow,
-    /// No route.
-    NoRouteFound,
-    /// The caller went away.
-    DownstreamConnectionTermination,
-    /// A fault answered.
-    FaultInjected,
-    /// A fault delayed.
-    DelayInjected,
-    /// The caller's request was malformed.
-    DownstreamProtocolError,
-    /// The caller may not.
-    UnauthorizedExternalService,
-}
-
-impl Flag {
-    fn short(self) -> &'static str {
-        match self {
-            Self::NoHealthyUpstream => "UH",
-            Self::UpstreamConnectionFailure => "UF",
-            Self::UpstreamConnectionTermination => "UC",
-            Self::UpstreamRequestTimeout => "UT",
-            Self::UpstreamRetryLimitExceeded => "URX",
-            Self::UpstreamOverflow => "UO",
-            Self::NoRouteFound => "NR",
-            Self::DownstreamConnectionTermination => "DC",
-            Self::FaultInjected => "FI",
-            Self::DelayInjected => "DI",
-            Self::DownstreamProtocolError => "DPE",
-            Self::UnauthorizedExternalService => "UAEX",
-        }
-    }
-}
 
 /// Who calls over a connection.
 #[derive(Clone, Debug)]
@@ -65,7 +28,7 @@ pub struct Caller {
     /// Its address.
     pub address: SocketAddr,
     /// Its SPIFFE id, proven by its certificate.
-    pub id: Option<String>,
+    pub id: Option<Arc<str>>,
     /// Whether the connection is TLS.
     pub tls: bool,
 }
@@ -75,12 +38,18 @@ pub struct Caller {
 pub struct Record {
     shared: Arc<Shared>,
     start: Instant,
-    line: Line,
-    flags: Vec<Flag>,
+    /// `None` without an access log.
+    line: Option<Box<Line>>,
+    flags: Flags,
+    status: u16,
     direction: Direction,
     tls: bool,
-    service: String,
-    region: String,
+    caller: Option<Arc<str>>,
+    head: bool,
+    grpc: bool,
+    sent: u64,
+    cluster: Option<Arc<snapshot::Cluster>>,
+    host: Option<Arc<Host>>,
     over: bool,
     _in_flight: Arc<()>,
 }
@@ -89,22 +58,29 @@ impl Record {
     /// At its arrival. `in_flight` is kept until it is over.
     pub fn new(shared: Arc<Shared>, in_flight: Arc<()>, listener: &str, direction: Direction, caller: &Caller) -> Self {
         let start = Instant::now();
-        let line = Line {
-            start_time: shared.clock.at(start).0,
-            listener: listener.to_owned(),
-            downstream_remote_address: caller.address.to_string(),
-            downstream_peer_uri_san: caller.id.clone(),
-            ..Line::default()
-        };
+        let line = shared.access.as_ref().map(|_| {
+            Box::new(Line {
+                start_time: shared.clock.at(start).0,
+                listener: listener.to_owned(),
+                downstream_remote_address: caller.address.to_string(),
+                downstream_peer_uri_san: caller.id.as_deref().map(str::to_owned),
+                ..Line::default()
+            })
+        });
         Self {
             shared,
             start,
             line,
-            flags: Vec::new(),
+            flags: Flags::default(),
+            status: 0,
             direction,
             tls: caller.tls,
-            service: String::new(),
-            region: String::new(),
+            caller: caller.id.clone(),
+            head: false,
+            grpc: false,
+            sent: 0,
+            cluster: None,
+            host: None,
             over: false,
             _in_flight: in_flight,
         }
@@ -112,54 +88,63 @@ impl Record {
 
     /// What is asked for.
     pub fn asked(&mut self, request: &http::request::Parts) {
-        self.line.method = request.method.to_string();
-        self.line.path = request.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-        self.line.protocol = format!("{:?}", request.version);
+        self.head = request.method == Method::HEAD;
+        self.grpc = is_grpc(&request.headers);
+        if let Some(line) = &mut self.line {
+            line.method = request.method.to_string();
+            line.path = request.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+            line.protocol = format!("{:?}", request.version);
+        }
     }
 
     /// Of whom, and under which id.
     pub fn addressed(&mut self, authority: &str, request_id: &str) {
-        authority.clone_into(&mut self.line.authority);
-        request_id.clone_into(&mut self.line.request_id);
+        if let Some(line) = &mut self.line {
+            authority.clone_into(&mut line.authority);
+            request_id.clone_into(&mut line.request_id);
+        }
     }
 
     /// Which cluster it goes to.
-    pub fn routed(&mut self, cluster: &str, service: &str) {
-        self.line.upstream_cluster = Some(cluster.to_owned());
-        service.clone_into(&mut self.service);
+    pub fn routed(&mut self, cluster: &Arc<snapshot::Cluster>) {
+        if let Some(line) = &mut self.line {
+            line.upstream_cluster = Some(cluster.name.clone());
+        }
+        self.cluster = Some(cluster.clone());
     }
 
     /// Which endpoint answered, after how many tries.
-    pub fn answered_by(&mut self, address: SocketAddr, region: &str, tries: u32) {
-        self.line.upstream_host = Some(address.to_string());
-        region.clone_into(&mut self.region);
-        self.line.upstream_request_attempt_count = tries;
+    pub fn answered_by(&mut self, host: &Arc<Host>, tries: u32) {
+        if let Some(line) = &mut self.line {
+            line.upstream_host = Some(host.address.to_string());
+            line.upstream_request_attempt_count = tries;
+        }
+        self.host = Some(host.clone());
     }
 
     /// Sets a flag.
     pub fn flag(&mut self, flag: Flag) {
-        if !self.flags.contains(&flag) {
-            self.flags.push(flag);
-        }
+        self.flags.set(flag);
     }
 
     /// Faults hit it.
     pub fn hit_by(&mut self, overlays: &[String]) {
+        let Some(line) = &mut self.line else { return };
         for overlay in overlays {
-            if !self.line.overlays.contains(overlay) {
-                self.line.overlays.push(overlay.clone());
+            if !line.overlays.contains(overlay) {
+                line.overlays.push(overlay.clone());
             }
         }
     }
 
     /// Whether its answer has no body, whatever its headers say.
     pub fn is_head(&self) -> bool {
-        self.line.method == "HEAD"
+        self.head
     }
 
     /// What it is answered.
     pub fn status(&mut self, status: u16) {
-        self.line.response_code = status;
+        self.status = status;
     }
 
     /// Since its arrival.
@@ -172,44 +157,72 @@ impl Record {
             return;
         }
         let took = self.start.elapsed();
-        let mut flags = self.flags.iter().fold(String::new(), |mut text, flag| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{}{}", if text.is_empty() { "" } else { "," }, flag.short());
-            text
-        });
-        if flags.is_empty() {
-            flags.push('-');
-        }
-        let inbound = self.direction == Direction::Inbound;
-        let caller = self.line.downstream_peer_uri_san.as_deref();
-        let source = match self.direction {
-            Direction::Inbound => caller.and_then(|id| id.rsplit('/').next()).unwrap_or("unknown").to_owned(),
-            Direction::Outbound => self.shared.service.clone(),
-            Direction::Gateway => "unknown".to_owned(),
+        let key = Key {
+            cluster: self.cluster.take(),
+            endpoint: self.host.as_ref().map_or(0, |host| host.id.number()),
+            caller: self.caller.take(),
+            listener: Some((self.direction, self.tls)),
+            code: self.status,
+            flags: self.flags.bits(),
+            grpc: self.grpc,
+            grpc_status: None,
         };
-        let labels = RequestLabels {
-            reporter: if inbound { "destination" } else { "source" },
-            source_workload: source,
-            destination_service: self.service.clone(),
-            destination_region: self.region.clone(),
-            request_protocol: "http",
-            response_code: self.line.response_code,
-            response_flags: flags.clone(),
-            connection_security_policy: if self.tls { "mutual_tls" } else { "none" },
-        };
-        self.shared.metrics.request(labels, took);
-        if let Some(access) = &self.shared.access {
-            let mut line = std::mem::take(&mut self.line);
-            line.response_flags = flags;
+        let sizes = Sizes { took, sent: self.sent };
+        self.shared.metrics.requests.over(key, sizes, |key| (self.peers(key), self.flags.to_string()));
+        if let (Some(access), Some(mut line)) = (&self.shared.access, self.line.take()) {
+            line.response_code = self.status;
+            line.response_flags = self.flags.to_string();
+            line.bytes_sent = self.sent;
             line.duration = took.as_secs_f64() * 1e3;
             access.line(line);
         }
     }
+
+    /// Both sides of the request, in labels.
+    fn peers(&self, key: &Key) -> Labels {
+        let caller = key.caller.as_deref().unwrap_or_default();
+        let own = self.shared.identity.id();
+        let own = own.as_deref().unwrap_or_default();
+        let service = key.cluster.as_ref().map_or("", |cluster| cluster.service.as_str());
+        let (region, version) = self.host.as_ref().map_or(("", ""), |host| (&*host.region, host.version.as_str()));
+        let tls = key.cluster.as_ref().and_then(|cluster| cluster.tls.as_ref());
+        let towards = Peers {
+            destination: service,
+            // With several ids it is not known here which of them answered.
+            destination_principal: match tls.map(|tls| tls.server_ids.as_slice()) {
+                Some([only]) => only,
+                _ => "",
+            },
+            destination_version: version,
+            destination_region: region,
+            mutual_tls: tls.is_some(),
+            ..Peers::default()
+        };
+        match self.direction {
+            Direction::Inbound => Peers {
+                destination_side: true,
+                source: caller.rsplit('/').next().unwrap_or_default(),
+                source_principal: caller,
+                destination: if service.is_empty() { &self.shared.service } else { service },
+                destination_principal: own,
+                mutual_tls: self.tls,
+                ..towards
+            },
+            Direction::Outbound => Peers { source: &self.shared.service, source_principal: own, ..towards },
+            Direction::Gateway => Peers { source: &self.shared.name, source_principal: own, ..towards },
+        }
+        .labels()
+    }
+}
+
+/// As gRPC's own servers decide.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 impl Watch for Record {
     fn passed(&mut self, bytes: usize) {
-        self.line.bytes_sent += bytes as u64;
+        self.sent += bytes as u64;
     }
 
     fn finished(&mut self) {
@@ -232,5 +245,119 @@ impl Drop for Record {
             self.flag(Flag::DownstreamConnectionTermination);
             self.tell();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xds::{
+        clock::Clock,
+        snapshot::{Balancer, CircuitBreakers, Endpoint, UpstreamProtocol},
+    };
+
+    use super::*;
+    use crate::{allocations, state::Setting};
+
+    fn shared(direction: Direction) -> Arc<Shared> {
+        let service = if direction == Direction::Gateway { "" } else { "shop" }.to_owned();
+        Arc::new(Shared::new(Setting { name: "here".into(), service, clock: Clock::anchored(), access: None }))
+    }
+
+    fn cluster() -> Arc<snapshot::Cluster> {
+        Arc::new(snapshot::Cluster {
+            name: "fx.east".into(),
+            service: "fx".into(),
+            protocol: UpstreamProtocol::Http1,
+            connect_timeout: std::time::Duration::from_secs(1),
+            balancer: Balancer::RoundRobin,
+            tls: None,
+            health_check: None,
+            outlier: None,
+            breakers: CircuitBreakers::default(),
+            panic_threshold: 0,
+            ramp: None,
+        })
+    }
+
+    fn host() -> Arc<Host> {
+        let endpoint =
+            Endpoint { name: "fx-east-0".into(), address: ([127, 0, 0, 1], 9).into(), version: "v2".into(), weight: 1 };
+        Arc::new(Host::new(&endpoint, "east".into(), Arc::default()))
+    }
+
+    fn caller(id: Option<&str>) -> Caller {
+        Caller { address: ([127, 0, 0, 1], 8).into(), id: id.map(Into::into), tls: id.is_some() }
+    }
+
+    /// The number in the one line of `istio_requests_total` that has all of these labels.
+    fn total(shared: &Shared, labels: &[&str]) -> u64 {
+        let mut text = crate::metrics::text::Text::default();
+        shared.metrics.requests.render(&mut text);
+        let page = text.finish();
+        let fits = |line: &&str| line.starts_with("istio_requests_total{") && labels.iter().all(|l| line.contains(l));
+        let found: Vec<&str> = page.lines().filter(fits).collect();
+        assert_eq!(found.len(), 1, "{labels:?}\n{page}");
+        found[0].rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_request_like_an_earlier_one_allocates_nothing() {
+        let (shared, cluster, host) = (shared(Direction::Outbound), cluster(), host());
+        let (in_flight, caller) = (Arc::new(()), caller(None));
+        let (head, ()) = http::Request::get("/v1/rates?x=1").header("host", "fx").body(()).unwrap().into_parts();
+        let request = || {
+            let mut record = Record::new(shared.clone(), in_flight.clone(), "outbound", Direction::Outbound, &caller);
+            record.asked(&head);
+            record.addressed("fx", "0123");
+            record.routed(&cluster);
+            record.answered_by(&host, 0);
+            record.status(200);
+            record.passed(1024);
+            record.finished();
+        };
+        request();
+        assert_eq!(allocations::during(|| (0..1000).for_each(|_| request())), 0);
+        let labels = ["source_workload=\"shop\"", "destination_service=\"fx\"", "destination_region=\"east\""];
+        assert_eq!(total(&shared, &labels), 1001);
+    }
+
+    #[test]
+    fn both_sides_say_who_called_whom() {
+        let id = "spiffe://bank/service/shop";
+        let cases = [
+            (Direction::Outbound, None, "source", "shop", "unknown", "none"),
+            (Direction::Gateway, None, "source", "here", "unknown", "none"),
+            (Direction::Inbound, Some(id), "destination", "shop", id, "mutual_tls"),
+        ];
+        for (direction, id, reporter, source, principal, policy) in cases {
+            let shared = shared(direction);
+            let mut record = Record::new(shared.clone(), Arc::new(()), "l", direction, &caller(id));
+            record.routed(&cluster());
+            record.answered_by(&host(), 1);
+            record.status(503);
+            record.flag(Flag::UpstreamRetryLimitExceeded);
+            record.finished();
+            let labels = [
+                format!("reporter=\"{reporter}\""),
+                format!("source_workload=\"{source}\""),
+                format!("source_principal=\"{principal}\""),
+                format!("connection_security_policy=\"{policy}\""),
+                "destination_version=\"v2\"".into(),
+                "response_code=\"503\",grpc_response_status=\"\",response_flags=\"URX\"".into(),
+            ];
+            assert_eq!(total(&shared, &labels.each_ref().map(String::as_str)), 1, "{direction:?}");
+        }
+    }
+
+    #[test]
+    fn a_dropped_record_is_a_caller_that_went_away() {
+        let shared = shared(Direction::Outbound);
+        let record = Record::new(shared.clone(), Arc::new(()), "l", Direction::Outbound, &caller(None));
+        drop(record);
+        let mut finished = Record::new(shared.clone(), Arc::new(()), "l", Direction::Outbound, &caller(None));
+        finished.finished();
+        drop(finished);
+        assert_eq!(total(&shared, &["response_flags=\"DC\""]), 1);
+        assert_eq!(total(&shared, &["response_flags=\"-\""]), 1);
     }
 }

@@ -12,7 +12,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::provider;
+use super::{provider, spiffe};
 
 /// What is wrong with a certificate or key that was handed to us.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,11 @@ impl Identity {
     /// Whether there is a certificate.
     pub fn is_set(&self) -> bool {
         self.current.load().is_some()
+    }
+
+    /// Our SPIFFE id; `None` without a certificate, or if it names none.
+    pub fn id(&self) -> Option<Arc<str>> {
+        self.current.load().as_ref().and_then(|certified| spiffe::id(certified.cert.first()?))
     }
 
     /// Takes a PEM chain and the DER of its key (PKCS #8); returns the certificate's validity.

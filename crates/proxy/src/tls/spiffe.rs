@@ -25,7 +25,7 @@ use x509_parser::{
 use super::{TlsError, provider};
 
 /// The SPIFFE id of a certificate; `None` unless there is exactly one URI SAN and it is one.
-pub fn id(certificate: &CertificateDer<'_>) -> Option<String> {
+pub fn id(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {
@@ -33,7 +33,7 @@ pub fn id(certificate: &CertificateDer<'_>) -> Option<String> {
         _ => None,
     });
     let (first, second) = (uris.next()?, uris.next());
-    (second.is_none() && first.starts_with("spiffe://")).then(|| first.to_owned())
+    (second.is_none() && first.starts_with("spiffe://")).then(|| first.into())
 }
 
 fn no_id() -> Error {
@@ -131,7 +131,11 @@ impl ServerVerifier {
         let algorithms = provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
         let id = id(leaf).ok_or_else(no_id)?;
-        if self.ids.contains(&id) { Ok(()) } else { Err(Error::InvalidCertificate(CertificateError::NotValidForName)) }
+        if self.ids.iter().any(|expected| **expected == *id) {
+            Ok(())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::NotValidForName))
+        }
     }
 }
 

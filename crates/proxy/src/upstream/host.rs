@@ -38,6 +38,13 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(u64);
 
+impl HostId {
+    /// From 1.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// An endpoint of a cluster.
 #[derive(Debug)]
 pub struct Host {

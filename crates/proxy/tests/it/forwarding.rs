@@ -33,8 +33,25 @@ async fn http1_and_http2_take_one_path() {
     assert_eq!(reply.headers()["seen-host"], "fx");
     assert!(!reply.headers().contains_key("x-firedrill-answered-by"), "nobody asked");
 
-    let metrics = proxy.admin("/metrics").unwrap().1;
-    assert!(metrics.contains("istio_requests_total{"), "{metrics}");
+    let counted = |metrics: &str| {
+        let line = metrics.lines().find(|line| line.starts_with("istio_requests_total{"));
+        line.map(str::to_owned).unwrap_or_default()
+    };
+    let metrics = || proxy.admin("/metrics").unwrap().1;
+    proxy.until("both counted", |_| counted(&metrics()).ends_with("} 2"));
+    let metrics = metrics();
+    for label in [
+        "reporter=\"source\"",
+        "source_workload=\"test\"",
+        "destination_service=\"fx\"",
+        "destination_region=\"east\"",
+        "destination_version=\"v1\"",
+        "response_code=\"200\"",
+        "response_flags=\"-\"",
+        "connection_security_policy=\"none\"",
+    ] {
+        assert!(counted(&metrics).contains(label), "{label}: {metrics}");
+    }
     assert!(metrics.contains("firedrill_tier_load_percent{cluster=\"fx\",priority=\"0\"} 100"), "{metrics}");
 }
 
