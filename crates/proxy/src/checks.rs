@@ -6,16 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, StatusCode, uri::Authority};
+use http::StatusCode;
 use tokio::task::AbortHandle;
 use xds::snapshot::HealthCheck;
 
 use crate::{
-    http::{
-        body::Replay,
-        message,
-        pool::{Pool, Sender},
-    },
+    http::{attempt, pool::Pool},
     link::Link,
     upstream::{
         cluster::Cluster,
@@ -79,38 +75,13 @@ async fn check(pool: Arc<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, policy: 
 }
 
 async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Finding {
-    let view = cluster.view();
     let Some(path) = &policy.http_path else {
         let connect = Link::connect(cluster, host, u32::MAX, policy.timeout).await;
         return connect.map_or_else(|error| Finding::Unreachable(error.to_string()), |_| Finding::Passed);
     };
-    let head = Request::builder().method(Method::GET).uri(path.as_str()).header("user-agent", "firedrill-check");
-    let (Ok(authority), Ok(head)) = (Authority::try_from(view.config.service.as_str()), head.body(())) else {
-        return Finding::Unreachable("the check's path or the service's name cannot be sent".into());
-    };
-    let (head, ()) = head.into_parts();
-    // A kept connection may have ended unnoticed; only a fresh one that fails tells about the endpoint.
-    for last in [false, true] {
-        let taken = match pool.take(cluster, &view, host).await {
-            Ok(taken) => taken,
-            Err(error) => return Finding::Unreachable(error.to_string()),
-        };
-        let request = message::for_upstream(&head, &authority, view.config.protocol, view.config.tls.is_some());
-        let request = request.map(|()| Replay::empty().reader());
-        let mut sender = taken.sender;
-        let result = match &mut sender {
-            Sender::Http1(sender) => sender.send_request(request).await,
-            Sender::Http2(sender) => sender.send_request(request).await,
-        };
-        match result {
-            Ok(response) => {
-                pool.give_back(host.id, sender, &taken.busy);
-                let status = response.status();
-                return if status == StatusCode::OK { Finding::Passed } else { Finding::Status(status.as_u16()) };
-            }
-            Err(error) if last => return Finding::Unreachable(error.to_string()),
-            Err(_) => {}
-        }
+    match attempt::ask(pool, cluster, host, path, "firedrill-check").await {
+        Ok(StatusCode::OK) => Finding::Passed,
+        Ok(status) => Finding::Status(status.as_u16()),
+        Err(cause) => Finding::Unreachable(cause),
     }
-    Finding::Unreachable("connection ended".into())
 }

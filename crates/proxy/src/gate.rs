@@ -84,6 +84,11 @@ impl<T> Gated<T> {
     pub fn new(inner: T, gate: &Arc<Gate>) -> Self {
         Self { inner, read: Pass::new(gate.clone()), write: Pass::new(gate.clone()) }
     }
+
+    /// The stream.
+    pub fn get_ref(&self) -> &T {
+        &self.inner
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Gated<T> {

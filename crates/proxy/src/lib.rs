@@ -1,7 +1,7 @@
 //! The data plane: listeners, forwarding, TLS, balancing, health, retries, faults, telemetry.
 //!
 //! Nothing in here knows what a recovery plan or a drill is. Decisions are pure (`upstream::{priority, ramp, outlier,
-//! health}`, `retry`, `hedge`, `budget`, `fault`, `route`, `http::guard`, `check`); everything else carries bytes.
+//! health}`, `retry`, `hedge`, `budget`, `fault`, `route`, `http::h1::{parse, framing, encode}`, `check`); everything else carries bytes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod access;
@@ -26,6 +26,7 @@ mod metrics;
 mod retry;
 mod route;
 mod run;
+mod seldom;
 mod state;
 mod tcp;
 mod tls;

@@ -57,6 +57,17 @@ pub enum ConnectError {
     Overflow,
 }
 
+impl Stream {
+    /// Whether reading might bring something at once.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> bool {
+        let tcp = match self {
+            Self::Plain(stream) => stream.get_ref(),
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+        };
+        tcp.poll_read_ready(cx).is_ready()
+    }
+}
+
 impl Link {
     /// Connects within `timeout`, TLS handshake included.
     pub async fn connect(

@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     io,
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
+    task::Poll,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -20,6 +23,7 @@ use xds::snapshot::{Limits, ListenerProtocol};
 use crate::{
     http::{pool::Pool, record::Caller, server::Connection},
     listener::Listener,
+    seldom::Seldom,
     state::Shared,
     tcp,
     tls::spiffe,
@@ -148,7 +152,7 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
     let Some(tls) = &settings.tls else {
         let caller = Caller { address, id: None, tls: false };
         let serving = serve(&context, stream, caller, &settings.config.protocol, limits, closing);
-        return while_believed(&context, trust, &[], serving).await;
+        return while_believed(&context, trust, Vec::new(), serving).await;
     };
     let accepting = TlsAcceptor::from(tls.config.clone()).accept(stream);
     let stream = match tokio::time::timeout(limits.header_timeout, accepting).await {
@@ -165,7 +169,7 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
     let id = chain.first().and_then(spiffe::id);
     let caller = Caller { address, id, tls: true };
     let serving = serve(&context, stream, caller, &settings.config.protocol, limits, closing);
-    while_believed(&context, trust, &chain, serving).await;
+    while_believed(&context, trust, chain, serving).await;
 }
 
 /// Serves a caller until its root is taken away, or until it would need one: it is cut off in the middle of whatever it
@@ -173,23 +177,31 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
 async fn while_believed(
     context: &Context,
     mut trust: watch::Receiver<u64>,
-    chain: &[CertificateDer<'static>],
+    chain: Vec<CertificateDer<'static>>,
     serving: impl Future<Output = ()>,
 ) {
-    tokio::pin!(serving);
-    loop {
-        tokio::select! {
-            () = &mut serving => return,
-            changed = trust.changed() => {
-                let believed = match &context.listener.settings().tls {
-                    None => chain.is_empty(),
-                    Some(tls) => tls.verifier.accepts(chain),
-                };
-                if changed.is_err() || !believed {
-                    return context.shared.metrics.refused("distrusted");
-                }
+    let listener = context.listener.clone();
+    let mut distrusted = Seldom::new(async move {
+        loop {
+            let changed = trust.changed().await;
+            let believed = match &listener.settings().tls {
+                None => chain.is_empty(),
+                Some(tls) => tls.verifier.accepts(&chain),
+            };
+            if changed.is_err() || !believed {
+                return;
             }
         }
+    });
+    let mut serving = pin!(serving);
+    let served = poll_fn(|cx| {
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        distrusted.poll(cx).map(|()| false)
+    });
+    if !served.await {
+        context.shared.metrics.refused("distrusted");
     }
 }
 
@@ -215,7 +227,15 @@ async fn serve<T>(
                 requests: Arc::new(()),
                 count: AtomicU64::new(0),
             };
-            Arc::new(connection).serve(stream, limits, closing).await;
+            let (mut closing, mut draining) = (closing, shared.draining.subscribe());
+            let leaving = Seldom::new(async move {
+                // An ended sender is a listener that is gone.
+                tokio::select! {
+                    _ = closing.wait_for(|closing| *closing) => {}
+                    _ = draining.wait_for(|draining| *draining) => {}
+                }
+            });
+            Arc::new(connection).serve(stream, limits, leaving).await;
         }
     }
 }

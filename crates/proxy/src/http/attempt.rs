@@ -2,20 +2,23 @@
 
 use std::{
     error::Error,
+    future::poll_fn,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use http::{request::Parts, response, uri::Authority};
-use hyper::body::Incoming;
-use xds::overlay::FaultAction;
+use http::{Method, Request, StatusCode, request::Parts, response, uri::Authority};
+use hyper::body::Body;
+use xds::{overlay::FaultAction, snapshot::UpstreamProtocol};
 
 use crate::{
     fault::Hit,
     http::{
-        body::TryBody,
+        body::{Incoming, Replay, TryBody},
+        fate::Busy,
+        h1::wire::Trouble,
         message,
-        pool::{Busy, Pool, Sender},
+        pool::Pool,
     },
     link::ConnectError,
     retry::Failure,
@@ -25,6 +28,11 @@ use crate::{
         view::View,
     },
 };
+
+/// The part of a health check's answer that is read, so that its connection can be used again.
+const CHECK_BODY: u64 = 64 * 1024;
+/// How long it is read for.
+const CHECK_READ: Duration = Duration::from_secs(1);
 
 /// What a try needs.
 #[derive(Debug)]
@@ -43,8 +51,6 @@ pub struct Job {
     pub authority: Authority,
     /// What is sent.
     pub body: TryBody,
-    /// Bound until response headers.
-    pub per_try: Option<Duration>,
     /// Faults.
     pub hit: Hit,
 }
@@ -75,6 +81,11 @@ impl Failed {
     fn new(failure: Failure, cause: impl Into<String>) -> Self {
         Self { failure, cause: cause.into(), overflow: false }
     }
+
+    /// Nothing came in time.
+    pub fn timeout() -> Self {
+        Self::new(Failure::Timeout, "no answer in time")
+    }
 }
 
 /// Counts a try as active at its endpoint and its connection as busy.
@@ -88,10 +99,11 @@ pub struct Held {
 struct Waiting<'a>(&'a Cluster);
 
 impl<'a> Waiting<'a> {
-    fn new(cluster: &'a Cluster, most: u32) -> Option<Self> {
+    fn new(cluster: &'a Cluster, most: u32) -> Result<Self, Failed> {
         let before = cluster.pending.fetch_add(1, Ordering::Relaxed);
         let waiting = Self(cluster);
-        (before < u64::from(most)).then_some(waiting)
+        let full = || Failed { overflow: true, ..Failed::new(Failure::Refused, "too many waiting requests") };
+        (before < u64::from(most)).then_some(waiting).ok_or_else(full)
     }
 }
 
@@ -102,68 +114,115 @@ impl Drop for Waiting<'_> {
 }
 
 /// Makes the try.
-pub async fn run(job: Job) -> Result<Reply, Failed> {
+pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     job.host.tries.fetch_add(1, Ordering::Relaxed);
     let active = Active::new(&job.host);
-    let per_try = job.per_try;
-    let work = go(job, active);
-    match per_try {
-        None => work.await,
-        Some(bound) => match tokio::time::timeout(bound, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Failed::new(Failure::Timeout, "no answer in time")),
-        },
+    if job.hit != Hit::default()
+        && let Some(status) = meet(std::mem::take(&mut job.hit)).await?
+    {
+        let (mut head, ()) = http::Response::new(()).into_parts();
+        head.status = status;
+        return Ok(Reply { head, body: None, held: Held { _busy: None, _active: active } });
+    }
+    let Job { pool, cluster, view, host, head, authority, body, hit: _ } = job;
+    let (head, body, busy) = exchange(&pool, &cluster, &view, &host, (&head, &authority, body)).await?;
+    Ok(Reply { head, body: Some(body), held: Held { _busy: busy, _active: active } })
+}
+
+/// The same within a time.
+pub async fn run_within(job: Job, bound: Option<Duration>) -> Result<Reply, Failed> {
+    match bound {
+        None => run(job).await,
+        Some(bound) => tokio::time::timeout(bound, run(job)).await.unwrap_or_else(|_| Err(Failed::timeout())),
     }
 }
 
-async fn go(job: Job, active: Active) -> Result<Reply, Failed> {
-    if let Some(delay) = job.hit.delay {
+/// What faults do at an endpoint: a status in its place, a failure, or nothing more than delay.
+async fn meet(hit: Hit) -> Result<Option<StatusCode>, Failed> {
+    if let Some(delay) = hit.delay {
         tokio::time::sleep(delay).await;
     }
-    match &job.hit.action {
-        None | Some(FaultAction::Delay { .. }) => {}
+    match hit.action {
+        None | Some(FaultAction::Delay { .. }) => Ok(None),
         Some(FaultAction::Abort { status }) => {
-            let (mut head, ()) = http::Response::new(()).into_parts();
-            head.status = http::StatusCode::from_u16(*status).unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
-            return Ok(Reply { head, body: None, held: Held { _busy: None, _active: active } });
+            Ok(Some(StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)))
         }
-        Some(FaultAction::Refuse) => return Err(Failed::new(Failure::Connect, "connection refused by a fault")),
-        Some(FaultAction::Reset) => return Err(Failed::new(Failure::Reset, "connection reset by a fault")),
+        Some(FaultAction::Refuse) => Err(Failed::new(Failure::Connect, "connection refused by a fault")),
+        Some(FaultAction::Reset) => Err(Failed::new(Failure::Reset, "connection reset by a fault")),
         Some(FaultAction::Blackhole) => std::future::pending().await,
     }
-    exchange(job, active).await
 }
 
-async fn exchange(job: Job, active: Active) -> Result<Reply, Failed> {
-    let (cluster, config) = (&job.cluster, &job.view.config);
-    let mut body = job.body;
+type Exchanged = Result<(response::Parts, Incoming, Option<Busy>), Failed>;
+
+async fn exchange(
+    pool: &Arc<Pool>,
+    cluster: &Arc<Cluster>,
+    view: &View,
+    host: &Arc<Host>,
+    request: (&Parts, &Authority, TryBody),
+) -> Exchanged {
+    match view.config.protocol {
+        UpstreamProtocol::Http2 => over_http2(pool, cluster, view, host, request).await,
+        UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => over_http1(pool, cluster, view, host, request).await,
+    }
+}
+
+fn unconnected(error: ConnectError) -> Failed {
+    Failed { overflow: error == ConnectError::Overflow, ..Failed::new(Failure::Connect, error.to_string()) }
+}
+
+async fn over_http1(
+    pool: &Arc<Pool>,
+    cluster: &Arc<Cluster>,
+    view: &View,
+    host: &Arc<Host>,
+    (head, authority, mut body): (&Parts, &Authority, TryBody),
+) -> Exchanged {
+    loop {
+        let mut wire = match pool.idle(host) {
+            Some(wire) => wire,
+            None => {
+                let _waiting = Waiting::new(cluster, view.config.breakers.pending)?;
+                pool.connect(cluster, view, host).await.map_err(unconnected)?
+            }
+        };
+        let again = body.anew();
+        wire.begin(head, authority, body);
+        match poll_fn(|cx| wire.poll_head(cx)).await {
+            Ok(head) => return Ok((head, Incoming::endpoint(wire, pool.clone()), None)),
+            // A kept connection had ended in this moment: only kept ones say so.
+            Err(Trouble::Unsent) if again.whole() => body = again,
+            Err(Trouble::Unsent) => return Err(Failed::new(Failure::Refused, "connection ended before the request")),
+            Err(Trouble::Broken(cause)) => return Err(Failed::new(Failure::Reset, cause)),
+        }
+    }
+}
+
+async fn over_http2(
+    pool: &Arc<Pool>,
+    cluster: &Arc<Cluster>,
+    view: &View,
+    host: &Arc<Host>,
+    (head, authority, mut body): (&Parts, &Authority, TryBody),
+) -> Exchanged {
+    let config = &view.config;
     // A kept connection may have ended in this moment. The request comes back unsent, and goes over a new one.
     let mut again = true;
     loop {
-        let taken = {
-            let full = || Failed { overflow: true, ..Failed::new(Failure::Refused, "too many waiting requests") };
-            let _waiting = Waiting::new(cluster, config.breakers.pending).ok_or_else(full)?;
-            job.pool.take(cluster, &job.view, &job.host).await.map_err(|error| Failed {
-                overflow: error == ConnectError::Overflow,
-                ..Failed::new(Failure::Connect, error.to_string())
-            })?
+        let (mut shared, busy) = {
+            let _waiting = Waiting::new(cluster, config.breakers.pending)?;
+            pool.share(cluster, view, host).await.map_err(unconnected)?
         };
-        let (mut sender, busy) = (taken.sender, taken.busy);
-        let head = message::for_upstream(&job.head, &job.authority, config.protocol, config.tls.is_some());
-        let request = head.map(|()| body);
-        let result = match &mut sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
-        };
-        match result {
+        let request = message::for_http2(head, authority, config.tls.is_some()).map(|()| body);
+        match shared.sender.try_send_request(request).await {
             Ok(response) => {
-                job.pool.give_back(job.host.id, sender, &busy);
                 let (head, body) = response.into_parts();
-                return Ok(Reply { head, body: Some(body), held: Held { _busy: Some(busy), _active: active } });
+                return Ok((head, Incoming::Stream(body), Some(busy)));
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if again => {
-                    busy.close_to_new();
+                    busy.retire();
                     again = false;
                     body = unsent.into_body();
                 }
@@ -187,4 +246,48 @@ fn classify(error: &hyper::Error) -> Failed {
         source = cause.source();
     }
     Failed::new(Failure::Reset, format!("connection ended: {error}"))
+}
+
+/// A request of our own to an endpoint, without a body and without faults: the status that it answers.
+///
+/// # Errors
+/// A sentence, when there is no answer.
+pub async fn ask(
+    pool: &Arc<Pool>,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    path: &str,
+    agent: &'static str,
+) -> Result<StatusCode, String> {
+    let view = cluster.view();
+    let unsendable = || "the path or the service's name cannot be sent".to_owned();
+    let head = Request::builder().method(Method::GET).uri(path).header(http::header::USER_AGENT, agent).body(());
+    let authority = Authority::try_from(view.config.service.as_str()).map_err(|_| unsendable())?;
+    let (head, ()) = head.map_err(|_| unsendable())?.into_parts();
+    // A kept connection may have ended unnoticed; only a fresh one that fails tells about the endpoint.
+    let mut failed = None;
+    for _ in 0..2 {
+        match exchange(pool, cluster, &view, host, (&head, &authority, Replay::empty().reader())).await {
+            Ok((head, body, busy)) => {
+                if !body.is_end_stream() {
+                    tokio::spawn(tokio::time::timeout(CHECK_READ, read_out(body, busy)));
+                }
+                return Ok(head.status);
+            }
+            Err(error) if error.failure == Failure::Connect => return Err(error.cause),
+            Err(error) => failed = Some(error.cause),
+        }
+    }
+    Err(failed.unwrap_or_default())
+}
+
+/// Reads a short body to its end.
+async fn read_out(mut body: Incoming, _busy: Option<Busy>) {
+    let mut read = 0;
+    while read < CHECK_BODY {
+        match poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) | None => return,
+        }
+    }
 }

@@ -1,6 +1,8 @@
-//! Bodies: the request's, which may be sent again while it is small; and the response's, streamed with its guards.
+//! Bodies: where they come from; the request's, which may be sent again while it is small; and the response's, streamed
+//! with its guards.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -8,7 +10,14 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::http::{
+    alarm::Alarm,
+    h1::{inlet::Feed, wire::Wire},
+    pool::Pool,
+};
 
 /// A request body up to this size can be sent again; beyond it the request is not repeated.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
@@ -21,7 +30,7 @@ pub enum BodyError {
     Caller(String),
     /// The endpoint's side broke.
     #[error("the endpoint's body ended early: {0}")]
-    Upstream(#[from] hyper::Error),
+    Upstream(String),
     /// The route's timeout.
     #[error("the request's time is over")]
     Timeout,
@@ -30,15 +39,101 @@ pub enum BodyError {
     Superseded,
 }
 
+/// A body as it comes in.
+pub enum Incoming {
+    /// None.
+    Empty,
+    /// Of a caller's request, HTTP/1.1.
+    Caller(Arc<Mutex<dyn Feed>>),
+    /// Of an endpoint's response, HTTP/1.1. The connection goes back into the pool at its end.
+    Endpoint(Box<Wire>, Arc<Pool>),
+    /// HTTP/2.
+    Stream(hyper::body::Incoming),
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Caller(_) => "Caller",
+            Self::Endpoint(..) => "Endpoint",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+impl Incoming {
+    /// The body of a response over this connection.
+    pub fn endpoint(wire: Box<Wire>, pool: Arc<Pool>) -> Self {
+        Self::Endpoint(wire, pool).settled()
+    }
+
+    /// Gives the connection back when the response is over.
+    fn settled(self) -> Self {
+        match self {
+            Self::Endpoint(wire, pool) if wire.done() => {
+                pool.give_back(wire);
+                Self::Empty
+            }
+            other => other,
+        }
+    }
+
+    /// Goes on sending the request to which this is the response, while nobody asks for the response's next piece.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Endpoint(wire, _) = self {
+            wire.drive(cx);
+        }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Caller(feed) => lock(feed).poll_frame(cx),
+            Self::Endpoint(wire, _) => {
+                let frame = std::task::ready!(wire.poll_frame(cx));
+                if wire.done() {
+                    *self = std::mem::replace(&mut *self, Self::Empty).settled();
+                }
+                Poll::Ready(frame)
+            }
+            Self::Stream(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Upstream(error.to_string())))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Caller(feed) => lock(feed).done(),
+            Self::Endpoint(wire, _) => wire.done(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Caller(feed) => lock(feed).size(),
+            Self::Endpoint(wire, _) => wire.size(),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A request body that several tries may read.
 #[derive(Debug)]
-pub struct Replay {
-    inner: Arc<Mutex<Inner>>,
-}
+pub struct Replay(Option<Arc<Mutex<Inner>>>);
 
 #[derive(Debug)]
 struct Inner {
-    source: Option<Incoming>,
+    source: Incoming,
     chunks: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     held: usize,
@@ -53,70 +148,74 @@ struct Inner {
 impl Replay {
     /// Around a body that nobody has read yet.
     pub fn new(source: Incoming) -> Self {
-        let (total, ended) = (source.size_hint(), source.is_end_stream());
-        Self::with(Some(source), total, ended)
-    }
-
-    /// No body at all.
-    pub fn empty() -> Self {
-        Self::with(None, SizeHint::with_exact(0), true)
-    }
-
-    fn with(source: Option<Incoming>, total: SizeHint, ended: bool) -> Self {
+        if source.is_end_stream() {
+            return Self::empty();
+        }
         let inner = Inner {
+            total: source.size_hint(),
             source,
             chunks: Vec::new(),
             trailers: None,
             held: 0,
-            total,
             started: false,
-            ended,
+            ended: false,
             overflowed: false,
             failed: false,
             reader: 0,
         };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        Self(Some(Arc::new(Mutex::new(inner))))
+    }
+
+    /// No body at all.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    fn is(&self, holds: impl FnOnce(&Inner) -> bool) -> Option<bool> {
+        self.0.as_ref().map(|inner| holds(&lock(inner)))
     }
 
     /// Whether another try could send the whole body.
     pub fn replayable(&self) -> bool {
-        let inner = lock(&self.inner);
-        !inner.failed && (!inner.started || !inner.overflowed)
+        self.is(|inner| !inner.failed && (!inner.started || !inner.overflowed)).unwrap_or(true)
     }
 
     /// Whether the whole body is here, so that two tries can send it at once.
     pub fn complete(&self) -> bool {
-        let inner = lock(&self.inner);
-        inner.ended && !inner.overflowed && !inner.failed
+        self.is(|inner| inner.ended && !inner.overflowed && !inner.failed).unwrap_or(true)
     }
 
     /// Whether the caller broke off.
     pub fn failed(&self) -> bool {
-        lock(&self.inner).failed
+        self.is(|inner| inner.failed).unwrap_or(false)
     }
 
     /// Stops earlier tries from reading on, so that what can be sent again now can be sent again later.
     pub fn hold(&self) {
-        lock(&self.inner).reader += 1;
+        if let Some(inner) = &self.0 {
+            lock(inner).reader += 1;
+        }
     }
 
     /// For the next try; an earlier one cannot read on from the source.
     pub fn reader(&self) -> TryBody {
-        let mut inner = lock(&self.inner);
-        inner.reader += 1;
-        let done = inner.ended && inner.chunks.is_empty() && inner.trailers.is_none();
-        TryBody { reader: inner.reader, position: 0, sent: 0, done, inner: self.inner.clone() }
+        let reader = self.0.as_ref().map_or(0, |inner| {
+            let mut inner = lock(inner);
+            inner.reader += 1;
+            inner.reader
+        });
+        TryBody { inner: self.0.clone(), reader, position: 0, sent: 0, done: self.0.is_none() }
     }
 }
 
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+fn lock<T: ?Sized>(inner: &Mutex<T>) -> MutexGuard<'_, T> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What one try sends.
 #[derive(Debug)]
 pub struct TryBody {
-    inner: Arc<Mutex<Inner>>,
+    inner: Option<Arc<Mutex<Inner>>>,
     reader: u64,
     position: usize,
     sent: u64,
@@ -124,12 +223,30 @@ pub struct TryBody {
 }
 
 impl TryBody {
+    /// The same from its beginning, for when nothing of it was sent.
+    pub fn anew(&self) -> Self {
+        let Self { inner, reader, .. } = self;
+        Self { inner: inner.clone(), reader: *reader, position: 0, sent: 0, done: inner.is_none() }
+    }
+
+    /// Whether all that was read can be read again.
+    pub fn whole(&self) -> bool {
+        self.inner.as_ref().is_none_or(|inner| !lock(inner).overflowed)
+    }
+
+    /// Whether the caller broke off.
+    pub fn failed(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| lock(inner).failed)
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let shared = self.inner.clone();
+        let Some(shared) = self.inner.clone() else { return Poll::Ready(None) };
         let mut inner = lock(&shared);
         inner.started = true;
         if !inner.overflowed && self.position < inner.chunks.len() {
             self.position += 1;
+            let over = inner.ended && inner.trailers.is_none() && self.position == inner.chunks.len();
+            self.done = over;
             return Poll::Ready(Some(Ok(Frame::data(inner.chunks[self.position - 1].clone()))));
         }
         if inner.ended {
@@ -142,8 +259,7 @@ impl TryBody {
         if inner.reader != self.reader {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        let Some(source) = &mut inner.source else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(source).poll_frame(cx));
+        let frame = std::task::ready!(Pin::new(&mut inner.source).poll_frame(cx));
         Poll::Ready(match frame {
             None => {
                 inner.ended = true;
@@ -169,8 +285,9 @@ impl TryBody {
                     inner.overflowed = true;
                     inner.chunks = Vec::new();
                 }
-                if inner.source.as_ref().is_none_or(Body::is_end_stream) {
+                if inner.source.is_end_stream() {
                     inner.ended = true;
+                    self.done = true;
                 }
                 Frame::data(data)
             }
@@ -204,7 +321,7 @@ impl Body for TryBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let total = lock(&self.inner).total;
+        let total = self.inner.as_ref().map_or(SizeHint::with_exact(0), |inner| lock(inner).total);
         let mut hint = SizeHint::new();
         hint.set_lower(total.lower().saturating_sub(self.sent));
         if let Some(upper) = total.upper() {
@@ -228,25 +345,47 @@ pub trait Watch: Send {
 pub struct Answer {
     body: Source,
     watch: Option<Box<dyn Watch>>,
-    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    deadline: Option<Instant>,
+    alarm: Alarm,
 }
 
 enum Source {
     Whole(Option<Bytes>),
-    Upstream(Box<Incoming>),
+    Upstream(Incoming),
 }
 
 impl Answer {
     /// A short text of our own.
     pub fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
-        Self { body: Source::Whole((!text.is_empty()).then_some(text)), watch: None, deadline: None }
+        Self {
+            body: Source::Whole((!text.is_empty()).then_some(text)),
+            watch: None,
+            deadline: None,
+            alarm: Alarm::default(),
+        }
     }
 
     /// An endpoint's body, until the deadline.
-    pub fn upstream(body: Incoming, deadline: Option<tokio::time::Instant>) -> Self {
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        Self { body: Source::Upstream(Box::new(body)), watch: None, deadline }
+    pub fn upstream(body: Incoming, deadline: Option<Instant>) -> Self {
+        Self { body: Source::Upstream(body), watch: None, deadline, alarm: Alarm::default() }
+    }
+
+    /// Goes on sending the request while the response is not read on.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Source::Upstream(body) = &mut self.body {
+            body.drive(cx);
+        }
+    }
+
+    /// The body is left out, as in the answer to HEAD: nobody will read it to its end.
+    pub fn leave_out(&mut self) {
+        self.finish();
+    }
+
+    /// Whether it is not an endpoint's.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.body, Source::Whole(_))
     }
 
     /// Tells the watch what becomes of the body; dropped early means that the caller went away.
@@ -282,10 +421,10 @@ impl Body for Answer {
         let frame = match &mut this.body {
             Source::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Source::Upstream(body) => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(frame) => frame.map(|frame| frame.map_err(BodyError::Upstream)),
+                Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    let Some(deadline) = &mut this.deadline else { return Poll::Pending };
-                    std::task::ready!(deadline.as_mut().poll(cx));
+                    let Some(deadline) = this.deadline else { return Poll::Pending };
+                    std::task::ready!(this.alarm.poll(deadline, cx));
                     Some(Err(BodyError::Timeout))
                 }
             },

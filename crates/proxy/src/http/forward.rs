@@ -1,21 +1,23 @@
 //! One request's tries: the first, its repeats, and a hedge beside a slow one. The first answer wins.
 
 use std::{
+    future::poll_fn,
     pin::pin,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::{HeaderValue, Response, StatusCode, request::Parts, uri::Authority};
-use hyper::body::Incoming;
 use xds::{overlay::FaultAction, snapshot};
 
 use crate::{
     fault::Hit,
     http::{
+        alarm::Alarm,
         attempt::{self, Failed, Held, Job, Reply},
-        body::{Answer, BodyError, Replay, Watch},
+        body::{Answer, BodyError, Incoming, Replay, Watch},
         message,
         pool::Pool,
         record::{Flag, Record},
@@ -61,7 +63,7 @@ impl Refusal {
     }
 }
 
-/// Forwards a request along a route.
+/// Forwards a request along a route. The alarm is lent: a connection has one for all its requests.
 ///
 /// # Errors
 /// When no endpoint's answer can be given.
@@ -70,6 +72,7 @@ pub async fn forward(
     entry: &Arc<Entry>,
     policy: &snapshot::Forward,
     request: (Parts, Authority, Incoming),
+    alarm: &mut Alarm,
     mut record: Record,
 ) -> Result<Response<Answer>, (Refusal, Record)> {
     let (head, authority, body) = request;
@@ -86,13 +89,12 @@ pub async fn forward(
         let text = "too many requests in flight";
         return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
     };
-    let deadline = (!policy.timeout.is_zero())
-        .then(|| tokio::time::Instant::from_std(record.began()).checked_add(policy.timeout))
-        .flatten();
+    let deadline = (!policy.timeout.is_zero()).then(|| record.began().checked_add(policy.timeout)).flatten();
+    let plan = Plan::new(policy.retry.as_ref(), &head.method);
+    let hedge = policy.hedge.as_ref().filter(|_| plan.may_hedge());
     let mut race = Race {
         way,
         policy,
-        plan: Plan::new(policy.retry.as_ref(), &head.method),
         random: fastrand::Rng::new(),
         head: Arc::new(head),
         authority,
@@ -103,9 +105,11 @@ pub async fn forward(
         made: Vec::new(),
         running: FuturesUnordered::new(),
         last: None,
-        hedge_after: policy.hedge.as_ref().map_or(Duration::ZERO, |hedge| entry.latency.hedge_after(hedge)),
+        plan,
+        hedge_after: hedge.map(|hedge| entry.latency.hedge_after(hedge)),
+        due: Due { over: deadline, ..Due::default() },
     };
-    let outcome = race.until(deadline, &mut record).await;
+    let outcome = race.run(alarm, &mut record).await;
     match outcome {
         Ok(won) => Ok(race.answer(won, entry, deadline, counted, record)),
         Err(refusal) => Err((refusal, record)),
@@ -168,10 +172,45 @@ struct Race<'a> {
     view: Arc<View>,
     hit: Hit,
     made: Vec<Made>,
-    running: FuturesUnordered<BoxFuture<'static, (usize, Result<Reply, Failed>)>>,
+    /// Tries after the first.
+    running: FuturesUnordered<BoxFuture<'static, Tried>>,
     /// What came of the try that failed last.
     last: Option<Lost>,
-    hedge_after: Duration,
+    /// How long a try is waited for; `None` when no more are made beside it.
+    hedge_after: Option<Duration>,
+    due: Due,
+}
+
+/// What is done by time, unless something happens before.
+#[derive(Debug, Default)]
+struct Due {
+    /// The request is given up.
+    over: Option<Instant>,
+    /// The first try is given up. Later ones mind their time themselves.
+    first: Option<Instant>,
+    hedge: Option<Instant>,
+    repeat: Option<(Instant, Repeat)>,
+}
+
+impl Due {
+    fn next(&self) -> Option<Instant> {
+        let repeat = self.repeat.map(|(at, _)| at);
+        [self.over, self.first, self.hedge, repeat].into_iter().flatten().min()
+    }
+}
+
+type Tried = (usize, Result<Reply, Failed>);
+
+enum Event {
+    Ended(Tried),
+    Due,
+}
+
+/// What follows from something that was due.
+enum Step {
+    Wait,
+    Ended(Tried),
+    GiveUp,
 }
 
 enum Lost {
@@ -181,62 +220,91 @@ enum Lost {
 }
 
 impl Race<'_> {
-    async fn until(&mut self, deadline: Option<tokio::time::Instant>, record: &mut Record) -> Result<Won, Refusal> {
-        let timed_out = || Refusal::new(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time");
-        match deadline {
-            None => self.run(record).await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, self.run(record)).await {
-                Ok(result) => result,
-                Err(_) => {
-                    self.out_of_time();
-                    Err(timed_out())
+    async fn run(&mut self, alarm: &mut Alarm, record: &mut Record) -> Result<Won, Refusal> {
+        self.meet_faults(record).await?;
+        self.cluster.deposit(&self.view);
+        let Some(job) = self.prepare(Aim::Load, record) else {
+            let text = "no healthy endpoint";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, text));
+        };
+        let sent = self.made[0].sent;
+        self.due.first = self.per_try().and_then(|bound| sent.checked_add(bound));
+        self.due.hedge = self.hedge_after.and_then(|wait| sent.checked_add(wait));
+        // Nearly always the only one, so it has no allocation of its own.
+        let mut first = pin!(Some(attempt::run(job)));
+        loop {
+            let event = poll_fn(|cx| {
+                if let Some(running) = first.as_mut().as_pin_mut()
+                    && let Poll::Ready(result) = running.poll(cx)
+                {
+                    return Poll::Ready(Event::Ended((0, result)));
                 }
-            },
+                self.poll(alarm, cx)
+            });
+            let (index, result) = match event.await {
+                Event::Ended(tried) => tried,
+                Event::Due => match self.due(record)? {
+                    Step::Wait => continue,
+                    Step::Ended(tried) => tried,
+                    Step::GiveUp => return self.give_up(record),
+                },
+            };
+            if index == 0 {
+                first.set(None);
+                self.due.first = None;
+            }
+            if let Some(won) = self.ended(index, result) {
+                return Ok(won);
+            }
+            if first.is_none() && self.running.is_empty() {
+                let Some(next) = self.next() else { return self.give_up(record) };
+                let wait = next.backoff.mul_f64(self.random.f64());
+                self.due.repeat = Some((Instant::now() + wait, next));
+                self.due.hedge = None;
+            }
         }
     }
 
-    async fn run(&mut self, record: &mut Record) -> Result<Won, Refusal> {
-        self.meet_faults(record).await?;
-        self.cluster.deposit(&self.view);
-        if !self.start(Aim::Load, record) {
-            let text = "no healthy endpoint";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, text));
+    fn poll(&mut self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<Event> {
+        if !self.running.is_empty()
+            && let Poll::Ready(Some(tried)) = self.running.poll_next_unpin(cx)
+        {
+            return Poll::Ready(Event::Ended(tried));
         }
-        let hedge = self.policy.hedge.as_ref().filter(|_| self.plan.may_hedge());
-        let mut hedge_timer = pin!(tokio::time::sleep(self.hedge_after));
-        let mut may_hedge = hedge.is_some();
-        let mut repeat_timer = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut repeat: Option<Repeat> = None;
-        loop {
-            tokio::select! {
-                biased;
-                Some((index, result)) = self.running.next(), if !self.running.is_empty() => {
-                    match self.ended(index, result) {
-                        Some(won) => return Ok(won),
-                        None if !self.running.is_empty() => {}
-                        None => {
-                            let Some(next) = self.next() else { return self.give_up(record) };
-                            let wait = next.backoff.mul_f64(self.random.f64());
-                            repeat_timer.as_mut().reset(tokio::time::Instant::now() + wait);
-                            repeat = Some(next);
-                        }
-                    }
-                }
-                () = &mut repeat_timer, if repeat.is_some() => {
-                    let aim = self.aim(repeat.take());
-                    if !self.start(aim, record) {
-                        return self.give_up(record);
-                    }
-                    if may_hedge {
-                        hedge_timer.as_mut().reset(tokio::time::Instant::now() + self.hedge_after);
-                    }
-                }
-                () = &mut hedge_timer, if may_hedge && !self.running.is_empty() => {
-                    may_hedge = false;
-                    self.hedge(record);
-                }
+        let Some(next) = self.due.next() else { return Poll::Pending };
+        // Timers are as fine as a millisecond; a repeat without a wait is made now.
+        if self.due.repeat.is_none_or(|(at, _)| at > Instant::now()) {
+            ready!(alarm.poll(next.into(), cx));
+        }
+        Poll::Ready(Event::Due)
+    }
+
+    /// Does what is due.
+    fn due(&mut self, record: &mut Record) -> Result<Step, Refusal> {
+        let now = Instant::now();
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_over(self.due.over) {
+            return Err(self.out_of_time());
+        }
+        if is_over(self.due.first) {
+            return Ok(Step::Ended((0, Err(Failed::timeout()))));
+        }
+        if let Some((_, repeat)) = self.due.repeat.take_if(|(at, _)| *at <= now) {
+            let aim = self.aim(repeat);
+            if !self.start(aim, record) {
+                return Ok(Step::GiveUp);
             }
+            self.due.hedge = self.hedge_after.and_then(|wait| now.checked_add(wait));
+        } else if is_over(self.due.hedge) {
+            // One beside the others is enough.
+            (self.due.hedge, self.hedge_after) = (None, None);
+            self.hedge(record);
         }
+        Ok(Step::Wait)
+    }
+
+    fn per_try(&self) -> Option<Duration> {
+        self.policy.retry.as_ref().and_then(|retry| retry.per_try)
     }
 
     /// Faults that hurt the request before an endpoint is chosen.
@@ -249,7 +317,12 @@ impl Race<'_> {
         record.hit_by(&hit.overlays);
         if let Some(delay) = hit.delay.take() {
             record.flag(Flag::DelayInjected);
-            tokio::time::sleep(delay).await;
+            let until = Instant::now() + delay;
+            let over = self.due.over.filter(|over| *over < until);
+            tokio::time::sleep_until(over.unwrap_or(until).into()).await;
+            if over.is_some() {
+                return Err(self.out_of_time());
+            }
         }
         if let Some(FaultAction::Abort { status }) = hit.action {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
@@ -259,8 +332,17 @@ impl Race<'_> {
         Ok(())
     }
 
-    /// Starts a try; false when there is nobody to send it to.
+    /// Starts a try beside or after the first; false when there is nobody to send it to.
     fn start(&mut self, aim: Aim, record: &mut Record) -> bool {
+        let index = self.made.len();
+        let Some(job) = self.prepare(aim, record) else { return false };
+        let bound = self.per_try();
+        self.running.push(Box::pin(async move { (index, attempt::run_within(job, bound).await) }));
+        true
+    }
+
+    /// Chooses an endpoint for a try; `None` when there is nobody to send it to.
+    fn prepare(&mut self, aim: Aim, record: &mut Record) -> Option<Job> {
         let tried: Vec<HostId> = self.made.iter().map(|made| made.chosen.host.id).collect();
         self.view = self.cluster.view();
         let chosen = self.view.choose(aim, &tried, &mut self.random).or_else(|| {
@@ -268,7 +350,7 @@ impl Race<'_> {
             let unseen = matches!(&self.last, Some(Lost::Failed(failed)) if failed.failure == Failure::Refused);
             unseen.then(|| self.view.choose(Aim::Load, &[], &mut self.random)).flatten()
         });
-        let Some(chosen) = chosen else { return false };
+        let chosen = chosen?;
         let mut hit = self.hit.clone();
         let faults = &self.way.state.faults;
         if self.way.caller_side && !faults.is_empty() {
@@ -292,13 +374,10 @@ impl Race<'_> {
             head: self.head.clone(),
             authority: self.authority.clone(),
             body: self.body.reader(),
-            per_try: self.policy.retry.as_ref().and_then(|retry| retry.per_try),
             hit,
         };
-        let index = self.made.len();
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
-        self.running.push(Box::pin(async move { (index, attempt::run(job).await) }));
-        true
+        Some(job)
     }
 
     /// Takes note of a try's end; an answer that is not held back wins.
@@ -353,9 +432,9 @@ impl Race<'_> {
         paid.then_some(repeat)
     }
 
-    fn aim(&self, repeat: Option<Repeat>) -> Aim {
-        match (repeat, self.made.last()) {
-            (Some(Repeat { next_tier: true, .. }), Some(made)) => Aim::Beyond(made.chosen.tier),
+    fn aim(&self, repeat: Repeat) -> Aim {
+        match self.made.last() {
+            Some(made) if repeat.next_tier => Aim::Beyond(made.chosen.tier),
             _ => Aim::Load,
         }
     }
@@ -414,11 +493,12 @@ impl Race<'_> {
     }
 
     /// The request's time ran out: whoever was waited for longest did not answer.
-    fn out_of_time(&self) {
+    fn out_of_time(&self) -> Refusal {
         let now = Instant::now();
         for made in self.made.iter().filter(|made| !made.over) {
             self.cluster.failed(&made.chosen.host, "no answer in time", now);
         }
+        Refusal::new(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time")
     }
 
     /// The winner's answer. The losers are dropped with the race, which cancels them.
@@ -426,7 +506,7 @@ impl Race<'_> {
         self,
         won: Won,
         entry: &Arc<Entry>,
-        deadline: Option<tokio::time::Instant>,
+        deadline: Option<Instant>,
         counted: InFlight,
         mut record: Record,
     ) -> Response<Answer> {
@@ -446,7 +526,7 @@ impl Race<'_> {
         let mut response = Response::from_parts(
             head,
             match body {
-                Some(body) => Answer::upstream(body, deadline),
+                Some(body) => Answer::upstream(body, deadline.map(Into::into)),
                 None => Answer::text("fault injected"),
             },
         );

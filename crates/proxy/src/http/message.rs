@@ -8,7 +8,7 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use xds::snapshot::{Direction, UpstreamProtocol};
+use xds::snapshot::Direction;
 
 /// Asks for [`ANSWERED_BY`].
 pub const PROBE: HeaderName = HeaderName::from_static("x-firedrill-probe");
@@ -52,7 +52,10 @@ pub fn refuse(request: &Parts) -> Option<&'static str> {
     if request.headers.contains_key(TRANSFER_ENCODING) && request.headers.contains_key(http::header::CONTENT_LENGTH) {
         return Some("both content-length and transfer-encoding");
     }
-    ambiguous(request.uri.path()).then_some("ambiguous path")
+    let path = request.uri.path();
+    // Most paths hold nothing that could be read in two ways.
+    let suspect = path.contains(['%', '\\', ';']) || path.contains("/.");
+    (suspect && ambiguous(path)).then_some("ambiguous path")
 }
 
 /// Whether a path may mean another one to the endpoint than to the authorization that looked at it: endpoints decode
@@ -85,6 +88,11 @@ fn decoded(path: &str) -> Vec<u8> {
 
 /// Removes what is between neighbours only (RFC 9110, 7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const BETWEEN: [HeaderName; 8] =
+        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, EXPECT];
+    if !headers.keys().any(|name| BETWEEN.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -96,8 +104,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, EXPECT]
-    {
+    for name in BETWEEN {
         headers.remove(name);
     }
     if trailers {
@@ -114,8 +121,8 @@ pub fn mark(
     tls: bool,
     id: Option<&str>,
     random: &mut fastrand::Rng,
-) -> String {
-    remove_where(headers, |name| name == CLIENT_CERT.as_str());
+) -> HeaderValue {
+    remove_where(headers, |name| same(name, CLIENT_CERT.as_str()));
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
     match direction {
         Direction::Gateway => {
@@ -135,61 +142,64 @@ pub fn mark(
             headers.entry(FORWARDED_PROTO).or_insert(scheme);
         }
     }
-    let kept = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| id.len() <= REQUEST_ID_LENGTH);
-    if let Some(id) = kept {
-        return id.to_owned();
+    if let Some(kept) = headers.get(REQUEST_ID).filter(|id| id.len() <= REQUEST_ID_LENGTH && id.to_str().is_ok()) {
+        return kept.clone();
     }
     let id = uuid4(random.u128(..));
-    if let Ok(value) = HeaderValue::try_from(id.as_str()) {
-        headers.insert(REQUEST_ID, value);
-    }
+    headers.insert(REQUEST_ID, id.clone());
     id
 }
 
 /// What proxies of one's own say about a caller, and what they tell each other to do with its request.
 fn tells_about_caller(name: &str) -> bool {
     const NAMES: [&str; 5] = ["x-request-id", "forwarded", "x-real-ip", "client-cert", "client-cert-chain"];
-    NAMES.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("x-envoy-")
+    const FAMILIES: [&str; 2] = ["x-forwarded-", "x-envoy-"];
+    NAMES.iter().any(|known| same(name, known))
+        || FAMILIES.iter().any(|family| name.get(..family.len()).is_some_and(|start| same(start, family)))
 }
 
-/// Removes the headers of these names. An underscore counts as a hyphen, since to CGI, WSGI and their like it is one.
+/// Whether a header is meant that is known by this name. An underscore counts as a hyphen, since to CGI, WSGI and their
+/// like it is one.
+fn same(name: &str, known: &str) -> bool {
+    name.len() == known.len()
+        && name.bytes().zip(known.bytes()).all(|(byte, known)| byte == known || byte == b'_' && known == b'-')
+}
+
 fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let found: Vec<HeaderName> =
-        headers.keys().filter(|name| unwanted(&name.as_str().replace('_', "-"))).cloned().collect();
+    if !headers.keys().any(|name| unwanted(name.as_str())) {
+        return;
+    }
+    let found: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
     for name in found {
         headers.remove(name);
     }
 }
 
 /// RFC 9562, version 4.
-fn uuid4(random: u128) -> String {
+fn uuid4(random: u128) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits = random & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let mut text = [b'-'; 36];
+    let places = (0..36).filter(|place| ![8, 13, 18, 23].contains(place));
+    for (digit, place) in places.enumerate() {
+        text[place] = DIGITS[(bits >> (124 - 4 * digit)) as usize & 0xf];
+    }
+    // Of nothing but digits and hyphens.
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The head of one try: the request's, in the form that the endpoint's protocol asks for.
-pub fn for_upstream(
-    request: &Parts,
-    authority: &Authority,
-    protocol: UpstreamProtocol,
-    tls: bool,
-) -> http::Request<()> {
-    let path = request.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+/// The head of one try over HTTP/2.
+pub fn for_http2(request: &Parts, authority: &Authority, tls: bool) -> http::Request<()> {
     let mut head = http::Request::new(());
     *head.method_mut() = request.method.clone();
+    *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = request.headers.clone();
+    head.headers_mut().remove(HOST);
     let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(path);
-    if protocol == UpstreamProtocol::Http2 {
-        *head.version_mut() = Version::HTTP_2;
-        head.headers_mut().remove(HOST);
-        uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
-        uri.authority = Some(authority.clone());
-    } else if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-        head.headers_mut().insert(HOST, host);
-    }
-    // A path alone, and a path with scheme and authority, are both whole.
+    uri.path_and_query = Some(request.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+    uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(authority.clone());
+    // Scheme, authority and path are whole.
     if let Ok(uri) = Uri::from_parts(uri) {
         *head.uri_mut() = uri;
     }
@@ -287,7 +297,8 @@ mod tests {
         let id = mark(&mut headers, Direction::Gateway, ([10, 0, 0, 1], 5).into(), false, None, &mut random);
         assert_eq!(headers[FORWARDED_FOR], "10.0.0.1");
         assert_eq!(headers[FORWARDED_PROTO], "http");
-        assert_eq!(headers[REQUEST_ID], id.as_str());
+        assert_eq!(headers[REQUEST_ID], id);
+        let id = id.to_str().unwrap();
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["x-forwarded-for", "x-forwarded-proto", "x-request-id"]);
@@ -295,7 +306,7 @@ mod tests {
         let mut headers = parts("/", &said).headers;
         let id =
             mark(&mut headers, Direction::Inbound, ([10, 0, 0, 1], 5).into(), true, Some("spiffe://b/s"), &mut random);
-        assert_eq!((id.as_str(), headers[CLIENT_CERT].to_str().unwrap()), ("mine", "URI=spiffe://b/s"));
+        assert_eq!((id.to_str().unwrap(), headers[CLIENT_CERT].to_str().unwrap()), ("mine", "URI=spiffe://b/s"));
     }
 
     #[test]

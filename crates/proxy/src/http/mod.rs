@@ -1,10 +1,14 @@
 //! HTTP/1.1 and HTTP/2: one path for both.
 
+pub mod alarm;
 pub mod attempt;
 pub mod body;
+mod date;
+pub mod fate;
 mod flags;
 pub mod forward;
 pub mod guard;
+pub mod h1;
 pub mod message;
 pub mod pool;
 pub mod record;

@@ -5,6 +5,7 @@ mod authority;
 mod failover;
 mod forwarding;
 mod hostile;
+mod http1;
 mod identity;
 mod leases;
 mod lifecycle;

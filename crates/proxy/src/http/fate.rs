@@ -1,0 +1,116 @@
+//! What becomes of a connection to an endpoint while it is used: told by those who retire endpoints and take trust away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use rustls::pki_types::CertificateDer;
+
+/// How long a busy connection of a retired endpoint may finish its work.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Shared by a connection, by what is under way on it, and by who decides about it.
+#[derive(Debug)]
+pub struct Fate {
+    /// The host's epoch when it was made.
+    pub epoch: u64,
+    /// What the peer proved; empty without TLS.
+    pub chain: Vec<CertificateDer<'static>>,
+    retired: AtomicBool,
+    cut: AtomicBool,
+    busy: AtomicUsize,
+    waker: AtomicWaker,
+}
+
+impl Fate {
+    /// Of a new connection.
+    pub fn new(epoch: u64, chain: Vec<CertificateDer<'static>>) -> Self {
+        Self {
+            epoch,
+            chain,
+            retired: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// It takes no more requests (it ended, or its peer said GOAWAY); those on it may finish.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether it takes no more requests.
+    pub fn retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Its endpoint is retired: it takes no more requests, and those on it have [`DRAIN`] to finish.
+    pub fn doom(self: &Arc<Self>) {
+        self.retire();
+        self.waker.wake();
+        let fate = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(DRAIN).await;
+            if let Some(fate) = fate.upgrade() {
+                fate.cut();
+            }
+        });
+    }
+
+    /// Ends it, whatever is under way.
+    pub fn cut(&self) {
+        self.retire();
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ready when it is cut. One task waits at a time.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Ready when it is cut, or retired and idle.
+    pub fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        let idle = self.retired() && self.busy() == 0;
+        if idle || self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Requests on it.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::Acquire)
+    }
+}
+
+/// A request on a shared connection.
+#[derive(Debug)]
+pub struct Busy(Arc<Fate>);
+
+impl Busy {
+    /// Counts one more.
+    pub fn new(fate: &Arc<Fate>) -> Self {
+        fate.busy.fetch_add(1, Ordering::AcqRel);
+        Self(fate.clone())
+    }
+
+    /// See [`Fate::retire`].
+    pub fn retire(&self) {
+        self.0.retire();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.retired() {
+            self.0.waker.wake();
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! HTTP/1.1 on the wire, both sides: what is sent and received byte by byte.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use xds::snapshot::{Direction, Snapshot};
+
+use crate::support::*;
+
+/// An endpoint that says what it is told to say: one conversation for each connection.
+struct Script {
+    address: SocketAddr,
+    heard: JoinHandle<Vec<String>>,
+}
+
+/// Reads until the end of what is expected, then says this.
+type Turn = (&'static str, Vec<u8>);
+
+impl Script {
+    fn play(connections: Vec<Vec<Turn>>) -> Self {
+        let listener = TcpListener::bind(SocketAddr::new(ip(), 8080)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            for turns in connections {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let mut heard = String::new();
+                for (until, say) in turns {
+                    let from = heard.len();
+                    while !heard[from..].contains(until) {
+                        let mut buffer = [0; 65536];
+                        let count = stream.read(&mut buffer).unwrap();
+                        assert!(count > 0, "ended after {heard:?}, before {until:?}");
+                        heard.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+                    }
+                    stream.write_all(&say).unwrap();
+                }
+                all.push(heard);
+            }
+            all
+        });
+        Self { address, heard }
+    }
+
+    fn heard(self) -> Vec<String> {
+        self.heard.join().unwrap()
+    }
+
+    /// One endpoint, and nothing that would repeat a request.
+    fn snapshot(&self) -> Snapshot {
+        let stand_in = Origin::start("stand-in");
+        let mut snapshot = simple(Direction::Outbound, &[&[&stand_in]]);
+        snapshot.endpoints[0].localities[0].endpoints[0].address = self.address;
+        snapshot.routes = vec![routes("fx", None, None)];
+        snapshot
+    }
+}
+
+/// Sends this, and reads until the end, or until these words have come.
+fn talk(to: SocketAddr, say: &[&str], until: &str) -> String {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    for piece in say {
+        stream.write_all(piece.as_bytes()).unwrap();
+    }
+    let mut heard = String::new();
+    let mut buffer = [0; 65536];
+    while until.is_empty() || !heard.contains(until) {
+        match stream.read(&mut buffer).unwrap() {
+            0 => break,
+            count => heard.push_str(std::str::from_utf8(&buffer[..count]).unwrap()),
+        }
+    }
+    heard
+}
+
+fn ok(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+#[test]
+fn requests_sent_ahead_are_answered_in_order_over_one_connection() {
+    let script = Script::play(vec![vec![("\r\n\r\n", ok("one")), ("\r\n\r\n", ok("two")), ("end", ok("three"))]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let ahead = "GET /1 HTTP/1.1\r\nhost: fx\r\n\r\nGET /2 HTTP/1.1\r\nhost: fx\r\n\r\n\
+                 POST /3 HTTP/1.1\r\nhost: fx\r\ncontent-length: 3\r\nconnection: close\r\n\r\nend";
+    let answers = talk(to, &[ahead], "");
+    let places: Vec<_> = ["one", "two", "three"].iter().map(|text| answers.find(text)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+    let heard = script.heard();
+    assert_eq!(heard[0].matches("host: fx\r\n").count(), 3);
+    assert!(heard[0].ends_with("\r\n\r\nend") && !heard[0].contains("connection"), "{heard:?}");
+}
+
+#[test]
+fn a_body_in_chunks_keeps_its_trailers_both_ways() {
+    let say = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 6\r\n\r\n".to_vec();
+    let script = Script::play(vec![vec![("x-last: 1\r\n\r\n", say), ("\r\n\r\n", ok("still open"))]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let head = "POST / HTTP/1.1\r\nhost: fx\r\ntransfer-encoding: chunked\r\n\r\n";
+    let next = "GET / HTTP/1.1\r\nhost: fx\r\n\r\n";
+    let answer = talk(to, &[head, "5\r\nhello\r\n", "0\r\nx-last: 1\r\n\r\n", next], "still open");
+    assert!(answer.contains("\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 6\r\n\r\nHTTP/1.1 200"), "{answer}");
+    assert_eq!(answer.matches("transfer-encoding: chunked\r\n").count(), 1, "{answer}");
+    let heard = script.heard();
+    assert!(heard[0].contains("\r\n5\r\nhello\r\n0\r\nx-last: 1\r\n\r\n"), "{heard:?}");
+}
+
+#[test]
+fn answers_without_a_body_end_with_their_head() {
+    let with_length = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n".to_vec();
+    let unchanged = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1000\r\n\r\n".to_vec();
+    let nothing = b"HTTP/1.1 204 No Content\r\n\r\n".to_vec();
+    let turns = [with_length, unchanged, nothing, ok("last")].map(|say| ("\r\n\r\n", say));
+    let script = Script::play(vec![turns.into()]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let get = "GET / HTTP/1.1\r\nhost: fx\r\n\r\n";
+    let answer = talk(to, &["HEAD / HTTP/1.1\r\nhost: fx\r\n\r\n", get, get, get], "last");
+    let statuses: Vec<_> =
+        answer.lines().filter(|line| line.starts_with("HTTP/1.1 ")).map(|line| &line[9..12]).collect();
+    assert_eq!(statuses, ["200", "304", "204", "200"], "{answer}");
+    assert_eq!(answer.matches("content-length: 1000").count(), 2, "{answer}");
+    script.heard();
+}
+
+#[test]
+fn interim_answers_are_waited_through() {
+    let say =
+        [&b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"[..], &ok("real")].concat();
+    let script = Script::play(vec![vec![("\r\n\r\n", say)]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "real");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    script.heard();
+}
+
+#[test]
+fn a_caller_that_waits_for_continue_is_told_to_go_on() {
+    let script = Script::play(vec![vec![("body", ok("done"))]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let head = "PUT / HTTP/1.1\r\nhost: fx\r\nexpect: 100-continue\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"body").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+    assert!(!script.heard()[0].contains("expect"), "what was promised here is not asked again");
+    // A refusal comes instead of it, and the connection ends: the body may or may not follow.
+    let refused = talk(to, &[&head.replace("host: fx", "host: none").replace("connection: close", "x: y")], "");
+    assert!(refused.starts_with("HTTP/1.1 404") && refused.contains("connection: close"), "{refused}");
+}
+
+#[test]
+fn a_body_until_the_close_is_whole_and_a_cut_one_is_seen_to_be_cut() {
+    let until_close = b"HTTP/1.0 200 OK\r\n\r\nall of it".to_vec();
+    let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot all".to_vec();
+    let script = Script::play(vec![
+        vec![("\r\n\r\n", until_close.clone())],
+        vec![("\r\n\r\n", until_close)],
+        vec![("\r\n\r\n", cut)],
+    ]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "\r\n0\r\n\r\n");
+    assert!(answer.contains("\r\n9\r\nall of it\r\n0\r\n\r\n"), "{answer}");
+    let answer = talk(to, &["GET / HTTP/1.0\r\nhost: fx\r\n\r\n"], "");
+    assert!(answer.ends_with("\r\n\r\nall of it") && answer.contains("connection: close"), "{answer}");
+    let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "");
+    assert!(answer.contains("content-length: 100\r\n") && answer.ends_with("not all"), "{answer}");
+    script.heard();
+}
+
+#[test]
+fn an_old_caller_keeps_its_connection_if_it_asks() {
+    let script = Script::play(vec![vec![("\r\n\r\n", ok("one")), ("\r\n\r\n", ok("two"))]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let kept = "GET / HTTP/1.0\r\nhost: fx\r\nconnection: keep-alive\r\n\r\n";
+    let answer = talk(to, &[kept, "GET / HTTP/1.0\r\nhost: fx\r\n\r\n"], "");
+    assert_eq!((answer.matches("keep-alive").count(), answer.matches("connection: close").count()), (1, 1), "{answer}");
+    assert!(answer.ends_with("two"), "{answer}");
+    script.heard();
+}
+
+#[test]
+fn an_answer_that_comes_before_the_end_of_the_request_is_passed_on() {
+    let script = Script::play(vec![vec![("\r\n\r\n", ok("early"))]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let part = "x".repeat(100_000);
+    let head = "POST / HTTP/1.1\r\nhost: fx\r\ncontent-length: 1000000\r\n\r\n";
+    let answer = talk(to, &[head, &part], "early");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    script.heard();
+}
+
+#[test]
+fn what_an_endpoint_says_wrongly_is_an_answer_of_ours() {
+    let wrong: [&[u8]; 6] = [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\ncontent-length: 1\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n",
+        b"",
+    ];
+    let script = Script::play(wrong.iter().map(|say| vec![("\r\n\r\n", say.to_vec())]).collect());
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    for say in wrong {
+        let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "connection");
+        assert!(answer.starts_with("HTTP/1.1 503"), "{:?}: {answer}", String::from_utf8_lossy(say));
+    }
+    script.heard();
+}
+
+#[test]
+fn a_kept_connection_that_ended_costs_no_request() {
+    let once = || vec![("\r\n\r\n", ok("hello"))];
+    let script = Script::play((0..5).map(|_| once()).collect());
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let post = "POST / HTTP/1.1\r\nhost: fx\r\ncontent-length: 1\r\n\r\nx";
+    for round in 0..5 {
+        let answer = talk(to, &[post], "hello");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{round}: {answer}");
+        proxy.until("closed by the endpoint", |_| no_connection_waits(script.address));
+    }
+    script.heard();
+}
+
+/// Whether the endpoint's end of its last connection is closed and the proxy's kernel knows it.
+fn no_connection_waits(address: SocketAddr) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let std::net::IpAddr::V4(ip) = address.ip() else { unreachable!() };
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
+    let established = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.get(2) == Some(&remote.as_str()) && fields.get(3) == Some(&"01")
+    };
+    !table.lines().any(established)
+}
