@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, LeaseReport, LeaseRequest,
-    OverlayReport, OverlayRequest, Placements, ProxyReport, RecoveryReport, RecoveryRequest, Revision, RunFile, Trust,
+    OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
+    Revision, RollbackRequest, RunFile, SourceReport, Trust,
 };
 
 /// Limit of a call that does not wait for something.
@@ -117,7 +118,7 @@ impl Client {
     /// Applies manifests.
     ///
     /// # Errors
-    /// Refused with `problems` if they have errors.
+    /// Refused with `problems` if they have errors, with status 412 if another revision is in force than expected.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, ClientError> {
         self.call(Method::PUT, "/v1/config", "apply the manifests", Some(request), TIMEOUT).await
     }
@@ -144,6 +145,35 @@ impl Client {
     /// Refused (404) if it does not exist.
     pub async fn revision(&self, number: u64) -> Result<Revision, ClientError> {
         self.get(&format!("/v1/revisions/{number}"), &format!("tell revision {number}")).await
+    }
+
+    /// Makes a new revision with the files of an old one.
+    ///
+    /// # Errors
+    /// Refused (404) if there is no such revision, else as [`Client::apply`].
+    pub async fn roll_back(&self, number: u64, request: &RollbackRequest) -> Result<Applied, ClientError> {
+        let path = format!("/v1/revisions/{number}/rollback");
+        self.call(Method::POST, &path, &format!("roll back to revision {number}"), Some(request), TIMEOUT).await
+    }
+
+    /// Tells how watched manifests stand.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn put_source(&self, report: &SourceReport) -> Result<(), ClientError> {
+        let what = "note how the watched manifests stand";
+        self.call::<_, Value>(Method::PUT, "/v1/source", what, Some(report), TIMEOUT).await.map(|_| ())
+    }
+
+    /// How watched manifests stand; `None` if nobody watches any.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn source(&self) -> Result<Option<SourceReport>, ClientError> {
+        match self.get("/v1/source", "tell how the watched manifests stand").await {
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// Tells where everything runs.
@@ -186,6 +216,15 @@ impl Client {
     /// As every call; a proxy that does not answer is no error of the call.
     pub async fn proxies(&self) -> Result<Vec<ProxyReport>, ClientError> {
         self.get("/v1/proxies", "report on the proxies").await
+    }
+
+    /// What a proxy should have now.
+    ///
+    /// # Errors
+    /// Refused (404) if nothing is published for a proxy of this name.
+    pub async fn proxy_configuration(&self, name: &str) -> Result<ProxyConfiguration, ClientError> {
+        let path = format!("/v1/proxies/{}/config", escape(name));
+        self.get(&path, &format!("tell the configuration of {name}")).await
     }
 
     /// Takes a lease.

@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use crate::{
     api::{
         Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, LeaseReport, LeaseRequest,
-        OverlayReport, OverlayRequest, Placements, ProxyReport, RecoveryReport, RecoveryRequest, Revision, Trust,
+        OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
+        Revision, RollbackRequest, SourceReport, Trust,
     },
     mesh::{Failure, Mesh},
     overlays::{RECOVERY, Refusal},
@@ -51,9 +52,12 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/config", put(apply).get(config))
         .route("/v1/revisions", get(revisions))
         .route("/v1/revisions/{number}", get(revision))
+        .route("/v1/revisions/{number}/rollback", post(roll_back))
+        .route("/v1/source", put(note_source).get(source))
         .route("/v1/placements", put(place).get(placements))
         .route("/v1/trust", get(trust))
         .route("/v1/proxies", get(report_proxies))
+        .route("/v1/proxies/{name}/config", get(proxy_configuration))
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{id}", put(take_lease).delete(release_lease))
         .route("/v1/leases/{id}/heartbeat", post(renew_lease))
@@ -91,6 +95,7 @@ impl IntoResponse for Failure {
             Self::Refused(Refusal::Invalid(error)) => (StatusCode::BAD_REQUEST, error, Vec::new()),
             Self::Refused(Refusal::Missing(error)) => (StatusCode::NOT_FOUND, error, Vec::new()),
             Self::Refused(Refusal::Conflict(error)) => (StatusCode::CONFLICT, error, Vec::new()),
+            Self::Stale(error) => (StatusCode::PRECONDITION_FAILED, error, Vec::new()),
             Self::Unauthorized(error) => (StatusCode::UNAUTHORIZED, error, Vec::new()),
             Self::Manifests(problems) => {
                 let error = format!("the manifests have {} problem(s)", problems.len());
@@ -126,12 +131,42 @@ fn missing(what: &str) -> Failure {
     Failure::Refused(Refusal::Missing(what.to_owned()))
 }
 
-async fn apply(State(api): Shared, Body(request): Body<ApplyRequest>) -> Answer<Applied> {
+/// The revision that `if-match` names, as `GET /v1/config` tells it in `etag`.
+fn expected(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
+    number.map(Some).ok_or_else(|| Refusal::Invalid("`if-match` is not the number of a revision in quotes".to_owned()))
+}
+
+async fn apply(State(api): Shared, headers: HeaderMap, Body(mut request): Body<ApplyRequest>) -> Answer<Applied> {
+    request.expect = request.expect.or(expected(&headers)?);
     api.mesh.apply(request).await.map(Json)
 }
 
-async fn config(State(api): Shared) -> Answer<Revision> {
-    api.mesh.store.latest().await?.map(Json).ok_or_else(|| missing("no manifests were applied yet"))
+async fn roll_back(
+    State(api): Shared,
+    Path(number): Path<String>,
+    headers: HeaderMap,
+    Body(mut request): Body<RollbackRequest>,
+) -> Answer<Applied> {
+    let number = number.parse().map_err(|_| missing(&format!("there is no revision {number}")))?;
+    request.expect = request.expect.or(expected(&headers)?);
+    api.mesh.roll_back(number, request).await.map(Json)
+}
+
+async fn config(State(api): Shared) -> Result<Response, Failure> {
+    let revision = api.mesh.store.latest().await?.ok_or_else(|| missing("no manifests were applied yet"))?;
+    let tag = format!("\"{}\"", revision.number);
+    Ok(([(header::ETAG, tag)], Json(revision)).into_response())
+}
+
+async fn note_source(State(api): Shared, Body(report): Body<SourceReport>) -> Json<Value> {
+    api.mesh.note_source(report);
+    Json(json!({}))
+}
+
+async fn source(State(api): Shared) -> Answer<SourceReport> {
+    api.mesh.state().source.clone().map(Json).ok_or_else(|| missing("nobody watches manifests"))
 }
 
 async fn revisions(State(api): Shared) -> Answer<Vec<Revision>> {
@@ -168,6 +203,11 @@ async fn trust(State(api): Shared) -> Answer<Trust> {
 
 async fn report_proxies(State(api): Shared) -> Json<Vec<ProxyReport>> {
     Json(proxies::report(&api.mesh).await)
+}
+
+async fn proxy_configuration(State(api): Shared, Path(name): Path<String>) -> Answer<ProxyConfiguration> {
+    let none = || missing(&format!("nothing is published for a proxy `{name}`"));
+    proxies::configuration(&api.mesh, &name).map(Json).ok_or_else(none)
 }
 
 async fn take_lease(

@@ -16,6 +16,7 @@ mod mesh;
 mod overlays;
 mod proxies;
 mod recovery;
+mod refusals;
 mod run;
 mod secret;
 pub mod store;

@@ -19,7 +19,7 @@ use xds::{
 };
 
 use crate::{
-    api::{ControlEvent, NackReport, ProxyReport, Role},
+    api::{ControlEvent, NackReport, ProxyConfiguration, ProxyReport, Role},
     client,
     mesh::Mesh,
 };
@@ -120,6 +120,18 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
         .collect();
     reports.sort_by(|a, b| a.name.cmp(&b.name));
     reports
+}
+
+/// What a proxy should have now; `None` if nothing is published for it.
+pub(crate) fn configuration(mesh: &Mesh, proxy: &str) -> Option<ProxyConfiguration> {
+    let (snapshot, overlays) = Mesh::wanted(&mesh.state(), proxy)?;
+    Some(ProxyConfiguration {
+        proxy: proxy.to_owned(),
+        version: mesh.ads.proxy(proxy).and_then(|state| state.published),
+        digest: xds::digest::digest(&snapshot, &overlays),
+        overlays,
+        snapshot: Arc::unwrap_or_clone(snapshot),
+    })
 }
 
 /// Why a proxy that is up says nothing of itself.

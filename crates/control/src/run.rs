@@ -18,7 +18,9 @@ use crate::{
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
-    secret, trust,
+    secret,
+    store::StoreAddress,
+    trust,
 };
 
 /// Bound on ending calls and streams after the request to stop.
@@ -40,6 +42,8 @@ fn tell_trust(mesh: Arc<Mesh>) -> impl Fn(trust::Change) {
 pub struct Options {
     /// State folder of the mesh; made if it is not there.
     pub state_dir: PathBuf,
+    /// Where revisions, placements and recovery are kept.
+    pub store: StoreAddress,
     /// Where the API listens; loopback. Port 0 takes a free one (see `run/control.json`).
     pub api: SocketAddr,
     /// Where ADS listens. Port 0 takes a free one.
@@ -94,7 +98,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     let token_path = options.state_dir.join("run").join("api.token");
     let token = secret::read_or_make(&token_path, || secret::random_hex(32)).map_err(|e| state(e.into()))?;
     let (api, ads) = (bind(options.api).await?, bind(options.ads).await?);
-    let mesh = Mesh::open(&options.state_dir, options.clock).await.map_err(state)?;
+    let mesh = Mesh::open(&options.state_dir, &options.store, options.clock).await.map_err(state)?;
     let recovery = Controller::restore(mesh.clone(), options.state_dir.clone()).await;
     let (controller, recovery) = recovery.map_err(|e| state(e.into()))?;
     mesh.log.say(ControlEvent::Started { version: env!("CARGO_PKG_VERSION").to_owned() });

@@ -90,7 +90,8 @@ pub async fn start(
     let (sender, mut receiver) = mpsc::channel(64);
     // What does not fit is not shown: a slow terminal must not hold up the mesh.
     let sink = Arc::new(move |progress| drop(sender.try_send(progress)));
-    let options = Options { sources, config, state: state.to_owned(), patience: PATIENCE, without: BTreeSet::new() };
+    let (state, without) = (state.to_owned(), BTreeSet::new());
+    let options = Options { sources, config, commit: None, state, patience: PATIENCE, without };
     let starting = supervisor::start(options, sink);
     tokio::pin!(starting);
     loop {

@@ -58,6 +58,14 @@ enum Command {
     Schema(command::schema::Args),
     /// Start the mesh of the manifests with its workloads on this machine, until Ctrl-C
     Up(command::up::Args),
+    /// Put manifests in force in a running mesh, and show what changes
+    Apply(command::apply::Args),
+    /// List the revisions of the configuration: who applied what, when, why
+    History(command::history::Args),
+    /// Show what two revisions say differently
+    Diff(command::diff::Args),
+    /// Put an old revision in force again
+    Rollback(command::rollback::Args),
     /// Run a drill; list, show or abort drills
     #[command(subcommand)]
     Drill(command::drill::Command),
@@ -116,6 +124,10 @@ impl Cli {
             Command::Check(args) => command::check::run(&args, terminal),
             Command::Schema(args) => command::schema::run(&args, terminal),
             Command::Up(args) => command::up::run(&args, terminal),
+            Command::Apply(args) => command::apply::run(&args, terminal),
+            Command::History(args) => command::history::run(&args, terminal),
+            Command::Diff(args) => command::diff::run(&args, terminal),
+            Command::Rollback(args) => command::rollback::run(&args, terminal),
             Command::Drill(command) => command::drill::run(&command, terminal),
             Command::Evidence(command) => command::evidence::run(&command, terminal),
             Command::Get(args) => command::get::run(&args, terminal),

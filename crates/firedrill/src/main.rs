@@ -1,11 +1,14 @@
 //! `firedrill`: the one binary. Commands and wiring, nothing else; the only place where the crates meet.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod applied;
 mod arguments;
 mod attach;
+mod checkout;
 mod cli;
 mod command;
 mod failure;
+mod gitops;
 mod interrupt;
 mod logging;
 mod manifests;

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use control::api::ManifestFile;
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
-use model::{Parsed, Problem, Severity, Source};
+use model::{Parsed, Problem, Severity, Source, problem::Place};
 
 use crate::{
     failure::Failure,
@@ -47,13 +48,68 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
     Ok(sources)
 }
 
+/// Whether a path is one of a manifest, by its name.
+pub fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+/// Manifests as they are stored: named from the folder that they have in common, wherever that is.
+pub fn stored(sources: &[Source]) -> Vec<ManifestFile> {
+    let parts = |source: &Source| -> Vec<String> {
+        let path = Path::new(&source.path);
+        path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect()
+    };
+    let all: Vec<Vec<String>> = sources.iter().map(parts).collect();
+    let mut shared = all.iter().map(|parts| parts.len().saturating_sub(1)).min().unwrap_or(0);
+    if let Some((first, rest)) = all.split_first() {
+        let agree = |other: &Vec<String>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+        shared = rest.iter().map(agree).fold(shared, usize::min);
+    }
+    let name = |parts: &[String]| parts.iter().skip(shared).cloned().collect::<Vec<_>>().join("/");
+    all.iter()
+        .zip(sources)
+        .map(|(parts, source)| ManifestFile { path: name(parts), text: source.text.clone() })
+        .collect()
+}
+
+/// Validates as the control plane does when manifests are applied.
+///
+/// # Errors
+/// Every problem.
+pub fn parse(sources: &[Source]) -> Result<Parsed, Vec<Problem>> {
+    let mut parsed = model::parse(sources)?;
+    let unsupported = control::compile::unsupported(&parsed.config);
+    if unsupported.is_empty() {
+        return Ok(parsed);
+    }
+    // It is of several places, or of none that could be pointed at.
+    let place = Place { path: String::new(), line: 0, column: 0, offset: 0, length: 0 };
+    let problem = |message: String| Problem {
+        severity: Severity::Error,
+        code: "unsupported",
+        place: place.clone(),
+        message,
+        help: None,
+        related: Vec::new(),
+    };
+    parsed.warnings.extend(unsupported.into_iter().map(problem));
+    Err(parsed.warnings)
+}
+
 /// Reads and validates; warnings are printed on standard error, and so are errors before the failure is returned.
 ///
 /// # Errors
 /// When there is no valid configuration.
 pub fn load(paths: &[PathBuf], terminal: &Terminal) -> Result<(Vec<Source>, Parsed), Failure> {
-    let sources = read(paths)?;
-    match model::parse(&sources) {
+    judge(read(paths)?, terminal)
+}
+
+/// The same for manifests that were read already.
+///
+/// # Errors
+/// When there is no valid configuration.
+pub fn judge(sources: Vec<Source>, terminal: &Terminal) -> Result<(Vec<Source>, Parsed), Failure> {
+    match parse(&sources) {
         Ok(parsed) => {
             for warning in &parsed.warnings {
                 eprint!("{}", show(warning, &sources, terminal.color_errors()));
@@ -135,7 +191,7 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         fs::read_dir(folder).map_err(|e| Failure::usage(format!("cannot read folder `{shown}`: {}", reason(&e))))?;
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.is_file() && path.extension().is_some_and(|e| e == "yaml" || e == "yml"))
+        .filter(|path| path.is_file() && is_manifest(path))
         .map(|path| if folder == Path::new(".") { path.strip_prefix(".").unwrap_or(&path).to_owned() } else { path })
         .collect();
     files.sort();
@@ -221,6 +277,30 @@ pub fn tally(errors: usize, warnings: usize, terminal: &Terminal) -> String {
         (errors, 0) => terminal.paint(Tone::Bad, count(errors, "problem")),
         (errors, warnings) => {
             format!("{}, {}", terminal.paint(Tone::Bad, count(errors, "problem")), count(warnings, "warning"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_does_not_depend_on_where_it_lay() {
+        let names = |paths: &[&str]| -> Vec<String> {
+            let source = |path: &&str| Source { path: (*path).to_owned(), text: String::new() };
+            stored(&paths.iter().map(source).collect::<Vec<_>>()).into_iter().map(|file| file.path).collect()
+        };
+        for (paths, expected) in [
+            (vec!["mesh.yaml", "drills.yaml"], vec!["mesh.yaml", "drills.yaml"]),
+            (vec!["/srv/a/mesh.yaml", "/srv/a/drills.yaml"], vec!["mesh.yaml", "drills.yaml"]),
+            (vec!["a/mesh.yaml", "a/b/mesh.yaml"], vec!["mesh.yaml", "b/mesh.yaml"]),
+            (vec!["a/mesh.yaml", "b/mesh.yaml"], vec!["a/mesh.yaml", "b/mesh.yaml"]),
+            (vec!["a/mesh.yaml"], vec!["mesh.yaml"]),
+            (vec!["stdin", "a/mesh.yaml"], vec!["stdin", "a/mesh.yaml"]),
+            (vec![], vec![]),
+        ] {
+            assert_eq!(names(&paths), expected, "{paths:?}");
         }
     }
 }

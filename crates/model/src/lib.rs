@@ -28,7 +28,7 @@ pub fn program(word: &str) -> &str {
     if word == "firedrill" { "/proc/self/exe" } else { word }
 }
 
-pub use print::{canonical, canonical_drill, canonical_text};
+pub use print::{canonical, canonical_drill, canonical_text, yaml};
 pub use problem::{Problem, Severity, Source};
 
 /// What became of manifests without errors.

@@ -60,8 +60,7 @@ impl Config {
         let documents = canonical(self);
         let mut out = String::new();
         for document in documents.as_array().into_iter().flatten() {
-            // Writing plain JSON values to a string has no way to fail.
-            let text = serde_saphyr::to_string(document).unwrap_or_else(|_| format!("{document}\n"));
+            let text = yaml(document);
             if !out.is_empty() {
                 out.push_str("---\n");
             }
@@ -69,6 +68,12 @@ impl Config {
         }
         out
     }
+}
+
+/// A JSON value as YAML for people.
+pub fn yaml(value: &Value) -> String {
+    // Writing plain JSON values to a string has no way to fail; and JSON is YAML, too.
+    serde_saphyr::to_string(value).unwrap_or_else(|_| format!("{value}\n"))
 }
 
 fn document(kind: &str, name: &str, spec: Value) -> Value {

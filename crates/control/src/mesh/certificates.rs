@@ -27,15 +27,16 @@ impl Mesh {
             Err(Failure::Refused(Refusal::Invalid(reason) | Refusal::Missing(reason) | Refusal::Conflict(reason))) => {
                 self.refused(proxy, reason);
             }
-            Err(Failure::Manifests(_)) => {}
+            Err(Failure::Manifests(_) | Failure::Stale(_)) => {}
         }
         outcome
     }
 
     fn refused(&self, proxy: &str, reason: &str) {
+        let Some(untold) = self.refusals().happened(std::time::Instant::now()) else { return };
         // What a stranger sends is cut before it is kept.
         let proxy: String = proxy.chars().take(128).collect();
-        self.log.say(ControlEvent::CertificateRefused { proxy, reason: reason.to_owned() });
+        self.log.say(ControlEvent::CertificateRefused { proxy, reason: reason.to_owned(), untold });
     }
 
     fn sign(&self, token: Option<&str>, request: &CertificateRequest) -> Result<Certificate, Failure> {

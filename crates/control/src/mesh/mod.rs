@@ -2,6 +2,7 @@
 
 mod certificates;
 mod leases;
+mod revisions;
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +26,15 @@ use xds::{
 };
 
 use crate::{
-    api::{Applied, ApplyRequest, ControlEvent, Placements, Role},
+    api::{ControlEvent, Placements, Role, SourceReport},
     authority::Authority,
     compile::{self, Switches},
     health::Views,
     log::Log,
     overlays::{Refusal, Table},
+    refusals::Refusals,
     secret::JoinKey,
-    store::{Store, StoreError},
+    store::{Store, StoreAddress, StoreError},
     trust::TrustFile,
 };
 
@@ -48,6 +50,7 @@ pub(crate) struct Mesh {
     pub(crate) trust_file: TrustFile,
     pub(crate) ads: Server,
     join: JoinKey,
+    refusals: Mutex<Refusals>,
     state: Mutex<State>,
     /// Held over a change that goes to the store and then into force, so that both have the same order.
     changing: tokio::sync::Mutex<()>,
@@ -66,6 +69,8 @@ pub(crate) struct State {
     pub(crate) views: Views,
     /// Trust bundle of traffic, PEM.
     pub(crate) trust: String,
+    /// How watched manifests stand, if somebody watches some.
+    pub(crate) source: Option<SourceReport>,
     switches: BTreeMap<PlanName, PlanSwitches>,
     published: BTreeMap<String, Arc<Snapshot>>,
 }
@@ -74,6 +79,8 @@ pub(crate) struct State {
 pub(crate) enum Failure {
     /// Not as asked.
     Refused(Refusal),
+    /// Another revision is in force than the asker expected.
+    Stale(String),
     /// The manifests have problems.
     Manifests(Vec<serde_json::Value>),
     /// The asker may not.
@@ -98,9 +105,10 @@ impl Mesh {
     /// Reads what is stored; nothing is published yet.
     pub(crate) async fn open(
         state_dir: &Path,
+        store: &StoreAddress,
         clock: Clock,
     ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
-        let store = Store::open(&state_dir.join("control.db")).await?;
+        let store = Store::open(store).await?;
         let authority = Authority::open(state_dir, clock)?;
         let (trust_file, trust) = TrustFile::open(state_dir, authority.roots())?;
         let join = JoinKey::open(state_dir)?;
@@ -132,6 +140,7 @@ impl Mesh {
                 trust_file,
                 ads,
                 join,
+                refusals: Mutex::new(Refusals::new(Instant::now())),
                 state: Mutex::new(state),
                 changing: tokio::sync::Mutex::new(()),
                 changes: watch::Sender::new(0),
@@ -143,6 +152,10 @@ impl Mesh {
     /// The state; never held across an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows changes of configuration, placements, leases and health.
@@ -159,44 +172,15 @@ impl Mesh {
         let proxy = &credentials.node.id;
         let token = credentials.token.ok_or("a join token is missing")?;
         if !self.join.accepts(proxy, token) {
-            tracing::warn!(proxy, "an ADS stream was refused: wrong join token");
+            if let Some(untold) = self.refusals().happened(Instant::now()) {
+                tracing::warn!(proxy, untold, "an ADS stream was refused: wrong join token");
+            }
             return Err("the join token is not of this proxy".to_owned());
         }
         if !self.state().placements.proxies.iter().any(|p| p.proxy == *proxy) {
             return Err(format!("proxy {proxy} is not placed"));
         }
         Ok(proxy.clone())
-    }
-
-    /// Validates, stores and publishes manifests.
-    pub(crate) async fn apply(&self, request: ApplyRequest) -> Result<Applied, Failure> {
-        let problem = |p: &model::Problem| serde_json::to_value(p).unwrap_or_default();
-        let parsed = model::parse(&sources(&request.files))
-            .map_err(|problems| Failure::Manifests(problems.iter().map(problem).collect()))?;
-        let unsupported = compile::unsupported(&parsed.config);
-        if !unsupported.is_empty() {
-            return Err(Refusal::Invalid(unsupported.join("; ")).into());
-        }
-        let _order = self.changing.lock().await;
-        let time = self.clock.now();
-        let (revision, changed) = self.store.apply(&request.files, &request.author, &request.message, time).await?;
-        {
-            let mut state = self.state();
-            state.config = Some(Arc::new(parsed.config));
-            state.revision = revision.number;
-            self.publish(&mut state);
-        }
-        if changed {
-            let (digest, author) = (revision.digest.clone(), request.author);
-            self.log.say(ControlEvent::RevisionApplied { revision: revision.number, digest, author });
-        }
-        self.changed();
-        Ok(Applied {
-            revision: revision.number,
-            changed,
-            digest: revision.digest,
-            warnings: parsed.warnings.iter().map(problem).collect(),
-        })
     }
 
     /// Stores and publishes placements.

@@ -201,6 +201,15 @@ impl Machine {
         self.plan = plan;
     }
 
+    /// The plan was removed: what it did is taken back; what is being undone already goes on.
+    pub(crate) fn removed(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if !matches!(self.phase, Phase::Normal | Phase::Undo(_)) {
+            self.take_back(now, "the plan was removed".to_owned(), &mut actions);
+        }
+        actions
+    }
+
     pub(crate) fn since(&self) -> Instant {
         self.since
     }

@@ -22,7 +22,7 @@ use tokio::{
 use xds::overlay::Switch;
 
 use crate::{
-    api::{ControlEvent, OverlayEffect, OverlayRequest, RecoveryReport, Role, StepReport, Targets},
+    api::{ControlEvent, OverlayEffect, OverlayRequest, RecoveryReport, RecoveryState, Role, StepReport, Targets},
     health::{Health, Loss},
     mesh::{Failure, Mesh, PlanSwitches},
     overlays::{self, RECOVERY, Refusal},
@@ -188,14 +188,20 @@ impl Controller {
         self.forget_removed().await;
     }
 
-    /// Plans that are not in the manifests any more: what they did is taken back.
+    /// Plans that are not in the manifests any more: what they did is taken back, then they are forgotten. A plan that is
+    /// failed over cannot be removed; this is one whose recovery began while it was.
     async fn forget_removed(&mut self) {
         let Some(config) = self.mesh.state().config.clone() else { return };
         let gone: Vec<PlanName> = self.plans.keys().filter(|name| !config.plans.contains_key(*name)).cloned().collect();
         for name in gone {
-            if let Some(Plan { running: Some((_, running)), .. }) = self.plans.remove(&name) {
-                running.abort();
+            let Some(own) = self.plans.get_mut(&name) else { continue };
+            let actions = own.machine.removed(Instant::now());
+            let at_rest = own.machine.state() == RecoveryState::Normal;
+            self.perform(&name, actions).await;
+            if !at_rest {
+                continue;
             }
+            self.plans.remove(&name);
             self.clear(&name);
             if let Err(error) = self.mesh.store.set_recovery::<Saved>(name.as_str(), None).await {
                 tracing::error!(plan = %name, %error, "the end of a plan could not be stored");
@@ -447,27 +453,30 @@ fn endpoints(
 mod tests {
     use super::*;
     use crate::{
-        api::{ApplyRequest, ManifestFile, RecoveryState, Stamp},
-        store::Store,
+        api::{ApplyRequest, ManifestFile, Stamp},
+        store::{NewRevision, Store, StoreAddress, StoreError},
         testing::bank_files,
     };
 
     #[tokio::test]
     async fn a_failover_outlives_manifests_that_are_not_accepted_any_more() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("control.db")).await.unwrap();
-        let refused = [ManifestFile { path: "mesh.yaml".to_owned(), text: "kind: Unknown".to_owned() }];
-        store.apply(&refused, "a", "m", Stamp(0)).await.unwrap();
+        let address = StoreAddress::of_state(folder.path());
+        let store = Store::open(&address).await.unwrap();
+        let files = &[ManifestFile { path: "mesh.yaml".to_owned(), text: "kind: Unknown".to_owned() }];
+        let refused = NewRevision { files, author: "a", message: "m", commit: None, restores: None, time: Stamp(0) };
+        store.apply(refused, true, |_| Ok::<_, StoreError>(())).await.unwrap();
         let saved = serde_json::json!({"phase": "failedOver", "lease": null, "shifted": "west", "ran": [], "flaps": 0});
         store.set_recovery("bank-west", Some(&saved)).await.unwrap();
         store.close().await;
 
-        let Ok(mesh) = Mesh::open(folder.path(), xds::clock::Clock::anchored()).await else { panic!() };
+        let clock = xds::clock::Clock::anchored();
+        let Ok(mesh) = Mesh::open(folder.path(), &address, clock).await else { panic!() };
         let (mut controller, _handle) = Controller::restore(mesh.clone(), folder.path().to_owned()).await.unwrap();
         controller.refresh().await;
         assert_eq!(mesh.store.recovery::<Saved>().await.unwrap().len(), 1, "it is not forgotten");
-        let (author, message) = ("a".to_owned(), "mended".to_owned());
-        assert!(mesh.apply(ApplyRequest { files: bank_files(), author, message }).await.is_ok());
+        let mended = ApplyRequest { files: bank_files(), author: "a".to_owned(), ..ApplyRequest::default() };
+        assert!(mesh.apply(mended).await.is_ok());
         controller.refresh().await;
         let states: Vec<_> = controller.plans.values().map(|plan| plan.machine.state()).collect();
         assert_eq!(states, [RecoveryState::FailedOver]);

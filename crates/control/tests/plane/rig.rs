@@ -7,6 +7,7 @@ use control::{
     api::{ApplyRequest, ControlEvent, Events, LeaseRequest, Logged, ManifestFile, Placement, Placements, Role},
     client::{Client, read_run_file},
     join_token,
+    store::StoreAddress,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -66,7 +67,8 @@ impl Plane {
     pub async fn start(state: &Path) -> Self {
         let _ = std::fs::remove_file(state.join("run/control.json"));
         let free = "127.0.0.1:0".parse().unwrap();
-        let options = Options { state_dir: state.to_owned(), api: free, ads: free, clock: Clock::anchored() };
+        let (store, clock) = (StoreAddress::of_state(state), Clock::anchored());
+        let options = Options { state_dir: state.to_owned(), store, api: free, ads: free, clock };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(control::run(options, async { drop(stopped.await) }));
         let ready = async {
@@ -124,7 +126,7 @@ impl Plane {
 
 pub fn apply(text: &str) -> ApplyRequest {
     let files = vec![ManifestFile { path: "shop.yaml".to_owned(), text: text.to_owned() }];
-    ApplyRequest { files, author: "ann".to_owned(), message: "because".to_owned() }
+    ApplyRequest { files, author: "ann".to_owned(), message: "because".to_owned(), ..ApplyRequest::default() }
 }
 
 pub fn lease(ttl_ms: u64, plan: Option<&str>) -> LeaseRequest {

@@ -41,7 +41,7 @@ pub struct Args {
 /// When the files cannot be read.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let sources = manifests::read(&args.files.paths)?;
-    let (config, problems) = match model::parse(&sources) {
+    let (config, problems) = match manifests::parse(&sources) {
         Ok(parsed) => (Some(parsed.config), parsed.warnings),
         Err(problems) => (None, problems),
     };

@@ -22,6 +22,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   firedrill get proxies
+  firedrill get proxies edge                     everything that it should do, as YAML
   firedrill get services
   firedrill get recovery --format json
   firedrill get proxies --state out/state        of `firedrill demo --keep`";
@@ -33,6 +34,9 @@ pub struct Args {
     /// What to list
     #[arg(value_enum)]
     what: What,
+    /// One proxy: its whole configuration, overlays and all
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
     #[command(flatten)]
     state: State,
     /// How to print it
@@ -57,7 +61,14 @@ enum What {
 /// # Errors
 /// When no mesh runs, or it does not answer.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    if args.name.is_some() && !matches!(args.what, What::Proxies) {
+        return Err(Failure::usage("only `get proxies` takes a name").into());
+    }
     super::block_on(async {
+        if let Some(name) = &args.name {
+            let control = super::apply::client(&args.state.path)?;
+            return proxy(&control, name, args.format, terminal).await;
+        }
         let (control, supervisor) = clients(&args.state.path).await?;
         match args.what {
             What::Proxies => proxies(&control, args.format, terminal).await,
@@ -92,6 +103,16 @@ async fn proxies(control: &Control, format: Format, terminal: &Terminal) -> miet
     let rows: Vec<Vec<Cell>> = reports.iter().map(proxy_row).collect();
     let titles = ["PROXY", "ROLE", "REGION", "ADMIN", "CONTROL", "SYNC", "OVERLAYS", "CONFIGURATION"];
     terminal.write(table(&titles, &rows, terminal));
+    Ok(Exit::Success.into())
+}
+
+async fn proxy(control: &Control, name: &str, format: Format, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let configuration = control.proxy_configuration(name).await.map_err(super::apply::refused)?;
+    if format == Format::Json {
+        return json(&configuration, terminal);
+    }
+    let value = serde_json::to_value(&configuration).map_err(|e| Failure::internal(format!("cannot write it: {e}")))?;
+    terminal.write(model::yaml(&value));
     Ok(Exit::Success.into())
 }
 

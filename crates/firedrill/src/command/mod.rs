@@ -1,18 +1,22 @@
 //! One module for each command: its arguments, and what it does with the crates.
 
+pub mod apply;
 pub mod check;
 pub mod completion;
 pub mod control;
 pub mod demo;
+pub mod diff;
 pub mod drill;
 pub mod events;
 pub mod evidence;
 pub mod exec;
 pub mod get;
 pub mod guard;
+pub mod history;
 pub mod init;
 pub mod proxy;
 pub mod render;
+pub mod rollback;
 pub mod sample;
 pub mod schema;
 pub mod up;

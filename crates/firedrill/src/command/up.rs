@@ -1,12 +1,14 @@
 //! `firedrill up`: the mesh of the manifests on this machine, with its workloads, until told to stop.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use miette::IntoDiagnostic;
+use model::Source;
 
 use crate::{
     arguments::{Format, State},
     failure::{Exit, Failure},
+    gitops,
     manifests::{self, Files},
     render::table::table,
     supervisor::{
@@ -21,6 +23,7 @@ Examples:
   firedrill up -f examples/bank
   firedrill up -f examples/bank --without edge      then: firedrill render --proxy edge …
   firedrill up -f mesh.yaml --state /var/lib/firedrill --format json
+  firedrill up --gitops /srv/mesh        what is committed there, now and whenever that changes
 
 Ctrl-C or SIGTERM ends it in order: gateways finish their requests, then workloads, sidecars, control plane.
 A second Ctrl-C kills everything at once. No process outlives it.";
@@ -31,6 +34,9 @@ A second Ctrl-C kills everything at once. No process outlives it.";
 pub struct Args {
     #[command(flatten)]
     files: Files,
+    /// Manifests of a folder or Git checkout, watched: every change (commit) is put in force
+    #[arg(long, value_name = "DIR", conflicts_with = "paths")]
+    gitops: Option<PathBuf>,
     #[command(flatten)]
     state: State,
     /// Do not start this proxy (a gateway's or workload's name): you start it (`firedrill render`)
@@ -49,11 +55,13 @@ pub struct Args {
 /// # Errors
 /// When manifests are not valid, or the mesh cannot be started; nothing is left running then.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
-    let (sources, parsed) = manifests::load(&args.files.paths, terminal)?;
+    let (sources, commit) = sources(args)?;
+    let (sources, parsed) = manifests::judge(sources, terminal)?;
     crate::logging::quietly();
     let options = Options {
         sources,
         config: parsed.config,
+        commit,
         state: args.state.path.clone(),
         patience: Duration::from_secs(args.patience),
         without: args.without.iter().cloned().collect(),
@@ -68,6 +76,9 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             () = stop.asked() => return Ok(ExitCode::SUCCESS),
         };
         show(&running, args, terminal)?;
+        if let Some(folder) = args.gitops.clone() {
+            tokio::spawn(gitops::watch(folder, running.mesh().state));
+        }
         stop.asked().await;
         if args.format == Format::Text {
             terminal.line("stopping: gateways, workloads, sidecars, control plane");
@@ -78,6 +89,14 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What to start with, and the commit that it is of if that is watched.
+fn sources(args: &Args) -> Result<(Vec<Source>, Option<String>), Failure> {
+    let Some(folder) = &args.gitops else { return Ok((manifests::read(&args.files.paths)?, None)) };
+    let content = gitops::Content::read(folder)
+        .map_err(|e| Failure::usage(format!("cannot read `{}`: {}", folder.display(), manifests::reason(&e))))?;
+    Ok((content.sources(), content.commit().map(str::to_owned)))
 }
 
 /// Why a mesh did not start, as an exit code and a sentence.

@@ -31,6 +31,8 @@ pub struct Options {
     pub sources: Vec<Source>,
     /// The same, validated.
     pub config: Config,
+    /// Git commit that they are of, if the caller knows; else it is looked for.
+    pub commit: Option<String>,
     /// State folder; made if missing.
     pub state: PathBuf,
     /// Bound on everything becoming ready.

@@ -3,17 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use control::{
-    api::{Applied, ApplyRequest, ManifestFile, ProxyReport},
+    api::{ApplyRequest, ProxyReport},
     client::Client as ControlClient,
 };
-use evidence::ledger::{Ledger, LedgerError};
-use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle};
 use xds::clock::Clock;
 
@@ -32,9 +30,11 @@ use super::{
     spawn::{Recipe, Spawner},
     view::View,
 };
+use crate::{
+    applied::{self, RecordError},
+    checkout, manifests,
+};
 
-/// Kind of the ledger's entry for a change of configuration.
-const APPLIED: &str = "configurationApplied";
 /// Lines of a culprit's log that are shown.
 const SHOWN_LINES: usize = 12;
 /// Bound on the health checks' agreeing.
@@ -212,37 +212,23 @@ impl Running {
 
     async fn configure(&self, control: &ControlClient, options: &Options) -> Result<(), StartError> {
         let refused = |e: control::client::ClientError| StartError::Control(e.to_string());
-        let files = options.sources.iter().map(|s| ManifestFile { path: s.path.clone(), text: s.text.clone() });
+        let paths: Vec<&Path> = options.sources.iter().map(|source| Path::new(&source.path)).collect();
         let request = ApplyRequest {
-            files: files.collect(),
+            files: manifests::stored(&options.sources),
             author: std::env::var("USER").unwrap_or_else(|_| "firedrill up".to_owned()),
             message: "firedrill up".to_owned(),
+            commit: options.commit.clone().or_else(|| checkout::commit_of(&paths)),
+            // A mesh is started with these manifests and no others.
+            prune: true,
+            ..ApplyRequest::default()
         };
-        let applied = control.apply(&request).await.map_err(refused)?;
-        self.record(&request.author, &applied).await?;
+        control.apply(&request).await.map_err(refused)?;
+        let failed = |e: RecordError| StartError::Machine {
+            what: "recording the configuration in the ledger".into(),
+            reason: e.to_string(),
+        };
+        applied::record(self.folder.path(), control).await.map_err(failed)?;
         control.put_placements(&self.view.layout.placements()).await.map_err(refused)
-    }
-
-    /// A change of configuration is an entry of the ledger, as attempts are.
-    async fn record(&self, author: &str, applied: &Applied) -> Result<(), StartError> {
-        let folder = self.folder.path().join("ledger");
-        let body =
-            json!({ "revision": applied.revision, "digest": format!("sha256:{}", applied.digest), "author": author });
-        let time = Clock::anchored().now().0;
-        // What was recorded last decides, so that a start that died between the two is made good by the next.
-        let write = move || {
-            let mut ledger = Ledger::open(&folder)?;
-            let entries = ledger.entries(0)?;
-            let last = entries.iter().rev().find(|entry| entry.kind == APPLIED);
-            if last.is_none_or(|entry| entry.body["digest"] != body["digest"]) {
-                ledger.append(APPLIED, time, body)?;
-            }
-            Ok::<_, LedgerError>(())
-        };
-        let failed =
-            |reason: String| StartError::Machine { what: "recording the configuration in the ledger".into(), reason };
-        let written = tokio::task::spawn_blocking(write).await.map_err(|error| failed(error.to_string()))?;
-        written.map_err(|error| failed(error.to_string()))
     }
 
     /// Waits until processes of these kinds are ready; tells each second who is waited for.

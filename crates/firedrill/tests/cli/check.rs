@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{command, run, transcript};
 
-const MESH: &str = "\
+pub const MESH: &str = "\
 apiVersion: firedrill.dev/v1
 kind: Mesh
 metadata: {name: shop}
@@ -17,13 +17,24 @@ spec:
     - {name: edge, listen: \"127.0.0.1:8080\", routes: [{service: web}]}
 ";
 
-const SERVICE: &str = "\
+pub const SERVICE: &str = "\
 apiVersion: firedrill.dev/v1
 kind: Service
 metadata: {name: web}
 spec:
   endpoints:
     - {region: east, address: \"127.0.0.1:8081\"}
+    - {region: west, address: \"127.0.0.1:8082\"}
+";
+
+/// Endpoints that we run and endpoints outside the mesh are reached differently.
+const MIXED: &str = "\
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: web}
+spec:
+  endpoints:
+    - {region: east, run: [web]}
     - {region: west, address: \"127.0.0.1:8082\"}
 ";
 
@@ -40,6 +51,7 @@ const BROKEN: &[(&str, &[(&str, &str)])] = &[
     ("dangling", &[("mesh.yaml", MESH)]),
     ("twice", &[("mesh.yaml", MESH), ("one.yaml", SERVICE), ("two.yaml", SERVICE)]),
     ("no-mesh", &[("web.yaml", SERVICE)]),
+    ("not-carried", &[("mesh.yaml", MESH), ("web.yaml", MIXED)]),
     ("long-lines-and-tabs", &[("mesh.yaml", "kind: Mesh\tx: 1\n")]),
 ];
 

@@ -1,6 +1,7 @@
 //! The command line as a user sees it: help, diagnostics, exit codes. No mesh runs here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apply;
 mod check;
 mod help;
 mod output;

@@ -1,0 +1,261 @@
+//! The merged event log.
+
+use serde::{Deserialize, Serialize};
+use xds::{event::Event, resource::ResourceKind};
+
+use super::{SourceReport, Stamp};
+
+/// A piece of the merged log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Events {
+    /// Random per start of the control plane.
+    pub boot: String,
+    /// In order; at most 1000.
+    pub events: Vec<LogEntry>,
+    /// Pass this as `after` next time.
+    pub next: u64,
+    /// Entries after `after` that the bounded log had already dropped.
+    pub dropped: u64,
+}
+
+/// One entry of the merged log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogEntry {
+    /// Grows with every entry, also over a restart of the control plane (it begins at the start's wall clock in µs).
+    pub sequence: u64,
+    /// When it happened, by its source's clock.
+    pub time: Stamp,
+    /// What happened.
+    pub what: Logged,
+}
+
+/// Who said it, and what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Logged {
+    /// A proxy. (`proxy`, `boot`, `event.sequence`) is unique; a restarted control plane reads proxies' logs anew.
+    Proxy {
+        /// Its name.
+        proxy: String,
+        /// Random per start of the proxy.
+        boot: String,
+        /// As it said it.
+        event: Event,
+    },
+    /// The control plane.
+    Control(ControlEvent),
+}
+
+/// What the control plane did or saw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "type")]
+pub enum ControlEvent {
+    /// The process began.
+    Started {
+        /// Program version.
+        version: String,
+    },
+    /// New manifests are in force.
+    RevisionApplied {
+        /// Number.
+        revision: u64,
+        /// Digest of the files.
+        digest: String,
+        /// Who.
+        author: String,
+        /// Git commit of the files.
+        #[serde(default)]
+        commit: Option<String>,
+        /// The revision that it restores.
+        #[serde(default)]
+        restores: Option<u64>,
+    },
+    /// Watched manifests stand otherwise than before.
+    SourceChanged(SourceReport),
+    /// New placements are in force.
+    PlacementsApplied {
+        /// Number of proxies.
+        proxies: u64,
+    },
+    /// A snapshot could not be made or published for a proxy.
+    PublishFailed {
+        /// Its name.
+        proxy: String,
+        /// Why.
+        reason: String,
+    },
+    /// A proxy opened its stream.
+    ProxyConnected {
+        /// Its name.
+        proxy: String,
+    },
+    /// A proxy's stream ended.
+    ProxyLost {
+        /// Its name.
+        proxy: String,
+        /// Why.
+        reason: String,
+    },
+    /// A proxy refused what it was sent.
+    Nack {
+        /// Its name.
+        proxy: String,
+        /// What.
+        kind: ResourceKind,
+        /// Its version.
+        version: String,
+        /// Why.
+        detail: String,
+    },
+    /// Entries of a proxy's log were lost before they could be read.
+    EventsMissed {
+        /// Its name.
+        proxy: String,
+        /// How many.
+        count: u64,
+    },
+    /// A new trust bundle of traffic is in force.
+    TrustApplied {
+        /// Number of roots in it.
+        roots: u64,
+    },
+    /// The trust bundle's file changed to something that cannot be used; the old bundle stays in force.
+    TrustRefused {
+        /// Why.
+        reason: String,
+    },
+    /// A certificate was signed.
+    CertificateIssued {
+        /// For whom.
+        proxy: String,
+        /// The identity in it.
+        spiffe_id: String,
+        /// Its end.
+        not_after: Stamp,
+    },
+    /// A certificate was refused.
+    CertificateRefused {
+        /// Who asked, as it said.
+        proxy: String,
+        /// Why.
+        reason: String,
+        /// Refusals since the last entry of this kind that have none of their own: a stranger cannot fill the log.
+        #[serde(default)]
+        untold: u64,
+    },
+    /// A lease was taken.
+    LeaseTaken {
+        /// Its id.
+        lease: String,
+        /// Its plan.
+        plan: Option<String>,
+    },
+    /// A lease was given back.
+    LeaseReleased {
+        /// Its id.
+        lease: String,
+    },
+    /// A lease was not renewed in time.
+    LeaseLapsed {
+        /// Its id.
+        lease: String,
+    },
+    /// An overlay was laid.
+    OverlayLaid {
+        /// Its id.
+        overlay: String,
+        /// Proxies that were told.
+        proxies: Vec<String>,
+    },
+    /// An overlay was taken back.
+    OverlayRemoved {
+        /// Its id.
+        overlay: String,
+    },
+    /// The primary of a plan is unhealthy (first observation).
+    Detected {
+        /// Plan.
+        plan: String,
+        /// The primary.
+        region: String,
+        /// Service that has no endpoint left there.
+        service: String,
+        /// Proxy that saw it.
+        observer: String,
+        /// Its words.
+        cause: String,
+    },
+    /// Failover was decided.
+    Decided {
+        /// Plan.
+        plan: String,
+        /// `automatic` or the operator's reason.
+        reason: String,
+    },
+    /// Proxies were told to shift.
+    ShiftCommanded {
+        /// Plan.
+        plan: String,
+        /// The region that serves now.
+        to: String,
+        /// Overlay ids that carry it; empty if it is durable (then it is in the snapshots).
+        overlays: Vec<String>,
+    },
+    /// A step began.
+    StepStarted {
+        /// Plan.
+        plan: String,
+        /// Name.
+        step: String,
+    },
+    /// A step ended.
+    StepFinished {
+        /// Plan.
+        plan: String,
+        /// Name.
+        step: String,
+        /// Whether it succeeded.
+        ok: bool,
+        /// How long it took.
+        took_ms: u64,
+        /// End of what it printed, or why it failed.
+        output: String,
+    },
+    /// Failback was commanded.
+    FailbackCommanded {
+        /// Plan.
+        plan: String,
+        /// `automatic` or the operator's reason.
+        reason: String,
+    },
+    /// Failback reached this share of the primary.
+    RampStep {
+        /// Plan.
+        plan: String,
+        /// Share.
+        percent: u8,
+        /// Overlay ids that carry it; empty if it is durable.
+        overlays: Vec<String>,
+    },
+    /// Failback is complete.
+    FailbackDone {
+        /// Plan.
+        plan: String,
+    },
+    /// Failover or failback failed.
+    RecoveryFailed {
+        /// Plan.
+        plan: String,
+        /// Why.
+        reason: String,
+    },
+    /// The lease that recovery stood on is gone; what it did is taken back.
+    RecoveryReset {
+        /// Plan.
+        plan: String,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,65 @@
+//! Recovery of plans.
+
+use serde::{Deserialize, Serialize};
+
+use super::Stamp;
+
+/// State of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RecoveryState {
+    /// The primary serves.
+    Normal,
+    /// Steps of failover are running.
+    FailingOver,
+    /// The standby serves.
+    FailedOver,
+    /// Steps of failback, the ramp, or undo commands are running.
+    FailingBack,
+}
+
+/// Recovery of one plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryReport {
+    /// Plan.
+    pub plan: String,
+    /// Where it stands.
+    pub state: RecoveryState,
+    /// Since when.
+    pub since: Stamp,
+    /// The lease that holds it; `None` if it is normal or durable.
+    pub lease: Option<String>,
+    /// Whether the automatic trigger is armed (the primary was seen healthy and the mesh has settled).
+    pub armed: bool,
+    /// Whether the primary is healthy now, as proxies outside it see it; `None` if none sees it.
+    pub primary_healthy: Option<bool>,
+    /// Share of the primary while failing back.
+    pub share: Option<u8>,
+    /// Why the last failover or failback failed.
+    pub failure: Option<String>,
+    /// Steps of the present (or last) failover and failback.
+    pub steps: Vec<StepReport>,
+}
+
+/// A step with its times.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepReport {
+    /// Name.
+    pub name: String,
+    /// When it began.
+    pub started: Stamp,
+    /// When it ended.
+    pub finished: Option<Stamp>,
+    /// Whether it succeeded.
+    pub ok: Option<bool>,
+}
+
+/// Asks for failover or failback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RecoveryRequest {
+    /// Why; for events.
+    pub reason: String,
+}
