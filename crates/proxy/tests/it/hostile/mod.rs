@@ -1,0 +1,11 @@
+//! Hostile peers: callers and endpoints that break the protocols, by corpus.
+
+mod corpus;
+mod floods;
+mod frames;
+mod http2;
+mod limits;
+mod recorder;
+mod requests;
+mod responses;
+mod wire;
