@@ -359,6 +359,21 @@ pub fn simple(direction: Direction, tiers: &[&[&Origin]]) -> Snapshot {
     }
 }
 
+/// A proxy in front of one endpoint; nothing is repeated, and nobody is ejected.
+pub fn plain(endpoint: Endpoint, direction: Direction) -> Snapshot {
+    let mut cluster = cluster("fx");
+    cluster.outlier = None;
+    let east =
+        Locality { region: "east".into(), zone: String::new(), priority: 0, weight: 1, endpoints: vec![endpoint] };
+    Snapshot {
+        listeners: vec![listener("main", 15001, direction)],
+        routes: vec![routes("fx", None, None)],
+        clusters: vec![cluster],
+        endpoints: vec![EndpointSet { cluster: "fx".into(), localities: vec![east] }],
+        trust: vec![],
+    }
+}
+
 pub struct Reply {
     pub status: u16,
     pub headers: http::HeaderMap,

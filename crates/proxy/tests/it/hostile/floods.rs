@@ -17,9 +17,8 @@ use xds::snapshot::{Direction, Endpoint, Limits, ListenerProtocol, RouteAction, 
 use super::{
     frames::{self, *},
     recorder::{Recorder, Reply},
-    requests::before,
 };
-use crate::support::{Proxy, http1, ip};
+use crate::support::{Proxy, http1, ip, plain};
 
 fn limits(snapshot: &mut Snapshot) -> &mut Limits {
     match &mut snapshot.listeners[0].protocol {
@@ -31,7 +30,7 @@ fn limits(snapshot: &mut Snapshot) -> &mut Limits {
 /// A proxy in front of an endpoint that answers at once.
 async fn quick() -> (std::net::SocketAddr, Recorder, Proxy) {
     let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = before(recorder.endpoint(), Direction::Gateway);
+    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
     let to = snapshot.listeners[0].address;
     let proxy = Proxy::start(&snapshot);
     (to, recorder, proxy)
@@ -216,7 +215,7 @@ impl Drop for Spring {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_wait_for_those_who_read_them() {
     let spring = Spring::start().await;
-    let mut snapshot = before(spring.endpoint.clone(), Direction::Gateway);
+    let mut snapshot = plain(spring.endpoint.clone(), Direction::Gateway);
     for route in &mut snapshot.routes[0].hosts[0].routes {
         if let RouteAction::Forward(forward) = &mut route.action {
             forward.timeout = Duration::ZERO;
@@ -243,7 +242,7 @@ async fn answers_wait_for_those_who_read_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_never_end_are_cut() {
     let recorder = Recorder::start(Reply::ok).await;
-    let mut snapshot = before(recorder.endpoint(), Direction::Gateway);
+    let mut snapshot = plain(recorder.endpoint(), Direction::Gateway);
     for route in &mut snapshot.routes[0].hosts[0].routes {
         if let RouteAction::Forward(forward) = &mut route.action {
             forward.timeout = Duration::from_millis(300);
@@ -276,7 +275,7 @@ async fn bodies_that_never_end_are_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_have_a_bound() {
     let recorder = Recorder::start(Reply::ok).await;
-    let mut snapshot = before(recorder.endpoint(), Direction::Gateway);
+    let mut snapshot = plain(recorder.endpoint(), Direction::Gateway);
     limits(&mut snapshot).connections = 100;
     let to = snapshot.listeners[0].address;
     let proxy = Proxy::start(&snapshot);

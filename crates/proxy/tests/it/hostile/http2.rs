@@ -5,9 +5,8 @@ use xds::snapshot::Direction;
 use super::{
     frames::*,
     recorder::{Recorder, Reply},
-    requests::before,
 };
-use crate::support::{Proxy, http1};
+use crate::support::{Proxy, http1, plain};
 
 /// What must come of it. A stream's error may be taken for the connection's, and PROTOCOL_ERROR stands for every other
 /// code (RFC 9113, 5.4).
@@ -458,7 +457,7 @@ fn right(expect: Expect, seen: &Seen) -> bool {
 
 async fn check(cases: Vec<Case>, least: usize) {
     let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = before(recorder.endpoint(), Direction::Gateway);
+    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
     let mut wrong = Vec::new();
@@ -503,7 +502,7 @@ async fn broken_header_compression() {
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_prefaces() {
     let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = before(recorder.endpoint(), Direction::Gateway);
+    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
     let wrong = b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec();

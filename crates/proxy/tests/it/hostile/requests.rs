@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use xds::snapshot::{Direction, Endpoint, EndpointSet, Locality, Snapshot};
+use xds::snapshot::Direction;
 
 use super::{
     corpus::{self, Case},
@@ -14,21 +14,6 @@ use super::{
     wire::{self, End, Kind, Message},
 };
 use crate::support::*;
-
-/// A proxy in front of one endpoint; nothing is repeated, and nobody is ejected.
-pub fn before(endpoint: Endpoint, direction: Direction) -> Snapshot {
-    let mut cluster = cluster("fx");
-    cluster.outlier = None;
-    let east =
-        Locality { region: "east".into(), zone: String::new(), priority: 0, weight: 1, endpoints: vec![endpoint] };
-    Snapshot {
-        listeners: vec![listener("main", 15001, direction)],
-        routes: vec![routes("fx", None, None)],
-        clusters: vec![cluster],
-        endpoints: vec![EndpointSet { cluster: "fx".into(), localities: vec![east] }],
-        trust: vec![],
-    }
-}
 
 /// How bytes are cut on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +124,7 @@ async fn refused(case: &Case, to: SocketAddr, recorder: &Recorder) -> Result<(),
 async fn malformed_requests_end_their_connection_and_reach_nobody() {
     let cases = corpus::cases(include_str!("../corpus/requests-refused.txt"));
     let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = before(recorder.endpoint(), Direction::Gateway);
+    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
     let mut wrong = Vec::new();
@@ -210,7 +195,7 @@ async fn passed(case: &Case, to: SocketAddr, recorder: &Recorder) -> Result<(), 
 async fn odd_requests_arrive_as_they_were_meant() {
     let cases = corpus::cases(include_str!("../corpus/requests-passed.txt"));
     let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = before(recorder.endpoint(), Direction::Outbound);
+    let snapshot = plain(recorder.endpoint(), Direction::Outbound);
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
     let mut wrong = Vec::new();

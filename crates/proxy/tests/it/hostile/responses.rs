@@ -7,7 +7,7 @@ use xds::snapshot::Direction;
 use super::{
     corpus::{self, Case},
     recorder::{Recorder, Reply},
-    requests::{Cut, before, talk},
+    requests::{Cut, talk},
     wire::{self, End, Kind, Message},
 };
 use crate::support::*;
@@ -53,8 +53,7 @@ async fn malformed_responses_are_told_or_noticed_and_end_their_connection() {
         }
     })
     .await;
-    let mut snapshot = before(recorder.endpoint(), Direction::Gateway);
-    snapshot.routes = vec![routes("fx", None, None)];
+    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
     let mut wrong = Vec::new();
