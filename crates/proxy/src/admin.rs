@@ -2,13 +2,17 @@
 
 use std::{
     convert::Infallible,
+    fmt::Write,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
@@ -27,6 +31,44 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const PAGE: usize = 1024;
 /// Connections served at once.
 const CONNECTIONS: usize = 256;
+/// Longest log filter, in bytes.
+const LONGEST_FILTER: usize = 4096;
+
+/// All that can be asked for: method, path, and what it is.
+const PAGES: [(&str, &str, &str); 12] = [
+    ("GET", "/", "this list"),
+    ("GET", "/healthz", "200 as long as the process answers"),
+    ("GET", "/ready", "200 while traffic is taken; 503 before the first snapshot, and from the start of a drain"),
+    ("GET", "/status", "name, snapshot, digest of what is in force, overlays, clusters"),
+    ("GET", "/clusters", "share of each tier; health, ejection, load and failures of each endpoint"),
+    ("GET", "/config_dump", "snapshot and overlays in force"),
+    ("GET", "/events", "transitions in order; ?after=N only later ones, &wait_ms=N waits for one (at most 30 s)"),
+    ("GET", "/metrics", "Prometheus text"),
+    ("GET", "/logging", "which log lines are written"),
+    ("PUT", "/logging", "write others from now on: the body is a filter, `debug` or `info,proxy=trace`"),
+    ("POST", "/reopen_logs", "open the access log again, after its file was renamed (as SIGUSR1)"),
+    ("POST", "/drain", "take no new connections, finish what is in flight, and end"),
+];
+
+/// Which log lines the process writes.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFilter {
+    /// The filter in force.
+    pub get: fn() -> String,
+    /// Puts another into force, or says in a sentence why not.
+    pub set: fn(&str) -> Result<(), String>,
+}
+
+/// What the interface acts on.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Notified by `POST /drain`.
+    pub drain: Arc<Notify>,
+    /// Of the process, if it can be changed.
+    pub log: Option<LogFilter>,
+}
 
 #[derive(Serialize)]
 struct Events<'a> {
@@ -65,70 +107,129 @@ fn ready(shared: &Shared) -> bool {
     let state = shared.state.load();
     let needs_identity = state.snapshot.listeners.iter().any(|listener| listener.tls.is_some())
         || state.snapshot.clusters.iter().any(|cluster| cluster.tls.is_some());
-    shared.bound.load(Ordering::Acquire) && (shared.identity.is_set() || !needs_identity) && !*shared.draining.borrow()
+    shared.bound.load(Ordering::Acquire)
+        && (shared.identity.is_set() || !needs_identity)
+        && !shared.leaving.load(Ordering::Acquire)
 }
 
-/// Serves until dropped. `drain` is notified by `POST /drain`.
-pub async fn serve(shared: Arc<Shared>, listener: TcpListener, drain: Arc<Notify>) {
-    let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the admin interface could not accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let (shared, drain) = (shared.clone(), drain.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
-            let service = service_fn(move |request| {
-                let (shared, drain) = (shared.clone(), drain.clone());
-                async move { Ok::<_, Infallible>(answer(&shared, &drain, &request).await) }
+impl Admin {
+    /// Serves until dropped.
+    pub async fn serve(self, listener: TcpListener) {
+        let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin interface could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let admin = self.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                let service = service_fn(move |request| {
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(admin.answer(request).await) }
+                });
+                let serving = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(60))
+                    .max_buf_size(16 * 1024)
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = serving.await {
+                    tracing::debug!(%error, "an admin connection broke");
+                }
             });
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(60))
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = serving.await {
-                tracing::debug!(%error, "an admin connection broke");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let shared = &self.shared;
+        let path = request.uri().path();
+        match (request.method(), path) {
+            (&Method::GET, "/") => text(StatusCode::OK, list()),
+            (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
+            (&Method::GET, "/ready") if ready(shared) => text(StatusCode::OK, "ready\n"),
+            (&Method::GET, "/ready") => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            (&Method::GET, "/status") => json(&status(shared)),
+            (&Method::GET, "/clusters") => json(&status(shared).clusters),
+            (&Method::GET, "/config_dump") => {
+                let state = shared.state.load_full();
+                let (version, digest) = (state.version.as_str(), state.digest.as_str());
+                json(&Dump { version, digest, overlays: &state.overlays, snapshot: &state.snapshot })
             }
-        });
+            (&Method::GET, "/events") => events(shared, request.uri().query().unwrap_or_default()).await,
+            (&Method::GET, "/metrics") => metrics(shared),
+            (&Method::GET, "/logging") => match self.log {
+                Some(log) => text(StatusCode::OK, (log.get)() + "\n"),
+                None => text(StatusCode::NOT_FOUND, "the log of this process cannot be asked\n"),
+            },
+            (&Method::PUT, "/logging") => self.set_logging(request).await,
+            (&Method::POST, "/reopen_logs") => reopen(shared.access.as_ref()),
+            (&Method::POST, "/drain") => {
+                self.drain.notify_one();
+                text(StatusCode::ACCEPTED, "draining\n")
+            }
+            _ => unknown(path),
+        }
+    }
+
+    async fn set_logging(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Some(log) = self.log else {
+            return text(StatusCode::NOT_FOUND, "the log of this process cannot be changed\n");
+        };
+        let body = match Limited::new(request.into_body(), LONGEST_FILTER).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("the filter cannot be read: {error}\n")),
+        };
+        let set = std::str::from_utf8(&body).map_err(|_| "the filter is not text".to_owned());
+        match set.and_then(|filter| (log.set)(filter.trim())) {
+            Ok(()) => text(StatusCode::OK, (log.get)() + "\n"),
+            Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
+        }
     }
 }
 
-async fn answer(shared: &Arc<Shared>, drain: &Notify, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
-        (&Method::GET, "/ready") if ready(shared) => text(StatusCode::OK, "ready\n"),
-        (&Method::GET, "/ready") => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        (&Method::GET, "/status") => json(&status(shared)),
-        (&Method::GET, "/config_dump") => {
-            let state = shared.state.load_full();
-            let (version, digest) = (state.version.as_str(), state.digest.as_str());
-            json(&Dump { version, digest, overlays: &state.overlays, snapshot: &state.snapshot })
-        }
-        (&Method::GET, "/events") => events(shared, request.uri().query().unwrap_or_default()).await,
-        (&Method::GET, "/metrics") => {
-            let lines = shared.access.as_ref().map_or(0, AccessLog::dropped);
-            let events = shared.around.events.counts();
-            let elsewhere = Elsewhere { status: &status(shared), events: &events, lines_dropped: lines };
-            let mut response = text(StatusCode::OK, shared.metrics.render(&elsewhere));
-            let format = http::HeaderValue::from_static(metrics::text::CONTENT_TYPE);
-            response.headers_mut().insert(CONTENT_TYPE, format);
-            response
-        }
-        (&Method::POST, "/drain") => {
-            drain.notify_one();
-            text(StatusCode::ACCEPTED, "draining\n")
-        }
-        (_, "/healthz" | "/ready" | "/status" | "/config_dump" | "/events" | "/metrics" | "/drain") => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed\n")
-        }
-        _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+fn list() -> String {
+    PAGES.iter().fold(String::new(), |mut text, (method, path, what)| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{method:<4} {path:<13} {what}");
+        text
+    })
+}
+
+/// No such page, or not by this method.
+fn unknown(path: &str) -> Response<Full<Bytes>> {
+    let methods: Vec<&str> = PAGES.iter().filter(|(_, page, _)| *page == path).map(|(method, ..)| *method).collect();
+    if methods.is_empty() {
+        return text(StatusCode::NOT_FOUND, format!("there is no {path} here; GET / lists what there is\n"));
+    }
+    let methods = methods.join(", ");
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} is asked for by {methods}\n"));
+    if let Ok(methods) = HeaderValue::try_from(methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    response
+}
+
+fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
+    let elsewhere = Elsewhere {
+        status: &status(shared),
+        events: &shared.around.events.counts(),
+        lines_dropped: shared.access.as_ref().map_or(0, AccessLog::dropped),
+    };
+    let mut response = text(StatusCode::OK, shared.metrics.render(&elsewhere));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::text::CONTENT_TYPE));
+    response
+}
+
+fn reopen(access: Option<&AccessLog>) -> Response<Full<Bytes>> {
+    match access.map(AccessLog::reopen) {
+        None => text(StatusCode::NOT_FOUND, "there is no access log; --access-log FILE writes one\n"),
+        Some(false) => text(StatusCode::SERVICE_UNAVAILABLE, "too many lines wait to be written; try again\n"),
+        Some(true) => text(StatusCode::ACCEPTED, "opened again after the lines that wait\n"),
     }
 }
 
@@ -156,7 +257,7 @@ async fn events(shared: &Arc<Shared>, query: &str) -> Response<Full<Bytes>> {
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -164,7 +265,7 @@ fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_vec(value) {
         Ok(body) => {
             let mut response = Response::new(Full::new(body.into()));
-            response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

@@ -63,6 +63,8 @@ pub struct Keeper {
     overlays: BTreeMap<String, Overlay>,
     leases: Leases<String>,
     checks: Checks,
+    /// Version and reason that were told last.
+    refused: Option<(String, String)>,
 }
 
 /// What is prepared before anything is changed, so that a refusal changes nothing.
@@ -75,10 +77,17 @@ struct Prepared {
 impl Keeper {
     /// With nothing in force.
     pub fn new(shared: Arc<Shared>, workers: Vec<UnboundedSender<Command>>) -> Self {
-        Self { shared, workers, overlays: BTreeMap::new(), leases: Leases::new(), checks: Checks::default() }
+        Self {
+            shared,
+            workers,
+            overlays: BTreeMap::new(),
+            leases: Leases::new(),
+            checks: Checks::default(),
+            refused: None,
+        }
     }
 
-    /// Puts a snapshot into force, or says why not; both are told as events.
+    /// Puts a snapshot into force, or says why not; both are told as events, the same refusal once.
     ///
     /// # Errors
     /// When it is refused.
@@ -87,11 +96,11 @@ impl Keeper {
         let prepared = match self.prepare(&old, &snapshot) {
             Ok(prepared) => prepared,
             Err(refused) => {
-                let (version, reason) = (version.to_owned(), refused.to_string());
-                self.shared.around.events.push(EventKind::SnapshotRejected { version, reason });
+                self.tell_refusal(version, &refused);
                 return Err(refused);
             }
         };
+        self.refused = None;
         let Prepared { mut upstream, listening, sockets } = prepared;
         let clusters = self.clusters(&old, &snapshot, &mut upstream, now);
         let tables = snapshot.routes.iter().map(|table| (table.name.clone(), kept_table(&old, table, now))).collect();
@@ -121,6 +130,14 @@ impl Keeper {
         self.shared.around.events.push(EventKind::SnapshotApplied { version, digest });
         self.shared.around.wake.notify_one();
         Ok(())
+    }
+
+    fn tell_refusal(&mut self, version: &str, refused: &Refused) {
+        let (version, reason) = (version.to_owned(), refused.to_string());
+        if self.refused.as_ref() != Some(&(version.clone(), reason.clone())) {
+            self.refused = Some((version.clone(), reason.clone()));
+            self.shared.around.events.push(EventKind::SnapshotRejected { version, reason });
+        }
     }
 
     /// These are the overlays now, each for its time to live.

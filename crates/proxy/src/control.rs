@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustls::pki_types::ServerName;
@@ -14,13 +14,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use xds::{
-    client::{ClientConfig, Update},
+    client::{Client, ClientConfig, Update, Verdict},
     event::EventKind,
-    snapshot::{ClusterTls, TrustBundle},
+    snapshot::{ClusterTls, Snapshot, TrustBundle},
 };
 
 use crate::{
-    apply::Keeper,
+    apply::{Keeper, Refused},
     certify::ControlTrust,
     lastgood::LastGood,
     state::Shared,
@@ -36,7 +36,7 @@ pub fn start(
     token: String,
     ads: SocketAddr,
     trust: watch::Receiver<Option<ControlTrust>>,
-) -> mpsc::Receiver<Update> {
+) -> Client {
     let config = ClientConfig { node, token, authority: AUTHORITY.to_owned() };
     xds::client::start(config, move || connect(ads, trust.clone()))
 }
@@ -64,33 +64,103 @@ fn control_id(own: &str) -> String {
     format!("spiffe://{domain}/control")
 }
 
-/// Puts an update into force.
-pub fn update(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, update: Update) {
-    let events = &shared.around.events;
-    let now = Instant::now();
-    match update {
-        Update::Connected => {
-            shared.connected.store(true, Ordering::Release);
-            events.push(EventKind::ControlConnected);
-        }
-        Update::Lost { reason } => {
-            shared.connected.store(false, Ordering::Release);
-            events.push(EventKind::ControlLost { reason });
-        }
-        Update::Rejected { kind, version, reason } => {
-            let reason = format!("{kind:?}: {reason}");
-            events.push(EventKind::SnapshotRejected { version, reason });
-        }
-        Update::Snapshot { version, snapshot } => {
-            // A refusal is told as an event, and what is in force stays in force.
-            if keeper.snapshot(&version, snapshot.clone(), now).is_ok()
-                && let Err(error) = last_good.store(&version, &snapshot)
-            {
-                tracing::error!(%error, "the last good snapshot could not be kept");
+/// How long until what could not be bound is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Puts updates into force, and says what became of them.
+#[derive(Debug)]
+pub struct Inbox {
+    shared: Arc<Shared>,
+    keeper: Keeper,
+    last_good: LastGood,
+    /// Whoever wants to know; nobody behind a file.
+    verdicts: Option<mpsc::Sender<Verdict>>,
+    again: Option<Again>,
+}
+
+/// A snapshot whose addresses somebody else holds still.
+#[derive(Debug)]
+struct Again {
+    version: String,
+    snapshot: Arc<Snapshot>,
+    at: Instant,
+}
+
+impl Inbox {
+    /// Around what keeps the state.
+    pub fn new(
+        shared: Arc<Shared>,
+        keeper: Keeper,
+        last_good: LastGood,
+        verdicts: Option<mpsc::Sender<Verdict>>,
+    ) -> Self {
+        Self { shared, keeper, last_good, verdicts, again: None }
+    }
+
+    /// Puts an update into force.
+    pub fn take(&mut self, update: Update, now: Instant) {
+        let events = &self.shared.around.events;
+        match update {
+            Update::Connected => {
+                self.shared.connected.store(true, Ordering::Release);
+                events.push(EventKind::ControlConnected);
             }
+            Update::Lost { reason } => {
+                self.shared.connected.store(false, Ordering::Release);
+                events.push(EventKind::ControlLost { reason });
+            }
+            Update::Rejected { kind, version, reason } => {
+                let reason = format!("{kind:?}: {reason}");
+                events.push(EventKind::SnapshotRejected { version, reason });
+            }
+            Update::Snapshot { version, snapshot } => {
+                let refused = self.offer(&version, snapshot, now).err();
+                self.tell(version, refused);
+            }
+            Update::Overlays(overlays) => self.keeper.set_overlays(overlays, now),
+            Update::Heartbeat(renewed) => self.keeper.heartbeat(&renewed, now),
         }
-        Update::Overlays(overlays) => keeper.set_overlays(overlays, now),
-        Update::Heartbeat(renewed) => keeper.heartbeat(&renewed, now),
+    }
+
+    /// Does what is due: leases that lapse, addresses that may be free by now.
+    pub fn tick(&mut self, now: Instant) {
+        self.keeper.expire(now);
+        if let Some(Again { version, snapshot, .. }) = self.again.take_if(|again| again.at <= now)
+            && self.offer(&version, snapshot, now).is_ok()
+        {
+            self.tell(version, None);
+        }
+    }
+
+    /// When to come again for [`Inbox::tick`].
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.keeper.next_deadline().into_iter().chain(self.again.as_ref().map(|again| again.at)).min()
+    }
+
+    /// A refusal is told as an event, and what is in force stays in force.
+    fn offer(&mut self, version: &str, snapshot: Arc<Snapshot>, now: Instant) -> Result<(), String> {
+        self.again = None;
+        let result = self.keeper.snapshot(version, snapshot.clone(), now);
+        match &result {
+            Ok(()) => {
+                if let Err(error) = self.last_good.store(version, &snapshot) {
+                    tracing::error!(%error, "the last good snapshot could not be kept");
+                }
+            }
+            Err(Refused::Bind { .. }) => {
+                self.again = Some(Again { version: version.to_owned(), snapshot, at: now + AGAIN });
+            }
+            Err(_) => {}
+        }
+        result.map_err(|refused| refused.to_string())
+    }
+
+    fn tell(&self, version: String, refused: Option<String>) {
+        let Some(verdicts) = &self.verdicts else { return };
+        // The client waits for one verdict at a time, so that there is room.
+        if verdicts.try_send(Verdict { version, refused }).is_err() {
+            tracing::error!("the control client takes no verdicts");
+        }
     }
 }
 

@@ -33,4 +33,6 @@ mod tls;
 mod upstream;
 mod worker;
 
-pub use run::{ControlSource, Error, FileSource, IdentityFiles, Options, Source, run};
+pub use access::Options as AccessLogOptions;
+pub use admin::LogFilter;
+pub use run::{ControlSource, Drain, Error, FileSource, IdentityFiles, Options, Source, run};

@@ -4,30 +4,35 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
     net::TcpListener,
+    signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
 };
-use xds::{client::Update, clock::Clock, event::EventKind, node::NodeInfo, snapshot::Snapshot};
+use xds::{
+    client::{Client, Update},
+    clock::Clock,
+    event::EventKind,
+    node::NodeInfo,
+    snapshot::Snapshot,
+};
 
 use crate::{
-    access::AccessLog,
-    admin,
+    access::{self, AccessLog},
+    admin::{Admin, LogFilter},
     apply::Keeper,
     certify::Certifier,
-    control,
+    control::{self, Inbox},
     lastgood::LastGood,
     state::{Setting, Shared},
     tls::identity::IdentityError,
     worker::Worker,
 };
 
-/// Requests in flight may finish for this long when the process is asked to end.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How often a snapshot file is looked at.
 const FILE_POLL: Duration = Duration::from_millis(200);
 
@@ -46,10 +51,29 @@ pub struct Options {
     pub state: PathBuf,
     /// Where its configuration comes from.
     pub source: Source,
-    /// JSON access log; `-` is standard output.
-    pub access_log: Option<PathBuf>,
+    /// JSON access log.
+    pub access_log: Option<access::Options>,
+    /// How it ends.
+    pub drain: Drain,
+    /// Which log lines the process writes, if that can be changed.
+    pub log: Option<LogFilter>,
     /// The process's clock.
     pub clock: Clock,
+}
+
+/// How a proxy ends when it is asked to.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// Time between being no longer ready and taking no more connections: for those who ask `/ready` before they send.
+    pub delay: Duration,
+    /// Requests in flight may finish for this long after that.
+    pub at_most: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::ZERO, at_most: Duration::from_secs(5) }
+    }
 }
 
 /// Where configuration comes from.
@@ -98,6 +122,9 @@ pub enum Error {
     /// The admin address cannot be bound.
     #[error("the admin address {0} cannot be bound: {1}")]
     Admin(SocketAddr, io::Error),
+    /// The system hands out no signals.
+    #[error("SIGUSR1 cannot be watched: {0}")]
+    Signal(io::Error),
     /// No data worker could be started.
     #[error("a data worker could not be started: {0}")]
     Worker(io::Error),
@@ -118,16 +145,21 @@ pub enum Error {
 /// # Errors
 /// When it cannot start. What fails later is told by events and logs.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let Options { name, service, admin: address, workers, state, source, access_log, clock } = options;
-    let access = match access_log {
-        None => None,
-        Some(path) => Some(AccessLog::open(&path).map_err(|error| Error::File(path.display().to_string(), error))?),
+    let Options { name, service, admin: address, workers, state, source, access_log, drain, log, clock } = options;
+    let opened = |options: access::Options| {
+        AccessLog::open(&options).map_err(|error| Error::File(options.path.display().to_string(), error))
     };
+    let access = access_log.map(opened).transpose()?;
     let shared = Arc::new(Shared::new(Setting { name, service, clock, access }));
     shared.around.events.push(EventKind::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let listener = TcpListener::bind(address).await.map_err(|error| Error::Admin(address, error))?;
-    let drain = Arc::new(Notify::new());
-    let mut tasks = vec![tokio::spawn(admin::serve(shared.clone(), listener, drain.clone())).abort_handle()];
+    let asked = Arc::new(Notify::new());
+    let admin = Admin { shared: shared.clone(), drain: asked.clone(), log };
+    let mut tasks = vec![tokio::spawn(admin.serve(listener)).abort_handle()];
+    if shared.access.is_some() {
+        let signals = signal(SignalKind::user_defined1()).map_err(Error::Signal)?;
+        tasks.push(tokio::spawn(reopen(shared.clone(), signals)).abort_handle());
+    }
     let workers: Vec<Worker> = (0..workers.max(1))
         .map(|index| Worker::start(index, shared.clone()))
         .collect::<io::Result<_>>()
@@ -135,8 +167,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
     let mut keeper = Keeper::new(shared.clone(), commands);
     let last_good = LastGood::new(&state);
-    let mut updates = match source {
-        Source::File(file) => follow_file(&shared, &mut keeper, file)?,
+    let (mut updates, verdicts) = match source {
+        Source::File(file) => (follow_file(&shared, &mut keeper, file)?, None),
         Source::Control(source) => {
             let trust = Arc::new(watch::Sender::new(None));
             let node = NodeInfo {
@@ -148,22 +180,37 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 agent: format!("firedrill {}", env!("CARGO_PKG_VERSION")),
             };
             start_from_last_good(&mut keeper, &last_good);
-            let updates = control::start(node, source.token.clone(), source.ads, trust.subscribe());
+            let client = control::start(node, source.token.clone(), source.ads, trust.subscribe());
+            let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
             let certifier = Certifier { name, api: source.api, token: source.token, folder: state, identity };
             tasks.push(tokio::spawn(certifier.run(trust)).abort_handle());
-            updates
+            (updates, Some(verdicts))
         }
     };
+    let mut inbox = Inbox::new(shared.clone(), keeper, last_good, verdicts);
     tokio::pin!(shutdown);
     tokio::select! {
         () = &mut shutdown => {}
-        () = drain.notified() => {}
-        () = keep(&shared, &mut keeper, &last_good, &mut updates) => {}
+        () = asked.notified() => {}
+        () = keep(&shared, &mut inbox, &mut updates) => {}
     }
-    end(&shared, keeper, workers).await;
+    shared.around.events.push(EventKind::Draining);
+    shared.leaving.store(true, Ordering::Release);
+    // Traffic, leases and updates go on until then.
+    let _ = tokio::time::timeout(drain.delay, keep(&shared, &mut inbox, &mut updates)).await;
+    end(&shared, inbox, workers, drain.at_most).await;
     tasks.iter().for_each(tokio::task::AbortHandle::abort);
     Ok(())
+}
+
+/// Opens the access log again at each signal.
+async fn reopen(shared: Arc<Shared>, mut signals: tokio::signal::unix::Signal) {
+    while signals.recv().await.is_some() {
+        if shared.access.as_ref().is_some_and(|access| !access.reopen()) {
+            tracing::error!("too many lines wait for the access log to be opened again now");
+        }
+    }
 }
 
 fn start_from_last_good(keeper: &mut Keeper, last_good: &LastGood) {
@@ -181,12 +228,12 @@ fn start_from_last_good(keeper: &mut Keeper, last_good: &LastGood) {
 }
 
 /// Does what is due, for ever: updates, leases that lapse, ejections that end, ramps that move.
-async fn keep(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, updates: &mut mpsc::Receiver<Update>) {
+async fn keep(shared: &Shared, inbox: &mut Inbox, updates: &mut mpsc::Receiver<Update>) {
     let mut told = true;
     loop {
         let now = Instant::now();
-        keeper.expire(now);
-        let due = shared.tick(now).into_iter().chain(keeper.next_deadline()).min();
+        inbox.tick(now);
+        let due = shared.tick(now).into_iter().chain(inbox.next_deadline()).min();
         let due = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -195,7 +242,7 @@ async fn keep(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, update
         };
         tokio::select! {
             update = updates.recv(), if told => match update {
-                Some(update) => control::update(shared, keeper, last_good, update),
+                Some(update) => inbox.take(update, Instant::now()),
                 None => {
                     tracing::error!("the control client ended; going on with what is in force");
                     told = false;
@@ -208,15 +255,14 @@ async fn keep(shared: &Shared, keeper: &mut Keeper, last_good: &LastGood, update
 }
 
 /// Stops accepting, tells callers to go, waits for what is in flight, and ends the workers.
-async fn end(shared: &Shared, keeper: Keeper, workers: Vec<Worker>) {
-    shared.around.events.push(EventKind::Draining);
+async fn end(shared: &Shared, inbox: Inbox, workers: Vec<Worker>, at_most: Duration) {
     shared.draining.send_replace(true);
-    let deadline = tokio::time::Instant::now() + DRAIN;
+    let deadline = tokio::time::Instant::now() + at_most;
     // One handle is the shared state's own.
     while Arc::strong_count(&shared.busy) > 1 && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    drop(keeper);
+    drop(inbox);
     for Worker { commands, thread } in workers {
         drop(commands);
         if tokio::task::spawn_blocking(move || thread.join()).await.is_ok_and(|joined| joined.is_err()) {
@@ -296,10 +342,10 @@ mod tests {
         let mut events = shared.around.events.watch();
         let (updates, mut received) = mpsc::channel(1);
         drop(updates);
-        let last_good = LastGood::new(folder.path());
+        let mut inbox = Inbox::new(shared.clone(), keeper, LastGood::new(folder.path()), None);
         let lapsed = events.wait_for(|newest| *newest == 2);
         tokio::select! {
-            () = keep(&shared, &mut keeper, &last_good, &mut received) => unreachable!("keeps for ever"),
+            () = keep(&shared, &mut inbox, &mut received) => unreachable!("keeps for ever"),
             lapsed = tokio::time::timeout(Duration::from_secs(10), lapsed) => drop(lapsed.unwrap().unwrap()),
         }
         assert!(shared.state.load().overlays.is_empty());

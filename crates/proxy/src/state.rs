@@ -85,7 +85,9 @@ pub struct Shared {
     pub connected: AtomicBool,
     /// Whether every listener of the state is bound.
     pub bound: AtomicBool,
-    /// Whether the process was asked to drain.
+    /// Whether the process is about to end; it is not ready any more.
+    pub leaving: AtomicBool,
+    /// Whether nothing new is taken any more.
     pub draining: watch::Sender<bool>,
     /// Connections accepted and requests they carry; the drain waits for it.
     pub busy: Arc<()>,
@@ -122,6 +124,7 @@ impl Shared {
             access,
             connected: AtomicBool::new(false),
             bound: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             draining: watch::Sender::new(false),
             busy: Arc::new(()),
             gates: Mutex::default(),

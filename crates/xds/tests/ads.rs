@@ -11,13 +11,13 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use xds::{
-    client::{self, ClientConfig, Update},
+    client::{self, Client, ClientConfig, Update, Verdict},
     node::NodeInfo,
     overlay::{Effect, Overlay},
     resource::ResourceKind,
@@ -61,7 +61,7 @@ fn server() -> Server {
     })
 }
 
-fn start_client(address: SocketAddr, token: &str) -> mpsc::Receiver<Update> {
+fn start_client(address: SocketAddr, token: &str) -> Client {
     let node = NodeInfo {
         id: "gate".to_owned(),
         region: "east".to_owned(),
@@ -73,13 +73,18 @@ fn start_client(address: SocketAddr, token: &str) -> mpsc::Receiver<Update> {
     client::start(config, move || TcpStream::connect(address))
 }
 
-async fn next(updates: &mut mpsc::Receiver<Update>) -> Update {
-    timeout(PATIENCE, updates.recv()).await.expect("an update in time").expect("the client runs")
+/// The next update; a snapshot is accepted.
+async fn next(client: &mut Client) -> Update {
+    let update = timeout(PATIENCE, client.updates.recv()).await.expect("an update in time").expect("the client runs");
+    if let Update::Snapshot { version, .. } = &update {
+        client.verdicts.send(Verdict { version: version.clone(), refused: None }).await.expect("the client runs");
+    }
+    update
 }
 
-async fn next_snapshot(updates: &mut mpsc::Receiver<Update>) -> (String, Arc<Snapshot>) {
+async fn next_snapshot(client: &mut Client) -> (String, Arc<Snapshot>) {
     loop {
-        if let Update::Snapshot { version, snapshot } = next(updates).await {
+        if let Update::Snapshot { version, snapshot } = next(client).await {
             return (version, snapshot);
         }
     }
@@ -104,14 +109,14 @@ async fn a_published_snapshot_and_its_update_arrive_whole() {
     let mut notices = server.notices();
     assert_eq!(server.publish("gate", "1", sample(9000)).unwrap(), "1");
     let running = Running::start(&server, loopback()).await;
-    let mut updates = start_client(running.address, "secret");
-    assert_eq!(next(&mut updates).await, Update::Connected);
-    let (version, snapshot) = next_snapshot(&mut updates).await;
+    let mut client = start_client(running.address, "secret");
+    assert_eq!(next(&mut client).await, Update::Connected);
+    let (version, snapshot) = next_snapshot(&mut client).await;
     assert_eq!((version.as_str(), &snapshot), ("1", &sample(9000)));
 
     assert_eq!(server.publish("gate", "1", sample(9000)).unwrap(), "1", "nothing changed");
     assert_eq!(server.publish("gate", "1", sample(9100)).unwrap(), "1+1");
-    let (version, snapshot) = next_snapshot(&mut updates).await;
+    let (version, snapshot) = next_snapshot(&mut client).await;
     assert_eq!((version.as_str(), &snapshot), ("1+1", &sample(9100)));
 
     let mut acked = Vec::new();
@@ -126,7 +131,7 @@ async fn a_published_snapshot_and_its_update_arrive_whole() {
     let order = [ResourceKind::Cluster, ResourceKind::Endpoints, ResourceKind::Listener, ResourceKind::Routes];
     assert_eq!(second, order, "make before break");
     assert!(server.proxy("gate").unwrap().connected);
-    drop(updates);
+    drop(client);
     running.stop().await;
 }
 
@@ -134,26 +139,26 @@ async fn a_published_snapshot_and_its_update_arrive_whole() {
 async fn overlays_come_go_and_are_renewed() {
     let server = server();
     let running = Running::start(&server, loopback()).await;
-    let mut updates = start_client(running.address, "secret");
-    assert_eq!(next(&mut updates).await, Update::Connected);
-    assert_eq!(next(&mut updates).await, Update::Overlays(Vec::new()));
+    let mut client = start_client(running.address, "secret");
+    assert_eq!(next(&mut client).await, Update::Connected);
+    assert_eq!(next(&mut client).await, Update::Overlays(Vec::new()));
 
     let ttl = Duration::from_secs(3);
     server.set_overlays("gate", vec![(overlay("a"), ttl), (overlay("b"), ttl)]).unwrap();
-    let Update::Overlays(overlays) = next(&mut updates).await else { panic!("overlays") };
+    let Update::Overlays(overlays) = next(&mut client).await else { panic!("overlays") };
     let ids: Vec<_> = overlays.iter().map(|(overlay, _)| overlay.id.as_str()).collect();
     assert_eq!(ids, ["a", "b"]);
     assert!(overlays.iter().all(|(_, left)| *left <= ttl));
 
     server.heartbeat("gate", &[("b".to_owned(), ttl)]);
-    let Update::Heartbeat(renewed) = next(&mut updates).await else { panic!("a heartbeat") };
+    let Update::Heartbeat(renewed) = next(&mut client).await else { panic!("a heartbeat") };
     assert_eq!(renewed.len(), 1);
     assert_eq!(renewed[0].0, "b");
 
     server.set_overlays("gate", vec![(overlay("b"), ttl)]).unwrap();
-    let Update::Overlays(overlays) = next(&mut updates).await else { panic!("overlays") };
+    let Update::Overlays(overlays) = next(&mut client).await else { panic!("overlays") };
     assert_eq!(overlays.len(), 1);
-    drop(updates);
+    drop(client);
     running.stop().await;
 }
 
@@ -163,20 +168,20 @@ async fn the_client_comes_back_to_a_restarted_server() {
     first.publish("gate", "7", sample(9000)).unwrap();
     let running = Running::start(&first, loopback()).await;
     let address = running.address;
-    let mut updates = start_client(address, "secret");
-    next_snapshot(&mut updates).await;
+    let mut client = start_client(address, "secret");
+    next_snapshot(&mut client).await;
     running.stop().await;
     loop {
-        if let Update::Lost { .. } = next(&mut updates).await {
+        if let Update::Lost { .. } = next(&mut client).await {
             break;
         }
     }
     let second = server();
     second.publish("gate", "8", sample(9200)).unwrap();
     let running = Running::start(&second, address).await;
-    assert_eq!(next(&mut updates).await, Update::Connected);
-    assert_eq!(next_snapshot(&mut updates).await, ("8".to_owned(), sample(9200)));
-    drop(updates);
+    assert_eq!(next(&mut client).await, Update::Connected);
+    assert_eq!(next_snapshot(&mut client).await, ("8".to_owned(), sample(9200)));
+    drop(client);
     running.stop().await;
 }
 
@@ -185,14 +190,14 @@ async fn a_stranger_is_refused_and_told_once() {
     let server = server();
     server.publish("gate", "1", sample(9000)).unwrap();
     let running = Running::start(&server, loopback()).await;
-    let mut updates = start_client(running.address, "guess");
-    let Update::Lost { reason } = next(&mut updates).await else { panic!("lost") };
+    let mut client = start_client(running.address, "guess");
+    let Update::Lost { reason } = next(&mut client).await else { panic!("lost") };
     assert!(reason.contains("wrong token"), "{reason}");
     assert!(!server.proxy("gate").unwrap().connected);
     // Further failed attempts are not told; the next thing that could be is a success.
-    let silence = timeout(Duration::from_millis(500), updates.recv()).await;
+    let silence = timeout(Duration::from_millis(500), client.updates.recv()).await;
     assert!(silence.is_err(), "{silence:?}");
-    drop(updates);
+    drop(client);
     running.stop().await;
 }
 

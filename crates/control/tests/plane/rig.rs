@@ -13,14 +13,13 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tokio::{
-    net::TcpStream,
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_rustls::TlsConnector;
-use xds::{client::Update, clock::Clock, node::NodeInfo};
+use xds::{
+    client::{Update, Verdict},
+    clock::Clock,
+    node::NodeInfo,
+};
 
 /// Longer than anything should take; a test that waits for it fails.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -155,7 +154,7 @@ pub fn placements() -> Placements {
 }
 
 /// A proxy's side of ADS.
-pub struct Proxy(mpsc::Receiver<Update>);
+pub struct Proxy(xds::client::Client);
 
 impl Proxy {
     pub async fn connect(state: &Path, name: &str) -> Self {
@@ -190,7 +189,11 @@ impl Proxy {
     pub async fn wait_for<T>(&mut self, wanted: impl Fn(Update) -> Option<T>) -> T {
         let found = async {
             loop {
-                let update = self.0.recv().await.unwrap();
+                let update = self.0.updates.recv().await.unwrap();
+                if let Update::Snapshot { version, .. } = &update {
+                    let verdict = Verdict { version: version.clone(), refused: None };
+                    self.0.verdicts.send(verdict).await.unwrap();
+                }
                 if let Some(found) = wanted(update) {
                     return found;
                 }

@@ -1,10 +1,10 @@
 //! `firedrill proxy`: one proxy of the mesh.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use miette::IntoDiagnostic;
 use model::name::WorkloadName;
-use proxy::{ControlSource, FileSource, IdentityFiles, Source};
+use proxy::{AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source};
 use xds::clock::Clock;
 
 use crate::{arguments::State, failure::Failure, logging};
@@ -45,9 +45,18 @@ pub struct Args {
     /// Data workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
-    /// JSON access log; `-` is standard output
+    /// JSON access log, a line a request, with Envoy's field names; `-` is standard output
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
+    /// Size at which the access log's file becomes FILE.1 and a new one is begun, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..), requires = "access_log")]
+    access_log_size: u32,
+    /// Time between SIGTERM, when `/ready` turns 503, and taking no more connections, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=600_000))]
+    drain_delay: u32,
+    /// Time that requests in flight have after that, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(..=600_000))]
+    drain_time: u32,
     #[command(flatten)]
     state: State,
 }
@@ -76,7 +85,14 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         admin: args.admin,
         workers: usize::from(args.workers),
         source,
-        access_log: args.access_log,
+        access_log: args
+            .access_log
+            .map(|path| AccessLogOptions { path, bytes: u64::from(args.access_log_size) * 1024 * 1024 }),
+        drain: Drain {
+            delay: Duration::from_millis(args.drain_delay.into()),
+            at_most: Duration::from_millis(args.drain_time.into()),
+        },
+        log: Some(LogFilter { get: logging::filter, set: logging::set_filter }),
         clock: Clock::anchored(),
     };
     // Admin, control and health checks; data workers have threads of their own.

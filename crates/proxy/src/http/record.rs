@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use http::{HeaderMap, Method, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderName, Method,
+    header::{CONTENT_TYPE, USER_AGENT},
+};
 use xds::snapshot::{self, Direction};
 
 pub use crate::http::flags::Flag;
@@ -21,6 +24,8 @@ use crate::{
     state::Shared,
     upstream::host::Host,
 };
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Who calls over a connection.
 #[derive(Clone, Debug)]
@@ -94,6 +99,8 @@ impl Record {
             line.method = request.method.to_string();
             line.path = request.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
             line.protocol = format!("{:?}", request.version);
+            line.user_agent = text(&request.headers, USER_AGENT);
+            line.x_forwarded_for = text(&request.headers, FORWARDED_FOR);
         }
     }
 
@@ -174,7 +181,7 @@ impl Record {
             line.response_flags = self.flags.to_string();
             line.bytes_sent = self.sent;
             line.duration = took.as_secs_f64() * 1e3;
-            access.line(line);
+            access.line(line.into());
         }
     }
 
@@ -213,6 +220,11 @@ impl Record {
         }
         .labels()
     }
+}
+
+/// A header for the log; empty if there is none that is text.
+fn text(headers: &HeaderMap, name: HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// As gRPC's own servers decide.

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use proxy::{ControlSource, Options, Source};
+use proxy::{ControlSource, Drain, Options, Source};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -26,8 +26,8 @@ use xds::{
 use crate::{authority::Authority, support::*};
 
 /// What a control plane is to one proxy.
-struct Control {
-    server: Server,
+pub struct Control {
+    pub server: Server,
     ads: SocketAddr,
     api: SocketAddr,
     api_task: tokio::task::JoinHandle<()>,
@@ -35,7 +35,7 @@ struct Control {
 }
 
 impl Control {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let authority = Arc::new(Authority::new());
         let address = ip();
         let api = TcpListener::bind((address, 7000)).await.unwrap();
@@ -56,7 +56,7 @@ impl Control {
         self.stop.send_replace(true);
     }
 
-    fn options(&self, folder: &std::path::Path) -> Options {
+    pub fn options(&self, folder: &std::path::Path) -> Options {
         Options {
             name: "p1".into(),
             service: "client".into(),
@@ -70,6 +70,8 @@ impl Control {
                 region: "east".into(),
             }),
             access_log: None,
+            drain: Drain::default(),
+            log: None,
             clock: Clock::anchored(),
         }
     }

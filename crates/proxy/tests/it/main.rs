@@ -10,5 +10,6 @@ mod http1;
 mod identity;
 mod leases;
 mod lifecycle;
+mod operations;
 mod support;
 mod tcp;

@@ -15,7 +15,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use proxy::{FileSource, IdentityFiles, Options, Source};
+use proxy::{AccessLogOptions, Drain, FileSource, IdentityFiles, Options, Source};
 use serde_json::Value;
 use tokio::{net::TcpStream, sync::oneshot};
 use xds::{
@@ -161,6 +161,11 @@ impl Proxy {
     }
 
     pub fn with_identity(snapshot: &Snapshot, identity: Option<(String, String)>) -> Self {
+        Self::with(snapshot, identity, |_| {})
+    }
+
+    /// With other options than the tests' own.
+    pub fn with(snapshot: &Snapshot, identity: Option<(String, String)>, change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let admin = SocketAddr::new(ip(), 15000);
         let path = folder.path().join("snapshot.json");
@@ -171,16 +176,19 @@ impl Proxy {
             std::fs::write(&files.key, key).unwrap();
             files
         });
-        let options = Options {
+        let mut options = Options {
             name: "test".into(),
             service: "client".into(),
             admin,
             workers: 2,
             state: folder.path().join("state"),
             source: Source::File(FileSource { snapshot: path, identity }),
-            access_log: Some(folder.path().join("access.log")),
+            access_log: Some(AccessLogOptions { path: folder.path().join("access.log"), bytes: 1 << 20 }),
+            drain: Drain::default(),
+            log: None,
             clock: Clock::anchored(),
         };
+        change(&mut options);
         Self::launched(options, folder)
     }
 
@@ -202,13 +210,20 @@ impl Proxy {
     }
 
     pub fn admin(&self, path: &str) -> Option<(u16, String)> {
+        self.ask("GET", path, "").map(|(status, _, body)| (status, body))
+    }
+
+    /// Status, head and body of an answer of the admin interface.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String, String)> {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(self.admin).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").ok()?;
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}");
+        write!(stream, "{head}\r\n\r\n{body}").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        Some((head.split(' ').nth(1)?.parse().ok()?, head.to_owned(), body.to_owned()))
     }
 
     pub fn status(&self) -> Value {

@@ -13,7 +13,7 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
-use super::Update;
+use super::{Update, Verdict};
 use crate::{
     codec::{self, Resource},
     node::NodeInfo,
@@ -31,6 +31,19 @@ pub(super) struct ClientCore {
     node: NodeInfo,
     kinds: BTreeMap<ResourceKind, Held>,
     emitted: Option<(String, Arc<Snapshot>)>,
+    /// Whose last part is not acknowledged before it is in force.
+    offered: Option<Offered>,
+}
+
+/// A snapshot that was handed out on this stream.
+#[derive(Debug)]
+struct Offered {
+    version: String,
+    /// The part that made it whole.
+    kind: ResourceKind,
+    /// The version of that kind before.
+    before: String,
+    decided: bool,
 }
 
 #[derive(Debug, Default)]
@@ -57,12 +70,13 @@ enum Overlays {
 
 impl ClientCore {
     pub fn new(node: NodeInfo) -> Self {
-        Self { node, kinds: BTreeMap::new(), emitted: None }
+        Self { node, kinds: BTreeMap::new(), emitted: None, offered: None }
     }
 
     /// Begins a stream: everything of the kinds that have "everything". The first message says who we are.
     pub fn open(&mut self) -> Vec<DiscoveryRequest> {
         self.kinds.clear();
+        self.offered = None;
         let kinds = [ResourceKind::Cluster, ResourceKind::Listener, ResourceKind::Overlay];
         let mut requests: Vec<_> = kinds.into_iter().map(|kind| self.request(kind, None)).collect();
         if let Some(first) = requests.first_mut() {
@@ -84,13 +98,27 @@ impl ClientCore {
             });
             return reaction;
         };
-        self.kinds.entry(kind).or_default().nonce.clone_from(&response.nonce);
+        let held = self.kinds.entry(kind).or_default();
+        held.nonce.clone_from(&response.nonce);
+        let before = held.version.clone();
         match self.take(kind, response) {
             Ok(update) => {
-                reaction.requests.push(self.request(kind, None));
                 reaction.updates.extend(update);
-                self.subscribe(kind, &mut reaction.requests);
-                reaction.updates.extend(self.whole());
+                let mut asked = Vec::new();
+                self.subscribe(kind, &mut asked);
+                let whole = self.whole();
+                match &whole {
+                    Some(Update::Snapshot { version, .. }) => {
+                        self.offered = Some(Offered { version: version.clone(), kind, before, decided: false });
+                    }
+                    Some(Update::Rejected { reason, .. }) => {
+                        self.kinds.entry(kind).or_default().version = before;
+                        reaction.requests.push(self.request(kind, Some(reason)));
+                    }
+                    _ => reaction.requests.push(self.request(kind, None)),
+                }
+                reaction.requests.extend(asked);
+                reaction.updates.extend(whole);
             }
             Err(reason) => {
                 reaction.requests.push(self.request(kind, Some(&reason)));
@@ -99,6 +127,29 @@ impl ClientCore {
             }
         }
         reaction
+    }
+
+    /// Whether a snapshot was handed out that nothing was heard of yet.
+    pub fn undecided(&self) -> bool {
+        self.offered.as_ref().is_some_and(|offered| !offered.decided)
+    }
+
+    /// Tells the control plane what became of the snapshot that was handed out last.
+    pub fn on_verdict(&mut self, verdict: &Verdict) -> Option<DiscoveryRequest> {
+        let Offered { version, kind, before, decided } = self.offered.as_mut()?;
+        if *version != verdict.version {
+            return None;
+        }
+        *decided = true;
+        let (kind, refused) = (*kind, verdict.refused.as_deref());
+        let named = if refused.is_some() { before } else { version }.clone();
+        self.kinds.entry(kind).or_default().version = named;
+        match refused {
+            // On the next stream it is offered again.
+            Some(_) => self.emitted = None,
+            None => self.offered = None,
+        }
+        Some(self.request(kind, refused))
     }
 
     /// Decodes all of a response before any of it counts.

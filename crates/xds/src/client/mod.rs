@@ -47,6 +47,24 @@ pub enum Update {
     Heartbeat(Vec<(String, Duration)>),
 }
 
+/// What became of a snapshot at its receiver. Until it says so, the control plane is not told that it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Of the snapshot, as the control plane named it.
+    pub version: String,
+    /// Why it is not in force; `None` when it is. A snapshot that was refused may be in force later.
+    pub refused: Option<String>,
+}
+
+/// A running client.
+#[derive(Debug)]
+pub struct Client {
+    /// What the control plane says.
+    pub updates: mpsc::Receiver<Update>,
+    /// Takes one verdict on each [`Update::Snapshot`]; the client waits for it. Another may follow a refusal.
+    pub verdicts: mpsc::Sender<Verdict>,
+}
+
 /// How to reach and address the control plane.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -62,17 +80,18 @@ pub struct ClientConfig {
 const WAITING: usize = 64;
 
 /// Starts the client as a task of the current runtime. It calls `connect` for each connection (TCP and TLS are the
-/// caller's), reconnects with jittered back-off (100 ms to 2 s), and ends when the receiver is dropped. The channel is
+/// caller's), reconnects with jittered back-off (100 ms to 2 s), and ends when a part of [`Client`] is dropped. The channel is
 /// bounded: a receiver that does not read holds the stream back.
 ///
 /// Named things of a snapshot come sorted by name.
-pub fn start<C, F, IO>(config: ClientConfig, connect: C) -> mpsc::Receiver<Update>
+pub fn start<C, F, IO>(config: ClientConfig, connect: C) -> Client
 where
     C: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (updates, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(session::run(config, Arc::new(connect), updates));
-    receiver
+    let (updates, received) = mpsc::channel(WAITING);
+    let (verdicts, given) = mpsc::channel(WAITING);
+    tokio::spawn(session::run(config, Arc::new(connect), updates, given));
+    Client { updates: received, verdicts }
 }

@@ -17,7 +17,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{ClientConfig, Update, connector::Connector, core::ClientCore};
+use super::{ClientConfig, Update, Verdict, connector::Connector, core::ClientCore};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ const LARGEST_MESSAGE: usize = 256 * 1024 * 1024;
 /// time, so that this is never full.
 const REQUESTS: usize = 64;
 
+const UNREAD: &str = "the control plane does not read";
+
 /// Why a stream ended.
 enum End {
     /// Nobody wants updates any more.
@@ -43,8 +45,12 @@ enum End {
 }
 
 /// Runs until the receiver of the updates is dropped.
-pub(super) async fn run<C, F, IO>(config: ClientConfig, connect: Arc<C>, updates: mpsc::Sender<Update>)
-where
+pub(super) async fn run<C, F, IO>(
+    config: ClientConfig,
+    connect: Arc<C>,
+    updates: mpsc::Sender<Update>,
+    mut verdicts: mpsc::Receiver<Verdict>,
+) where
     C: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -55,7 +61,7 @@ where
     loop {
         let mut connected = false;
         let end = tokio::select! {
-            end = session(&config, &connect, &mut core, &updates, &mut connected) => end,
+            end = session(&config, &connect, &mut core, &updates, &mut verdicts, &mut connected) => end,
             () = updates.closed() => End::Unwanted,
         };
         let End::Lost(reason) = end else { return };
@@ -86,6 +92,7 @@ async fn session<C, F, IO>(
     connect: &Arc<C>,
     core: &mut ClientCore,
     updates: &mpsc::Sender<Update>,
+    verdicts: &mut mpsc::Receiver<Verdict>,
     connected: &mut bool,
 ) -> End
 where
@@ -109,7 +116,18 @@ where
         Err(_) => return End::Lost(format!("no stream within {CONNECTING:?}")),
     };
     loop {
-        let response = match responses.message().await {
+        let message = tokio::select! {
+            // The next response may change what the verdict is about.
+            message = responses.message(), if !core.undecided() => message,
+            verdict = verdicts.recv() => {
+                let Some(verdict) = verdict else { return End::Unwanted };
+                if core.on_verdict(&verdict).is_some_and(|request| requests.try_send(request).is_err()) {
+                    return End::Lost(UNREAD.to_owned());
+                }
+                continue;
+            }
+        };
+        let response = match message {
             Ok(Some(response)) => response,
             Ok(None) => return End::Lost("the control plane ended the stream".to_owned()),
             Err(status) => return End::Lost(format!("{}: {}", status.code(), status.message())),
@@ -120,7 +138,7 @@ where
         let reaction = core.on_response(&response);
         for request in reaction.requests {
             if requests.try_send(request).is_err() {
-                return End::Lost("the control plane does not read".to_owned());
+                return End::Lost(UNREAD.to_owned());
             }
         }
         for update in reaction.updates {

@@ -9,7 +9,7 @@ use envoy_types::pb::{
 use prost::{Message, Name};
 
 use super::{
-    Update,
+    Update, Verdict,
     core::{ClientCore, Reaction},
 };
 use crate::{
@@ -143,4 +143,50 @@ fn a_heartbeat_is_told_from_a_change() {
     assert!(matches!(hear("2", wrap(true, None)), Update::Rejected { .. }), "an overlay without a lease");
     assert!(matches!(hear("2", vec![any(&Resource::Overlay(overlay.clone()))]), Update::Rejected { .. }));
     assert_eq!(hear("2", Vec::new()), Update::Overlays(Vec::new()));
+}
+
+fn verdict(version: &str, refused: Option<&str>) -> Verdict {
+    Verdict { version: version.to_owned(), refused: refused.map(str::to_owned) }
+}
+
+#[test]
+fn the_last_part_is_acknowledged_when_the_snapshot_is_in_force() {
+    let mut core = opened();
+    give(&mut core, "1", &[cluster("a")]);
+    give(&mut core, "1", &[endpoints("a")]);
+    assert!(!core.undecided());
+    let reaction = give(&mut core, "1", &[listener("a")]);
+    assert!(matches!(&reaction.updates[..], [Update::Snapshot { .. }]) && reaction.requests.is_empty(), "not yet");
+    assert!(core.undecided());
+    assert_eq!(core.on_verdict(&verdict("0", None)), None, "of another one");
+    let ack = core.on_verdict(&verdict("1", None)).unwrap();
+    assert_eq!((ack.version_info.as_str(), ack.response_nonce.as_str()), ("1", "nonce of Listener 1"));
+    assert!(ack.error_detail.is_none() && !core.undecided());
+    assert_eq!(core.on_verdict(&verdict("1", None)), None, "said before");
+}
+
+#[test]
+fn a_refused_snapshot_is_refused_to_the_control_plane_and_may_be_accepted_later() {
+    let mut core = opened();
+    for part in [cluster("a"), endpoints("a"), listener("a")] {
+        give(&mut core, "1", &[part]);
+    }
+    let nack = core.on_verdict(&verdict("1", Some("the address is in use"))).unwrap();
+    assert_eq!((nack.version_info.as_str(), nack.response_nonce.as_str()), ("", "nonce of Listener 1"));
+    assert_eq!(nack.error_detail.unwrap().message, "the address is in use");
+    let ack = core.on_verdict(&verdict("1", None)).unwrap();
+    assert_eq!((ack.version_info.as_str(), ack.error_detail), ("1", None));
+
+    core.on_verdict(&verdict("1", None));
+    for part in [cluster("a"), endpoints("a")] {
+        give(&mut core, "2", &[part]);
+    }
+    give(&mut core, "2", &[listener("a")]);
+    core.on_verdict(&verdict("2", Some("no"))).unwrap();
+    // On a new stream it is offered once more, though nothing of it has changed.
+    core.open();
+    for part in [cluster("a"), endpoints("a")] {
+        give(&mut core, "2", &[part]);
+    }
+    assert!(matches!(&give(&mut core, "2", &[listener("a")]).updates[..], [Update::Snapshot { .. }]));
 }

@@ -234,11 +234,16 @@ impl StreamCore {
 impl Subscription {
     fn answer(&mut self, kind: ResourceKind, request: &DiscoveryRequest) -> Heard {
         let Some(sent) = self.sent.as_mut() else { return Heard::Nothing };
-        if std::mem::replace(&mut sent.answered, true) {
+        let again = std::mem::replace(&mut sent.answered, true);
+        let version = sent.version.clone();
+        // A proxy that could put into force what it had refused before names that version now.
+        let after_all = self.refused.as_ref() == Some(&version)
+            && request.error_detail.is_none()
+            && request.version_info == version;
+        if again && !after_all {
             // The same nonce again only changes the names.
             return Heard::Nothing;
         }
-        let version = sent.version.clone();
         match &request.error_detail {
             None => {
                 self.acked = Some(version.clone());

@@ -170,6 +170,25 @@ fn endpoints_are_sent_again_after_their_clusters() {
 }
 
 #[test]
+fn a_refusal_that_is_taken_back_is_an_acceptance() {
+    let mut talk = Talk::new();
+    talk.publish("1", snapshot(&["a"], 1));
+    talk.ask(Kind::Cluster, &[], "", None);
+    let (kind, version, _, nonce) = talk.next();
+    assert!(matches!(talk.ask(kind, &[], &nonce, Some("no")), Heard::Nacked(_)));
+    assert_eq!(talk.ask(kind, &[], &nonce, None), Heard::Nothing, "names only: it does not name the version");
+    let taken_back = DiscoveryRequest {
+        type_url: kind.type_url().to_owned(),
+        version_info: version.clone(),
+        response_nonce: nonce,
+        ..DiscoveryRequest::default()
+    };
+    assert_eq!(talk.core.on_request(&taken_back).unwrap(), Heard::Acked { kind, version });
+    assert_eq!(talk.core.on_request(&taken_back).unwrap(), Heard::Nothing);
+    talk.silent();
+}
+
+#[test]
 fn a_refusal_stops_its_version_and_the_next_one_goes_on() {
     let mut talk = Talk::new();
     talk.publish("1", snapshot(&["a"], 1));
