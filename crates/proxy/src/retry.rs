@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Method;
 use xds::snapshot::{RetryOn, RetryPolicy};
 
-/// Envoy's default back-off: full jitter below `25 ms × (2^n − 1)`, at most 250 ms.
+/// Envoy's default back-off: full jitter below `25 ms × (2^n − 1)`, at most 250 ms. Ours leaves out the first wait: a
+/// repeat goes to another endpoint, which no wait would spare, and what bounds a storm of repeats is their budget.
 const BACKOFF_BASE: Duration = Duration::from_millis(25);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
@@ -87,8 +88,7 @@ impl<'a> Plan<'a> {
             return None;
         }
         self.made += 1;
-        // Nothing that is known to be down is spared by waiting: the repeat goes to another host.
-        let backoff = if failure.nothing_sent() { Duration::ZERO } else { backoff(self.made) };
+        let backoff = if failure.nothing_sent() { Duration::ZERO } else { backoff(self.made - 1) };
         Some(Repeat { next_tier: self.made == policy.attempts, backoff })
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let tiers: Vec<_> = repeats.iter().map(|repeat| repeat.map(|r| r.next_tier)).collect();
         assert_eq!(tiers, [Some(false), Some(false), Some(true), None, None]);
         let waits: Vec<_> = repeats.iter().flatten().map(|r| r.backoff.as_millis()).collect();
-        assert_eq!(waits, [25, 75, 175]);
+        assert_eq!(waits, [0, 25, 75]);
         let mut none = Plan::new(None, &Method::GET);
         assert_eq!(none.after(Failure::Connect, true), None);
     }

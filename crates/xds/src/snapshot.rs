@@ -6,7 +6,13 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cluster::{
+    Admission, Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
+    OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
+};
 use crate::human;
+
+mod cluster;
 
 /// The whole configuration of one proxy. Overlays are not part of it: they are leased, never stored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -289,135 +295,6 @@ pub struct HedgePolicy {
     /// Never later.
     #[serde(with = "human")]
     pub at_most: Duration,
-}
-
-/// An upstream service as one proxy sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Cluster {
-    /// Unique in the snapshot: `ledger` (all regions) or `ledger.east` (one region).
-    pub name: String,
-    /// The service it stands for; overlays address services.
-    pub service: String,
-    /// What is spoken to its endpoints.
-    pub protocol: UpstreamProtocol,
-    /// Bound on making a connection, TLS handshake included.
-    #[serde(with = "human")]
-    pub connect_timeout: Duration,
-    /// Which endpoint of the chosen tier.
-    pub balancer: Balancer,
-    /// Mutual TLS; `None` sends plaintext (the workload beside the proxy, endpoints outside the mesh).
-    pub tls: Option<ClusterTls>,
-    /// Active health check.
-    pub health_check: Option<HealthCheck>,
-    /// Passive detection on live traffic.
-    pub outlier: Option<OutlierDetection>,
-    /// Bounds on concurrent use.
-    #[serde(default)]
-    pub breakers: CircuitBreakers,
-    /// Percent of available hosts in a tier below which health is ignored; 0: never, then 503 `UH`.
-    pub panic_threshold: u8,
-    /// How a tier's share grows when it comes back; `None` is at once.
-    pub ramp: Option<Ramp>,
-}
-
-/// What is spoken upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum UpstreamProtocol {
-    /// HTTP/1.1 with keep-alive.
-    Http1,
-    /// HTTP/2 (ALPN on TLS, prior knowledge on plaintext).
-    Http2,
-    /// Bytes.
-    Tcp,
-}
-
-/// Choice among a tier's hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Balancer {
-    /// Weighted, smooth.
-    RoundRobin,
-    /// Power of two choices on active requests.
-    LeastRequest,
-}
-
-/// Mutual TLS towards a cluster. The server must present one of the SPIFFE ids.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ClusterTls {
-    /// Name of the [`TrustBundle`].
-    pub trust: String,
-    /// SPIFFE ids, whole; one must match.
-    pub server_ids: Vec<String>,
-}
-
-/// Active health check of every endpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HealthCheck {
-    /// GET this path and expect 200; `None` only connects (with TLS where the cluster has it).
-    pub http_path: Option<String>,
-    /// Time between checks of one endpoint.
-    #[serde(with = "human")]
-    pub every: Duration,
-    /// Bound on one check.
-    #[serde(with = "human")]
-    pub timeout: Duration,
-    /// Failures in a row that make an endpoint unhealthy. An unexpected status does so at once.
-    pub unhealthy_after: u32,
-    /// Successes in a row that make it healthy again; at start one suffices.
-    pub healthy_after: u32,
-}
-
-/// Ejection of endpoints that fail live requests. Caps count per tier.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct OutlierDetection {
-    /// Failures in a row (connect failure, reset, timeout, 502, 503, 504) that eject.
-    pub consecutive_errors: u32,
-    /// First ejection's length; the n-th is n times as long. A passing active check ends it.
-    #[serde(with = "human")]
-    pub base_ejection: Duration,
-    /// Longest ejection.
-    #[serde(with = "human")]
-    pub max_ejection: Duration,
-    /// Percent of a tier that may be ejected at once while no later tier has endpoints; with one, all may.
-    pub max_percent: u8,
-}
-
-/// Bounds on concurrent use of a cluster; above them 503 `UO`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct CircuitBreakers {
-    /// Connections.
-    pub connections: u32,
-    /// Requests waiting for a connection.
-    pub pending: u32,
-    /// Requests in flight.
-    pub requests: u32,
-    /// Retries and hedges as percent of first tries (token bucket).
-    pub retry_percent: u8,
-    /// Retries and hedges a second that are always allowed.
-    pub retries_per_second: u32,
-}
-
-impl Default for CircuitBreakers {
-    fn default() -> Self {
-        Self { connections: 1024, pending: 1024, requests: 1024, retry_percent: 20, retries_per_second: 10 }
-    }
-}
-
-/// Failback of a tier: its share grows through the steps, each held for the dwell.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Ramp {
-    /// Percent of what the tier would get, rising, ending in 100.
-    pub steps: Vec<u8>,
-    /// Time on each step.
-    #[serde(with = "human")]
-    pub dwell: Duration,
 }
 
 /// The endpoints of a cluster.

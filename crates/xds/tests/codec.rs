@@ -62,29 +62,75 @@ fn listener() -> impl Strategy<Value = Listener> {
     })
 }
 
-fn cluster() -> impl Strategy<Value = Cluster> {
-    let protocol =
-        prop_oneof![Just(UpstreamProtocol::Http1), Just(UpstreamProtocol::Http2), Just(UpstreamProtocol::Tcp)];
-    let balancer = prop_oneof![Just(Balancer::RoundRobin), Just(Balancer::LeastRequest)];
-    let tls = option::of((name(), vec("spiffe://[a-z/]{1,8}", 1..3)))
-        .prop_map(|tls| tls.map(|(trust, server_ids)| ClusterTls { trust, server_ids }));
-    let check = (option::of(path()), time(), time(), 1_u32.., 1_u32..).prop_map(
-        |(http_path, every, timeout, unhealthy_after, healthy_after)| HealthCheck {
-            http_path,
+fn balancing() -> impl Strategy<Value = (Balancer, Balancing)> {
+    let slow_start = || {
+        let parts = (time(), 0.1_f64..10.0, 1_u8..=100);
+        option::of(parts.prop_map(|(window, aggression, at_least)| SlowStart { window, aggression, at_least }))
+    };
+    let keys = || {
+        let header = "[a-z][a-z0-9-]{0,6}".prop_map(HashKey::Header);
+        vec(prop_oneof![header, name().prop_map(HashKey::Cookie), Just(HashKey::SourceAddress)], 0..3)
+    };
+    prop_oneof![
+        slow_start()
+            .prop_map(|slow_start| { (Balancer::RoundRobin, Balancing { slow_start, ..Balancing::default() }) }),
+        (2_u32..=100, 0.0_f64..4.0, slow_start()).prop_map(|(choices, bias, slow_start)| {
+            (Balancer::LeastRequest, Balancing { choices, bias, slow_start, ..Balancing::default() })
+        }),
+        Just((Balancer::PeakEwma, Balancing::default())),
+        (1_u32..2048, 2048_u32..=8 << 20, keys()).prop_map(|(ring_at_least, ring_at_most, hash)| {
+            (Balancer::RingHash, Balancing { ring_at_least, ring_at_most, hash, ..Balancing::default() })
+        }),
+        (prop_oneof![Just(2_u32), Just(65_537), Just(5_000_011)], keys())
+            .prop_map(|(table, hash)| (Balancer::Maglev, Balancing { table, hash, ..Balancing::default() })),
+    ]
+}
+
+fn check(protocol: UpstreamProtocol) -> impl Strategy<Value = HealthCheck> {
+    let grpc_service =
+        if protocol == UpstreamProtocol::Http2 { option::of("[a-z.]{0,6}").boxed() } else { Just(None).boxed() };
+    (option::of(path()), grpc_service, time(), option::of(time()), time(), 1_u32.., 1_u32..).prop_map(
+        |(http_path, grpc_service, every, idle, timeout, unhealthy_after, healthy_after)| HealthCheck {
+            http_path: http_path.filter(|_| grpc_service.is_none()),
+            grpc_service,
             every,
+            every_without_traffic: idle.filter(|idle| *idle != every),
             timeout,
             unhealthy_after,
             healthy_after,
         },
-    );
-    let outlier = (1_u32.., time(), time(), 0_u8..=100).prop_map(
-        |(consecutive_errors, base_ejection, max_ejection, max_percent)| OutlierDetection {
-            consecutive_errors,
+    )
+}
+
+fn outlier() -> impl Strategy<Value = OutlierDetection> {
+    let success_rate = option::of((1_u32.., 1_u32.., any::<u32>()));
+    let failures = option::of((1_u8..=100, 1_u32.., 1_u32..));
+    let counts = (any::<u32>(), option::of(1_u32..), option::of(1_u32..));
+    (counts, success_rate, failures, time(), time(), time(), 0_u8..=100).prop_map(
+        |(counts, success_rate, failures, interval, base_ejection, max_ejection, max_percent)| OutlierDetection {
+            consecutive_errors: counts.0,
+            consecutive_5xx: counts.1,
+            consecutive_local: counts.2,
+            success_rate: success_rate.map(|(hosts, requests, factor)| SuccessRate { hosts, requests, factor }),
+            failure_percentage: failures.map(|(threshold, hosts, requests)| FailurePercentage {
+                threshold,
+                hosts,
+                requests,
+            }),
+            interval,
             base_ejection,
             max_ejection,
             max_percent,
         },
-    );
+    )
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let protocol =
+        prop_oneof![Just(UpstreamProtocol::Http1), Just(UpstreamProtocol::Http2), Just(UpstreamProtocol::Tcp)];
+    let protocol = protocol.prop_flat_map(|protocol| (Just(protocol), option::of(check(protocol))));
+    let tls = option::of((name(), vec("spiffe://[a-z/]{1,8}", 1..3)))
+        .prop_map(|tls| tls.map(|(trust, server_ids)| ClusterTls { trust, server_ids }));
     let breakers = (any::<u32>(), any::<u32>(), any::<u32>(), 0_u8..=100, any::<u32>()).prop_map(
         |(connections, pending, requests, retry_percent, retries_per_second)| CircuitBreakers {
             connections,
@@ -95,24 +141,37 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         },
     );
     let ramp = option::of((1_u8..50, time()).prop_map(|(first, dwell)| Ramp { steps: vec![first, 60, 100], dwell }));
-    let first = (name(), name(), protocol, time(), balancer, tls);
-    let rest = (option::of(check), option::of(outlier), breakers, 0_u8..=100, ramp);
+    let admission = option::of((1_u32..100, 100_u32.., 100_u16..)).prop_map(|admission| {
+        admission.map(|(at_least, at_most, tolerance)| Admission { at_least, at_most, tolerance })
+    });
+    let panic = (0_u8..=100, prop_oneof![Just(PanicPolicy::Spray), Just(PanicPolicy::FailFast)]);
+    let first = (name(), name(), protocol, time(), balancing(), tls);
+    let rest = (option::of(outlier()), breakers, panic, ramp, admission, 0_u32..=256);
     (first, rest).prop_map(
         |(
-            (name, service, protocol, connect_timeout, balancer, tls),
-            (health_check, outlier, breakers, panic_threshold, ramp),
-        )| Cluster {
-            name,
-            service,
-            protocol,
-            connect_timeout,
-            balancer,
-            tls,
-            health_check,
-            outlier,
-            breakers,
-            panic_threshold,
-            ramp,
+            (name, service, (protocol, health_check), connect_timeout, (balancer, mut balancing), tls),
+            (outlier, breakers, (panic_threshold, panic_policy), ramp, admission, standby_connections),
+        )| {
+            if protocol == UpstreamProtocol::Tcp {
+                balancing.hash.clear();
+            }
+            Cluster {
+                name,
+                service,
+                protocol,
+                connect_timeout,
+                balancer,
+                balancing,
+                tls,
+                health_check,
+                outlier,
+                breakers,
+                panic_threshold,
+                panic_policy,
+                ramp,
+                admission,
+                standby_connections,
+            }
         },
     )
 }

@@ -13,9 +13,9 @@ pub(crate) use policy::ramp_steps;
 use thiserror::Error;
 pub use tiers::Switches;
 use xds::snapshot::{
-    AllowRule, Authorization, Balancer, CircuitBreakers, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
-    EndpointSet, Forward, HttpListener, Limits, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
-    RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
+    AllowRule, Authorization, Balancer, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint, EndpointSet, Forward,
+    HttpListener, Limits, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route, RouteAction, RouteMatch,
+    RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
 };
 
 use crate::api::{Placement, Placements, Role};
@@ -173,17 +173,9 @@ impl Compiler<'_> {
             hosts: vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])],
         });
         snapshot.clusters.push(Cluster {
-            name: LOCAL.to_owned(),
-            service: LOCAL.to_owned(),
-            protocol,
             connect_timeout: LOCAL_CONNECT,
             balancer: Balancer::RoundRobin,
-            tls: None,
-            health_check: None,
-            outlier: None,
-            breakers: CircuitBreakers::default(),
-            panic_threshold: 0,
-            ramp: None,
+            ..Cluster::new(LOCAL, protocol)
         });
         let local = WireEndpoint {
             name: endpoint.workload.to_string(),
@@ -321,18 +313,15 @@ impl Compiler<'_> {
         });
         let plan = self.config.plans.values().find(|plan| plan.services.contains(&callee.name));
         snapshot.clusters.push(Cluster {
-            name: name.clone(),
             service: callee.name.to_string(),
-            protocol: policy::upstream_protocol(callee.protocol),
             connect_timeout: policy::connect_timeout(&callee.policy),
-            balancer: Balancer::LeastRequest,
             tls,
             health_check: policy::health_check(&callee.policy),
             outlier: policy::outlier(&callee.policy),
-            breakers: CircuitBreakers::default(),
             // Endpoints that are known to be down get nothing: the caller sees a fast 503 instead of a slow one.
             panic_threshold: 0,
             ramp: plan.filter(|_| tiers.len() > 1).and_then(|plan| policy::ramp(&plan.failback)),
+            ..Cluster::new(name.clone(), policy::upstream_protocol(callee.protocol))
         });
         snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, tiers) });
         Ok(())

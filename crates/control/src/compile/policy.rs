@@ -60,7 +60,9 @@ pub(super) fn connect_timeout(policy: &TrafficPolicy) -> Duration {
 pub(super) fn health_check(policy: &TrafficPolicy) -> Option<HealthCheck> {
     policy.detection.active_check.as_ref().map(|check| HealthCheck {
         http_path: check.http.clone(),
+        grpc_service: None,
         every: check.every,
+        every_without_traffic: None,
         timeout: check.timeout,
         unhealthy_after: check.unhealthy_after,
         healthy_after: check.healthy_after,
@@ -73,6 +75,7 @@ pub(super) fn outlier(policy: &TrafficPolicy) -> Option<OutlierDetection> {
         base_ejection: policy.detection.ejection,
         max_ejection: LONGEST_EJECTION.max(policy.detection.ejection),
         max_percent: EJECTED_AT_MOST,
+        ..OutlierDetection::default()
     })
 }
 

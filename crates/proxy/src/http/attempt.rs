@@ -248,7 +248,7 @@ fn classify(error: &hyper::Error) -> Failed {
     Failed::new(Failure::Reset, format!("connection ended: {error}"))
 }
 
-/// A request of our own to an endpoint, without a body and without faults: the status that it answers.
+/// A request of our own to an endpoint, without a body and without faults: the head of its answer.
 ///
 /// # Errors
 /// A sentence, when there is no answer.
@@ -256,12 +256,12 @@ pub async fn ask(
     pool: &Arc<Pool>,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
-    path: &str,
+    (method, path): (Method, &str),
     agent: &'static str,
-) -> Result<StatusCode, String> {
+) -> Result<response::Parts, String> {
     let view = cluster.view();
     let unsendable = || "the path or the service's name cannot be sent".to_owned();
-    let head = Request::builder().method(Method::GET).uri(path).header(http::header::USER_AGENT, agent).body(());
+    let head = Request::builder().method(method).uri(path).header(http::header::USER_AGENT, agent).body(());
     let authority = Authority::try_from(view.config.service.as_str()).map_err(|_| unsendable())?;
     let (head, ()) = head.map_err(|_| unsendable())?.into_parts();
     // A kept connection may have ended unnoticed; only a fresh one that fails tells about the endpoint.
@@ -272,7 +272,7 @@ pub async fn ask(
                 if !body.is_end_stream() {
                     tokio::spawn(tokio::time::timeout(CHECK_READ, read_out(body, busy)));
                 }
-                return Ok(head.status);
+                return Ok(head);
             }
             Err(error) if error.failure == Failure::Connect => return Err(error.cause),
             Err(error) => failed = Some(error.cause),

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    net::IpAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderValue, Response, StatusCode, request::Parts, uri::Authority};
+use http::{HeaderValue, Method, Response, StatusCode, request::Parts, uri::Authority};
 use xds::{overlay::FaultAction, snapshot};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     route::Entry,
     state::{Shared, State},
     upstream::{
+        affinity,
         cluster::Cluster,
         host::{Host, HostId},
         view::{Aim, Chosen, View},
@@ -41,6 +43,8 @@ pub struct Way<'a> {
     pub state: &'a State,
     /// This worker's connections.
     pub pool: &'a Arc<Pool>,
+    /// Where the caller connects from.
+    pub address: IpAddr,
     /// Whether faults apply and the answering endpoint is told: at the side that chooses for the client.
     pub caller_side: bool,
 }
@@ -106,7 +110,8 @@ pub async fn forward(
         running: FuturesUnordered::new(),
         last: None,
         plan,
-        hedge_after: hedge.map(|hedge| entry.latency.hedge_after(hedge)),
+        patience: hedge.map(|hedge| entry.latency.hedge_after(hedge)),
+        hedged: false,
         due: Due { over: deadline, ..Due::default() },
     };
     let outcome = race.run(alarm, &mut record).await;
@@ -176,8 +181,10 @@ struct Race<'a> {
     running: FuturesUnordered<BoxFuture<'static, Tried>>,
     /// What came of the try that failed last.
     last: Option<Lost>,
-    /// How long a try is waited for; `None` when no more are made beside it.
-    hedge_after: Option<Duration>,
+    /// How long a try is waited for before one is made beside it; `None` is for ever.
+    patience: Option<Duration>,
+    /// One beside the others is enough.
+    hedged: bool,
     due: Due,
 }
 
@@ -229,7 +236,7 @@ impl Race<'_> {
         };
         let sent = self.made[0].sent;
         self.due.first = self.per_try().and_then(|bound| sent.checked_add(bound));
-        self.due.hedge = self.hedge_after.and_then(|wait| sent.checked_add(wait));
+        self.due.hedge = self.patience.and_then(|wait| sent.checked_add(wait));
         // Nearly always the only one, so it has no allocation of its own.
         let mut first = pin!(Some(attempt::run(job)));
         loop {
@@ -294,11 +301,11 @@ impl Race<'_> {
             if !self.start(aim, record) {
                 return Ok(Step::GiveUp);
             }
-            self.due.hedge = self.hedge_after.and_then(|wait| now.checked_add(wait));
+            self.due.hedge = self.patience.filter(|_| !self.hedged).and_then(|wait| now.checked_add(wait));
         } else if is_over(self.due.hedge) {
-            // One beside the others is enough.
-            (self.due.hedge, self.hedge_after) = (None, None);
-            self.hedge(record);
+            // What cannot be paid now may be later, at the latest when the endpoint is suspected.
+            self.due.hedge =
+                if self.hedge(record) { self.patience.and_then(|wait| now.checked_add(wait)) } else { None };
         }
         Ok(Step::Wait)
     }
@@ -345,10 +352,11 @@ impl Race<'_> {
     fn prepare(&mut self, aim: Aim, record: &mut Record) -> Option<Job> {
         let tried: Vec<HostId> = self.made.iter().map(|made| made.chosen.host.id).collect();
         self.view = self.cluster.view();
-        let chosen = self.view.choose(aim, &tried, &mut self.random).or_else(|| {
+        let key = affinity::key(&self.view.config.balancing.hash, &self.head.headers, self.way.address);
+        let chosen = self.view.choose_for(key, aim, &tried, &mut self.random).or_else(|| {
             // The only endpoint ended a kept connection before the request: that says nothing against it.
             let unseen = matches!(&self.last, Some(Lost::Failed(failed)) if failed.failure == Failure::Refused);
-            unseen.then(|| self.view.choose(Aim::Load, &[], &mut self.random)).flatten()
+            unseen.then(|| self.view.choose_for(key, Aim::Load, &[], &mut self.random)).flatten()
         });
         let chosen = chosen?;
         let mut hit = self.hit.clone();
@@ -383,16 +391,14 @@ impl Race<'_> {
     /// Takes note of a try's end; an answer that is not held back wins.
     fn ended(&mut self, index: usize, result: Result<Reply, Failed>) -> Option<Won> {
         self.made[index].over = true;
-        let (host, now) = (self.made[index].chosen.host.clone(), Instant::now());
+        let (host, sent, now) = (self.made[index].chosen.host.clone(), self.made[index].sent, Instant::now());
         match result {
             Ok(reply) => {
                 let status = reply.head.status.as_u16();
-                if matches!(status, 502..=504) {
-                    host.answered();
-                    self.cluster.failed(&host, &format!("status {status}"), now);
-                } else {
-                    self.cluster.succeeded(&self.view, &host);
+                if status >= 500 {
+                    self.remember(&host);
                 }
+                self.cluster.answered(&self.view, &host, status, sent, now);
                 let won = Won { index, reply };
                 if self.plan.repeats_status(status) {
                     self.last = Some(Lost::Answered(Box::new(won)));
@@ -402,6 +408,7 @@ impl Race<'_> {
             }
             Err(failed) => {
                 if !self.body.failed() && !failed.overflow {
+                    self.remember(&host);
                     self.cluster.failed(&host, &failed.cause, now);
                 }
                 // An answer that is held back is better than none.
@@ -410,6 +417,13 @@ impl Race<'_> {
                 }
                 None
             }
+        }
+    }
+
+    /// A request that changes nothing is what an endpoint can be asked again before it is trusted again.
+    fn remember(&self, host: &Host) {
+        if matches!(self.head.method, Method::GET | Method::HEAD) {
+            host.remember(self.head.uri.path());
         }
     }
 
@@ -439,17 +453,24 @@ impl Race<'_> {
         }
     }
 
-    fn hedge(&mut self, record: &mut Record) {
+    /// Makes a try beside the slow one; true when it is worth asking again later.
+    fn hedge(&mut self, record: &mut Record) -> bool {
+        let Some(made) = self.made.last() else { return false };
         // Two tries at once can only share a body that is wholly here.
-        let Some(made) = self.made.last().filter(|_| self.body.complete()) else { return };
-        let tier = made.chosen.tier;
-        if !self.cluster.pay(&self.view, Instant::now()) {
-            self.way.shared.metrics.repeat("hedgeOverBudget");
-            return;
+        if !self.body.complete() {
+            return true;
         }
-        if self.start(Aim::Beyond(tier), record) {
+        let tier = made.chosen.tier;
+        // Who answers nobody does no work for the first try, so the second one is no more work than there was.
+        if !made.chosen.host.is_suspect() && !self.cluster.pay(&self.view, Instant::now()) {
+            self.way.shared.metrics.repeat("hedgeOverBudget");
+            return true;
+        }
+        self.hedged = self.start(Aim::Beyond(tier), record);
+        if self.hedged {
             self.way.shared.metrics.repeat("hedge");
         }
+        false
     }
 
     /// Nothing more is tried: an answer that was held back, or one of our own.
@@ -513,9 +534,10 @@ impl Race<'_> {
         let now = Instant::now();
         let made = &self.made[won.index];
         entry.latency.observe(now.saturating_duration_since(made.sent), now);
-        if let Some(hedge) = &self.policy.hedge {
+        if let Some(waited) = self.patience {
             for loser in self.made.iter().filter(|other| !other.over && other.sent < made.sent) {
-                self.cluster.abandoned(&loser.chosen.host, loser.sent, hedge.at_most, now);
+                self.remember(&loser.chosen.host);
+                self.cluster.abandoned(&loser.chosen.host, loser.sent, waited, now);
             }
         }
         let host = &made.chosen.host;

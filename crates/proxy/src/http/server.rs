@@ -170,7 +170,8 @@ impl Connection {
             }
             RouteAction::Forward(policy) => {
                 let caller_side = config.direction != Direction::Inbound;
-                let way = Way { shared: &self.shared, state: &state, pool: &self.pool, caller_side };
+                let address = self.caller.address.ip();
+                let way = Way { shared: &self.shared, state: &state, pool: &self.pool, address, caller_side };
                 match forward(&way, entry, policy, (head, authority, body), alarm, record).await {
                     Ok(response) => response,
                     Err((refusal, record)) => refuse(refusal, record, Some(id)),

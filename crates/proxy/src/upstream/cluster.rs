@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use xds::{
     event::EventKind,
     overlay::SwitchState,
-    snapshot::{self, EndpointSet},
+    snapshot::{self, Balancer, EndpointSet},
     status::ClusterStatus,
 };
 
@@ -24,16 +24,15 @@ use crate::{
     gate::Gate,
     tls::UpstreamTls,
     upstream::{
+        detect::{self, Ended},
         health::{Finding, Health},
         host::{Host, HostId},
         members::{Member, Members},
-        outlier::Record,
+        outlier::{Proof, Record},
+        silence::Patience,
         view::View,
     },
 };
-
-/// A run of unanswered tries shorter than this is a pause (a collector, a busy machine), not a hang.
-const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What everything inside the process that makes transitions needs.
 #[derive(Clone, Debug)]
@@ -75,16 +74,9 @@ impl Cluster {
         now: Instant,
     ) -> Self {
         let config = Arc::new(config);
-        let mut core = Members {
-            config: config.clone(),
-            members: Vec::new(),
-            ramps: Vec::new(),
-            ramped: Vec::new(),
-            switches,
-            percent: Vec::new(),
-            panic: Vec::new(),
-        };
-        core.set_members(endpoints, &gate);
+        let mut core = Members::new(config.clone(), switches);
+        core.set_members(endpoints, &gate, now);
+        core.swept = Some(now);
         let (view, events) = core.recompute(now);
         let cluster = Self {
             name: config.name.as_str().into(),
@@ -136,7 +128,7 @@ impl Cluster {
         let outlier_off = config.outlier.is_none();
         let unchecked = config.health_check.is_none();
         core.config = Arc::new(config);
-        core.set_members(endpoints, &gate);
+        core.set_members(endpoints, &gate, now);
         let mut events = Vec::new();
         for member in &mut core.members {
             let name = self.name.to_string();
@@ -144,7 +136,7 @@ impl Cluster {
                 member.record = Record::default();
                 events.push(member.readmitted(name.clone()));
             }
-            if unchecked && !member.health.healthy() {
+            if unchecked && (!member.health.healthy() || member.health.degraded()) {
                 member.health = Health::default();
                 events.push(member.changed(name, "not checked any more".to_owned()));
             }
@@ -175,70 +167,130 @@ impl Cluster {
         self.core().members.iter().for_each(|member| member.host.retire_connections());
     }
 
-    /// An active check's result.
-    pub fn checked(&self, host: HostId, finding: &Finding, began: Instant, now: Instant) {
+    /// An active check's result, with what it proved beside it of an ejected endpoint. Whether the endpoint is out now.
+    pub fn checked(&self, host: HostId, finding: &Finding, proof: Proof, began: Instant, now: Instant) -> bool {
         let mut core = self.core();
-        let Some(policy) = core.config.health_check.clone() else { return };
+        let Some(policy) = core.config.health_check.clone() else { return false };
         let name = self.name.to_string();
-        let Some(member) = core.members.iter_mut().find(|member| member.host.id == host) else { return };
+        let Some(member) = core.members.iter_mut().find(|member| member.host.id == host) else { return false };
+        let was_out = !member.available();
         let mut events = Vec::new();
-        if member.health.result(&policy, finding).is_some() {
+        if member.health.result(&policy, finding) {
             events.push(member.changed(name.clone(), finding.cause()));
         }
-        if *finding == Finding::Passed && member.record.check_passed(began, now) {
+        if finding.passed() && member.record.check_passed(began, proof, now) {
             events.push(member.readmitted(name));
+        }
+        let out = !member.available();
+        if was_out && !out {
+            member.began = Some(now);
         }
         if !events.is_empty() {
             self.publish(&mut core, now, events);
         }
+        out
     }
 
-    /// A try was answered by this host.
+    /// Whether any request was ever sent to its endpoints.
+    pub fn is_used(&self) -> bool {
+        self.core().members.iter().any(|member| member.host.tries.load(Ordering::Relaxed) > 0)
+    }
+
+    /// A try over bytes was answered by this host.
     pub fn succeeded(&self, view: &View, host: &Host) {
-        host.succeeded();
+        host.answered();
         self.first_answer(view, host);
+        self.count(view, host, Ended::Answered(200), "", Instant::now());
     }
 
-    /// A try failed. Ejects at the threshold, at once.
-    pub fn failed(&self, host: &Host, cause: &str, now: Instant) {
-        let row = host.failed();
-        let view = self.view.load();
-        let Some(policy) = &view.config.outlier else { return };
-        if row >= policy.consecutive_errors && !host.ejected.load(Ordering::Relaxed) {
-            self.eject(host.id, cause, now);
+    /// A try sent at `sent` was answered with this status. Ejects at the threshold, at once.
+    pub fn answered(&self, view: &View, host: &Host, status: u16, sent: Instant, now: Instant) {
+        host.answered();
+        if view.config.balancer == Balancer::PeakEwma {
+            host.observe(now.saturating_duration_since(sent), now);
         }
-    }
-
-    /// A try was abandoned for a faster hedge before its host had answered. `waited_at_most` is the route's upper bound of
-    /// the hedging delay: what its operator calls too slow.
-    pub fn abandoned(&self, host: &Host, sent: Instant, waited_at_most: Duration, now: Instant) {
-        let view = self.view.load();
-        let Some(policy) = &view.config.outlier else { return };
-        let patience = waited_at_most.max(LEAST_PATIENCE);
-        if host.abandoned(sent, now, policy.consecutive_errors, patience) {
+        if detect::is_gateway(status) {
             host.failures.fetch_add(1, Ordering::Relaxed);
-            if !host.ejected.load(Ordering::Relaxed) {
-                self.eject(host.id, "no answer", now);
-            }
+        } else {
+            self.first_answer(view, host);
+        }
+        let Some(policy) = &view.config.outlier else { return };
+        host.tally.count(policy, Ended::Answered(status));
+        if host.rows.count(policy, Ended::Answered(status)) && !host.ejected.load(Ordering::Relaxed) {
+            self.eject(host.id, &format!("status {status}"), true, now);
         }
     }
 
-    /// Ends ejections and moves ramps that are due; returns when to come again.
+    /// A try failed without an answer. Ejects at the threshold, at once.
+    pub fn failed(&self, host: &Host, cause: &str, now: Instant) {
+        host.failures.fetch_add(1, Ordering::Relaxed);
+        self.count(&self.view.load(), host, Ended::Local, cause, now);
+    }
+
+    fn count(&self, view: &View, host: &Host, ended: Ended, cause: &str, now: Instant) {
+        let Some(policy) = &view.config.outlier else { return };
+        host.tally.count(policy, ended);
+        if host.rows.count(policy, ended) && !host.ejected.load(Ordering::Relaxed) {
+            self.eject(host.id, cause, false, now);
+        }
+    }
+
+    /// A try was abandoned for a faster hedge before its host had answered. `waited` is how long the hedge was held back:
+    /// about what nearly all answers take.
+    pub fn abandoned(&self, host: &Host, sent: Instant, waited: Duration, now: Instant) {
+        let view = self.view.load();
+        let Some(policy) = &view.config.outlier else { return };
+        let consecutive = policy.consecutive_errors.max(1);
+        let Some(hangs_at) = host.abandoned(sent, now, consecutive, Patience::after(waited)) else { return };
+        if hangs_at > now {
+            // Nobody is sent there any more who could find that out.
+            self.around.wake.notify_one();
+        } else if !host.ejected.load(Ordering::Relaxed) {
+            host.failures.fetch_add(1, Ordering::Relaxed);
+            self.eject(host.id, "no answer", false, now);
+        }
+    }
+
+    /// Ends ejections, finds hanging endpoints, compares rates and moves ramps, as they are due; returns when to come again.
     pub fn tick(&self, now: Instant) -> Option<Instant> {
+        self.eject_outliers(now);
         let mut core = self.core();
         let mut events = Vec::new();
         let name = self.name.to_string();
-        for member in &mut core.members {
+        let by_time = core.config.health_check.is_none();
+        for member in core.members.iter_mut().filter(|_| by_time) {
             if member.record.expire(now) {
+                member.began = Some(now);
                 events.push(member.readmitted(name.clone()));
             }
         }
-        let next = core.next_change(now);
-        if !events.is_empty() || core.ramp_is_due(now) {
+        if !events.is_empty() || core.ramp_is_due(now) || core.weighing_is_due(now) {
             self.publish(&mut core, now, events);
-            return core.next_change(now);
         }
-        next
+        core.next_change(now)
+    }
+
+    /// Ejects those that hang by now, and those whose rates are out of line.
+    fn eject_outliers(&self, now: Instant) {
+        let mut core = self.core();
+        let hanging = core.members.iter().filter(|m| !m.record.ejected());
+        let hanging = hanging.filter(|m| m.host.hangs_at().is_some_and(|at| at <= now));
+        let mut found: Vec<(Arc<Host>, String, bool)> =
+            hanging.map(|member| (member.host.clone(), "no answer".to_owned(), false)).collect();
+        let policy = core.config.outlier.clone();
+        if let Some(policy) = policy.filter(|_| core.next_sweep().is_some_and(|at| at <= now)) {
+            core.swept = Some(now);
+            let rates: Vec<_> = core.members.iter().map(|member| member.host.tally.take()).collect();
+            let out = detect::out_of_line(&policy, &rates).into_iter();
+            found.extend(out.map(|(index, cause)| (core.members[index].host.clone(), cause, true)));
+        }
+        drop(core);
+        for (host, cause, answering) in found {
+            if !self.eject(host.id, &cause, answering, now) {
+                // It may not be ejected: it serves on, and is judged anew.
+                host.answered();
+            }
+        }
     }
 
     /// Feeds the retry budget with a first try.
@@ -268,15 +320,16 @@ impl Cluster {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn eject(&self, host: HostId, cause: &str, now: Instant) {
+    /// Takes an endpoint out, if that is allowed.
+    fn eject(&self, host: HostId, cause: &str, answering: bool, now: Instant) -> bool {
         let mut core = self.core();
-        let Some(policy) = core.config.outlier.clone() else { return };
-        let Some(index) = core.members.iter().position(|member| member.host.id == host) else { return };
+        let Some(policy) = core.config.outlier.clone() else { return false };
+        let Some(index) = core.members.iter().position(|member| member.host.id == host) else { return false };
         if core.members[index].record.ejected() || !core.may_eject(index, &policy) {
-            return;
+            return false;
         }
         let member = &mut core.members[index];
-        member.record.eject(&policy, now);
+        member.record.eject(&policy, answering, now);
         member.host.ejected.store(true, Ordering::Relaxed);
         let event = EventKind::Ejected {
             cluster: self.name.to_string(),
@@ -285,6 +338,7 @@ impl Cluster {
             cause: cause.to_owned(),
         };
         self.publish(&mut core, now, vec![event]);
+        true
     }
 
     /// Makes the present state the view, and tells what changed. The lock is held, so events are in the order of effect.

@@ -3,8 +3,8 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,14 @@ use std::{
 use tokio::sync::watch;
 use xds::snapshot::Endpoint;
 
-use crate::{gate::Gate, upstream::outlier::Silence};
+use crate::{
+    gate::Gate,
+    upstream::{
+        detect::{Rows, Tally},
+        ewma::PeakEwma,
+        silence::{Patience, Silence},
+    },
+};
 
 /// Counts something under way at an endpoint while it lives.
 #[derive(Debug)]
@@ -68,10 +75,18 @@ pub struct Host {
     pub tries: AtomicU64,
     /// Of these, failed.
     pub failures: AtomicU64,
-    failures_in_row: AtomicU32,
+    /// Failures in a row.
+    pub rows: Rows,
+    /// What came of tries, where rates are compared.
+    pub tally: Tally,
+    /// It answered nobody for some time: it is passed over while there is another one, until it answers or is ejected.
+    suspect: AtomicBool,
     /// Whether `silence` holds anything; spares the lock on every answer.
     silent: AtomicBool,
     silence: Mutex<Silence>,
+    latency: Mutex<PeakEwma>,
+    /// Path of the safe request that failed last: the question that proves that the endpoint is well again.
+    question: Mutex<Option<String>>,
     retired: watch::Sender<u64>,
 }
 
@@ -89,9 +104,13 @@ impl Host {
             active: AtomicU64::new(0),
             tries: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            failures_in_row: AtomicU32::new(0),
+            rows: Rows::default(),
+            tally: Tally::default(),
+            suspect: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            silence: Mutex::new(Silence::default()),
+            silence: Mutex::default(),
+            latency: Mutex::default(),
+            question: Mutex::default(),
             retired: watch::Sender::new(0),
         }
     }
@@ -104,37 +123,61 @@ impl Host {
             && &*self.region == region
     }
 
-    /// It answered.
-    pub fn succeeded(&self) {
-        if self.failures_in_row.load(Ordering::Relaxed) != 0 {
-            self.failures_in_row.store(0, Ordering::Relaxed);
-        }
-        self.answered();
-    }
-
     /// Anything at all came from it, even a bad status.
     pub fn answered(&self) {
-        if self.silent.swap(false, Ordering::Relaxed) {
-            self.silence.lock().unwrap_or_else(PoisonError::into_inner).broken();
+        if self.silent.load(Ordering::Relaxed) && self.silent.swap(false, Ordering::Relaxed) {
+            self.suspect.store(false, Ordering::Relaxed);
+            *lock(&self.silence) = Silence::default();
         }
     }
 
-    /// It failed a try; returns how many in a row that makes.
-    pub fn failed(&self) -> u32 {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        self.failures_in_row.fetch_add(1, Ordering::Relaxed).saturating_add(1)
-    }
-
-    /// A try sent at `sent` was abandoned unanswered; true when it counts as hanging. See [`Silence`].
-    pub fn abandoned(&self, sent: Instant, now: Instant, consecutive: u32, patience: Duration) -> bool {
+    /// A try sent at `sent` was abandoned unanswered; when the endpoint counts as hanging. See [`Silence`].
+    pub fn abandoned(&self, sent: Instant, now: Instant, consecutive: u32, patience: Patience) -> Option<Instant> {
         self.silent.store(true, Ordering::Relaxed);
-        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
-        silence.abandoned(sent, now, consecutive, patience)
+        let mut silence = lock(&self.silence);
+        let hangs_at = silence.abandoned(sent, now, consecutive, patience);
+        self.suspect.store(hangs_at.is_some(), Ordering::Relaxed);
+        hangs_at
     }
 
-    /// Forgets failures in a row, when it comes back.
+    /// Since when it is under suspicion, it counts as hanging at this time.
+    pub fn hangs_at(&self) -> Option<Instant> {
+        if self.is_suspect() { lock(&self.silence).hangs_at() } else { None }
+    }
+
+    /// Whether it answered nobody for some time.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Forgets failures, when it comes back.
     pub fn forgive(&self) {
-        self.succeeded();
+        self.rows.clear();
+        self.answered();
+        *lock(&self.question) = None;
+    }
+
+    /// A moving average of its answers' times, in nanoseconds.
+    pub fn latency(&self, now: Instant) -> f64 {
+        lock(&self.latency).nanos(now)
+    }
+
+    /// Takes note of an answer's time.
+    pub fn observe(&self, took: Duration, now: Instant) {
+        lock(&self.latency).observe(took, now);
+    }
+
+    /// A request that may be sent again as a question failed here.
+    pub fn remember(&self, path: &str) {
+        let mut question = lock(&self.question);
+        if question.as_deref() != Some(path) {
+            *question = Some(path.to_owned());
+        }
+    }
+
+    /// The path that failed last.
+    pub fn question(&self) -> Option<String> {
+        lock(&self.question).clone()
     }
 
     /// Closes its pooled connections: idle ones at once, busy ones when they are done or the drain time is over.
@@ -151,4 +194,8 @@ impl Host {
     pub fn watch_epoch(&self) -> watch::Receiver<u64> {
         self.retired.subscribe()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

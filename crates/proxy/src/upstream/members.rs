@@ -2,7 +2,7 @@
 //! around it is the cluster's.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -10,22 +10,26 @@ use std::{
 use xds::{
     event::EventKind,
     overlay::SwitchState,
-    snapshot::{self, EndpointSet, OutlierDetection},
+    snapshot::{self, EndpointSet, OutlierDetection, PanicPolicy},
     status::EndpointStatus,
 };
 
 use crate::{
     gate::Gate,
     upstream::{
-        balance::Candidates,
+        balance::{Candidates, Group},
         health::Health,
         host::Host,
         outlier::{self, Record},
         priority::{self, TierHealth},
         ramp::TierRamp,
+        slow_start,
         view::{Tier, View},
     },
 };
+
+/// Weights are finer by this where some of them grow.
+const FINE: f64 = 100.0;
 
 #[derive(Debug)]
 pub struct Members {
@@ -37,6 +41,10 @@ pub struct Members {
     pub(super) switches: HashMap<String, SwitchState>,
     pub(super) percent: Vec<u8>,
     pub(super) panic: Vec<bool>,
+    /// Since when the present interval of rates counts.
+    pub(super) swept: Option<Instant>,
+    /// When slowly starting endpoints are to be weighed again.
+    weigh_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,6 +56,8 @@ pub struct Member {
     pub(super) weight: u32,
     pub(super) health: Health,
     pub(super) record: Record,
+    /// When it became fit for traffic; `None` if it always was.
+    pub(super) began: Option<Instant>,
 }
 
 impl Member {
@@ -63,8 +73,13 @@ impl Member {
         EventKind::Health { cluster, endpoint, region, healthy: self.health.healthy(), cause }
     }
 
-    fn available(&self) -> bool {
+    pub(super) fn available(&self) -> bool {
         self.health.healthy() && !self.record.ejected()
+    }
+
+    /// Available, and not only where others do not suffice.
+    fn whole(&self) -> bool {
+        self.available() && !self.health.degraded()
     }
 
     pub(super) fn status(&self) -> EndpointStatus {
@@ -85,17 +100,33 @@ impl Member {
 }
 
 impl Members {
-    pub(super) fn set_members(&mut self, endpoints: &EndpointSet, gate: &impl Fn(&str) -> Arc<Gate>) {
+    pub(super) fn new(config: Arc<snapshot::Cluster>, switches: HashMap<String, SwitchState>) -> Self {
+        Self {
+            config,
+            members: Vec::new(),
+            ramps: Vec::new(),
+            ramped: Vec::new(),
+            switches,
+            percent: Vec::new(),
+            panic: Vec::new(),
+            swept: None,
+            weigh_at: None,
+        }
+    }
+
+    pub(super) fn set_members(&mut self, endpoints: &EndpointSet, gate: &impl Fn(&str) -> Arc<Gate>, now: Instant) {
+        // Who is there from the beginning starts at once: there is no other to start beside.
+        let first = self.members.is_empty();
         let mut old = std::mem::take(&mut self.members);
         for (locality_index, locality) in endpoints.localities.iter().enumerate() {
             let region: Arc<str> = locality.region.as_str().into();
             for endpoint in &locality.endpoints {
                 let kept = old.iter().position(|member| member.host.is(endpoint, &locality.region));
-                let (host, health, record) = match kept.map(|index| old.swap_remove(index)) {
-                    Some(member) => (member.host, member.health, member.record),
+                let (host, health, record, began) = match kept.map(|index| old.swap_remove(index)) {
+                    Some(member) => (member.host, member.health, member.record, member.began),
                     None => {
                         let host = Host::new(endpoint, region.clone(), gate(&locality.region));
-                        (Arc::new(host), Health::default(), Record::default())
+                        (Arc::new(host), Health::default(), Record::default(), Some(now).filter(|_| !first))
                     }
                 };
                 self.members.push(Member {
@@ -106,6 +137,7 @@ impl Members {
                     weight: endpoint.weight,
                     health,
                     record,
+                    began,
                 });
             }
         }
@@ -137,13 +169,15 @@ impl Members {
         let health: Vec<TierHealth> = (0..count)
             .map(|tier| {
                 let on: Vec<_> = self.of_tier(tier).filter(|member| !self.is_off(member)).collect();
-                let healthy = on.iter().filter(|member| member.available()).count();
-                TierHealth { hosts: to_u32(on.len()), healthy: to_u32(healthy) }
+                let healthy = on.iter().filter(|member| member.whole()).count();
+                let available = on.iter().filter(|member| member.available()).count();
+                let (hosts, healthy, degraded) = (to_u32(on.len()), to_u32(healthy), to_u32(available - healthy));
+                TierHealth { hosts, healthy, degraded }
             })
             .collect();
         let load = priority::by_health(&health, self.config.panic_threshold);
         let factors: Vec<u8> = (0..count).map(|tier| self.factor(tier, now)).collect();
-        let usable: Vec<bool> = health.iter().map(|tier| tier.healthy > 0).collect();
+        let usable: Vec<bool> = health.iter().map(|tier| tier.healthy + tier.degraded > 0).collect();
         let percent = priority::with_shares(&load.percent, &factors, &usable);
 
         let cluster = &self.config.name;
@@ -156,7 +190,21 @@ impl Members {
         if self.percent != percent {
             events.push(EventKind::TierLoad { cluster: cluster.clone(), percent: percent.clone() });
         }
-        let tiers = (0..count).map(|tier| self.tier(tier, percent[tier], load.panic[tier])).collect();
+        let spray = |tier: usize| load.panic[tier] && self.config.panic_policy == PanicPolicy::Spray;
+        let fail_fast = |tier: usize| load.panic[tier] && self.config.panic_policy == PanicPolicy::FailFast;
+        let tier = |tier: usize| {
+            let degraded_part = f32::from(load.degraded[tier]) / f32::from(load.percent[tier].max(1));
+            let wanted = |degraded: bool| {
+                move |member: &Member| spray(tier) || member.available() && member.health.degraded() == degraded
+            };
+            let of = |degraded: bool| match fail_fast(tier) || degraded && spray(tier) {
+                true => Candidates::default(),
+                false => Candidates::new(&self.config, self.groups(tier, spray(tier), wanted(degraded), now)),
+            };
+            Tier { percent: percent[tier], degraded_part, candidates: of(false), degraded: of(true) }
+        };
+        let tiers = (0..count).map(tier).collect();
+        self.weigh_at = self.next_weighing(now);
         self.percent = percent;
         self.panic = load.panic;
         let mut regions: Vec<Arc<str>> = self.members.iter().map(|member| member.host.region.clone()).collect();
@@ -182,27 +230,53 @@ impl Members {
         self.ramped[tier].min(by_switch)
     }
 
-    fn tier(&self, tier: usize, percent: u8, panic: bool) -> Tier {
-        let chosen = |member: &&Member| !self.is_off(member) && (panic || member.available());
-        let mut localities: HashMap<usize, (u32, u32, u32)> = HashMap::new();
+    /// The wanted hosts of a tier by locality. In panic, localities do not count.
+    fn groups(&self, tier: usize, panic: bool, wanted: impl Fn(&Member) -> bool, now: Instant) -> Vec<Group> {
+        struct Found {
+            group: Group,
+            declared: u32,
+            weight: u32,
+        }
+        let starting = self.next_weighing(now).is_some();
+        let mut localities: BTreeMap<usize, Found> = BTreeMap::new();
         for member in self.of_tier(tier).filter(|member| !self.is_off(member)) {
-            let (hosts, usable, weight) = localities.entry(member.locality).or_default();
-            *hosts += 1;
-            if chosen(&member) {
-                *usable += 1;
-                *weight += member.weight;
+            let locality = if panic { 0 } else { member.locality };
+            let share = u32::from(self.share(&member.host.region));
+            let found = localities.entry(locality).or_insert_with(|| Found {
+                group: Group::default(),
+                declared: 0,
+                weight: if panic { 1 } else { member.locality_weight.saturating_mul(share) },
+            });
+            found.declared += 1;
+            if wanted(member) {
+                let weight = if starting { self.grown(member, now) } else { member.weight };
+                found.group.hosts.push((member.host.clone(), weight));
             }
         }
-        let hosts = self.of_tier(tier).filter(chosen).map(|member| {
-            let (hosts, usable, weight) = localities.get(&member.locality).copied().unwrap_or_default();
-            // Envoy's locality weight: weight × min(100, 140 % × availability), then the endpoint's part of it.
-            let locality = f64::from(member.locality_weight)
-                * f64::from(priority::availability(TierHealth { hosts, healthy: usable }))
-                * f64::from(self.share(&member.host.region));
-            let part = f64::from(member.weight) / f64::from(weight.max(1));
-            (member.host.clone(), (locality * part).round().clamp(0.0, f64::from(u32::MAX)) as u32)
-        });
-        Tier { percent, candidates: Candidates::new(hosts.collect(), fastrand::usize(..1024)) }
+        let weighed = |Found { group, declared, weight }: Found| {
+            let weight = priority::locality_weight(weight, to_u32(group.hosts.len()), declared);
+            Group { weight, ..group }
+        };
+        localities.into_values().map(weighed).collect()
+    }
+
+    /// A member's weight in finer units, as far as it has grown.
+    fn grown(&self, member: &Member, now: Instant) -> u32 {
+        let part = match (&self.config.balancing.slow_start, member.began) {
+            (Some(config), Some(began)) => slow_start::part(config, began, now),
+            _ => 1.0,
+        };
+        (f64::from(member.weight) * part * FINE).round().clamp(1.0, f64::from(u32::MAX)) as u32
+    }
+
+    /// Members whose weight still grows.
+    fn growing(&self) -> impl Iterator<Item = (&snapshot::SlowStart, Instant)> {
+        let config = self.config.balancing.slow_start.iter();
+        config.flat_map(|config| self.members.iter().filter_map(move |member| Some((config, member.began?))))
+    }
+
+    fn next_weighing(&self, now: Instant) -> Option<Instant> {
+        self.growing().filter_map(|(config, began)| slow_start::next_change(config, began, now)).min()
     }
 
     pub(super) fn may_eject(&self, index: usize, policy: &OutlierDetection) -> bool {
@@ -214,9 +288,25 @@ impl Members {
     }
 
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
-        let ejections = self.members.iter().filter_map(|member| member.record.until());
+        // With an active check, an ejection ends by it and not by time.
+        let by_time = self.config.health_check.is_none();
+        let ejections = self.members.iter().filter(|_| by_time).filter_map(|member| member.record.until());
+        let silences = self.members.iter().filter(|member| !member.record.ejected());
+        let silences = silences.filter_map(|member| member.host.hangs_at());
         let ramps = self.config.ramp.iter().flat_map(|ramp| self.ramps.iter().filter_map(|r| r.next_change(ramp, now)));
-        ejections.chain(ramps).min()
+        ejections.chain(silences).chain(ramps).chain(self.weigh_at).chain(self.next_sweep()).min()
+    }
+
+    /// When rates are to be compared.
+    pub(super) fn next_sweep(&self) -> Option<Instant> {
+        let policy = self.config.outlier.as_ref()?;
+        let rated = policy.success_rate.is_some() || policy.failure_percentage.is_some();
+        self.swept.filter(|_| rated)?.checked_add(policy.interval)
+    }
+
+    /// Whether slowly starting endpoints are to be weighed.
+    pub(super) fn weighing_is_due(&self, now: Instant) -> bool {
+        self.weigh_at.is_some_and(|at| at <= now)
     }
 
     /// Whether some ramp stands on another step than the one in force.

@@ -1,11 +1,18 @@
 //! Upstream services: who may be sent to, and who is chosen.
 
+pub mod affinity;
 pub mod balance;
 pub mod cluster;
+pub mod detect;
+mod ewma;
+mod hashing;
 pub mod health;
 pub mod host;
 mod members;
 pub mod outlier;
 pub mod priority;
 pub mod ramp;
+mod schedule;
+pub mod silence;
+mod slow_start;
 pub mod view;

@@ -1,6 +1,6 @@
 //! Outlier detection: who is ejected, for how long, and how many at once. Pure: time is handed in.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use xds::snapshot::OutlierDetection;
 
@@ -12,6 +12,8 @@ pub struct Record {
     /// Ejection time is `base × count`; one less for every clean base interval.
     count: u32,
     settled: Option<Instant>,
+    /// It was ejected for what it answered, not for being silent: that it answers proves nothing then.
+    answering: bool,
 }
 
 impl Record {
@@ -26,7 +28,9 @@ impl Record {
     }
 
     /// Takes the endpoint out. Its length is `base × (number of recent ejections)`, at most the longest.
-    pub fn eject(&mut self, policy: &OutlierDetection, now: Instant) {
+    /// `answering` says that it is for what it answered.
+    pub fn eject(&mut self, policy: &OutlierDetection, answering: bool, now: Instant) {
+        self.answering = answering;
         if let Some(settled) = self.settled {
             let clean = now.saturating_duration_since(settled).as_nanos();
             let forgiven = clean.checked_div(policy.base_ejection.as_nanos()).unwrap_or(u128::MAX);
@@ -48,10 +52,18 @@ impl Record {
         due
     }
 
-    /// An active check that began at `began` passed: one begun before the ejection says nothing about it. True if the
-    /// endpoint came back.
-    pub fn check_passed(&mut self, began: Instant, now: Instant) -> bool {
-        let proves = self.until.is_some() && self.since.is_some_and(|since| began > since);
+    /// An active check that began at `began` passed, with this proof beside it: one begun before the ejection says nothing
+    /// about it. True if the endpoint came back.
+    pub fn check_passed(&mut self, began: Instant, proof: Proof, now: Instant) -> bool {
+        let fresh = self.since.is_some_and(|since| began > since);
+        let over = self.until.is_some_and(|until| until <= now);
+        let proves = self.ejected()
+            && fresh
+            && match proof {
+                Proof::Well => true,
+                Proof::Alive => over || !self.answering,
+                Proof::None => false,
+            };
         if proves {
             self.readmit(now);
         }
@@ -64,39 +76,27 @@ impl Record {
     }
 }
 
+/// What a check of an ejected endpoint proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// What failed works again: the ejection ends.
+    Well,
+    /// It answers, but not what failed: the ejection ends when its time is over, or at once if silence was its reason.
+    Alive,
+    /// It does not even answer.
+    None,
+}
+
 /// Whether one more of a tier's endpoints may be ejected: within the cap of the tier, or freely where a later tier has
 /// endpoints to take the load (istio#34605).
 pub fn may_eject(policy: &OutlierDetection, tier_hosts: usize, tier_ejected: usize, later_tier: bool) -> bool {
     later_tier || (tier_ejected + 1) * 100 <= usize::from(policy.max_percent) * tier_hosts
 }
 
-/// Tries that were abandoned for a faster hedge although their endpoint had not answered at all. Each alone proves
-/// nothing (the endpoint may be slow); a run of them without any answer, over a time that is too long for anyone to
-/// wait, is an endpoint that hangs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Silence {
-    abandoned: u32,
-    since: Option<Instant>,
-}
-
-impl Silence {
-    /// A try sent at `sent` was abandoned unanswered. True when the endpoint counts as hanging: at least
-    /// `consecutive` abandoned in a row, the first of them sent `patience` ago or earlier.
-    pub fn abandoned(&mut self, sent: Instant, now: Instant, consecutive: u32, patience: Duration) -> bool {
-        self.abandoned = self.abandoned.saturating_add(1);
-        let since = self.since.map_or(sent, |since| since.min(sent));
-        self.since = Some(since);
-        self.abandoned >= consecutive && now.saturating_duration_since(since) >= patience
-    }
-
-    /// The endpoint answered something.
-    pub fn broken(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn policy() -> OutlierDetection {
@@ -105,6 +105,7 @@ mod tests {
             base_ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(70),
             max_percent: 10,
+            ..OutlierDetection::default()
         }
     }
 
@@ -114,14 +115,14 @@ mod tests {
         let mut record = Record::default();
         let mut now = t0;
         for seconds in [30, 60, 70] {
-            record.eject(&policy, now);
+            record.eject(&policy, true, now);
             assert_eq!(record.until(), Some(now + Duration::from_secs(seconds)));
             assert!(!record.expire(now + Duration::from_secs(seconds - 1)));
             now += Duration::from_secs(seconds);
             assert!(record.expire(now));
             assert!(!record.ejected());
         }
-        record.eject(&policy, now + Duration::from_secs(95));
+        record.eject(&policy, true, now + Duration::from_secs(95));
         assert_eq!(record.count, 1, "three clean intervals forgive three ejections");
     }
 
@@ -129,10 +130,24 @@ mod tests {
     fn only_a_check_begun_after_the_ejection_ends_it() {
         let (policy, t0) = (policy(), Instant::now());
         let mut record = Record::default();
-        record.eject(&policy, t0 + Duration::from_millis(5));
-        assert!(!record.check_passed(t0, t0 + Duration::from_millis(9)));
-        assert!(record.check_passed(t0 + Duration::from_millis(6), t0 + Duration::from_millis(9)));
+        record.eject(&policy, true, t0 + Duration::from_millis(5));
+        let at = |millis| t0 + Duration::from_millis(millis);
+        assert!(!record.check_passed(at(0), Proof::Well, at(9)));
+        assert!(record.check_passed(at(6), Proof::Well, at(9)));
         assert!(!record.ejected());
+    }
+
+    #[test]
+    fn an_endpoint_that_only_answers_waits_for_the_end_of_its_time() {
+        let (policy, t0) = (policy(), Instant::now());
+        let at = |seconds| t0 + Duration::from_secs(seconds);
+        let mut record = Record::default();
+        record.eject(&policy, true, t0);
+        assert!(!record.check_passed(at(1), Proof::Alive, at(29)));
+        assert!(!record.check_passed(at(1), Proof::None, at(90)), "never a user's request to a dead one");
+        assert!(record.check_passed(at(30), Proof::Alive, at(30)));
+        record.eject(&policy, false, at(40));
+        assert!(record.check_passed(at(41), Proof::Alive, at(41)), "it was silent, and answers");
     }
 
     #[test]
@@ -148,22 +163,5 @@ mod tests {
         ] {
             assert_eq!(may_eject(&policy, hosts, ejected, later), allowed, "{ejected} of {hosts}, later {later}");
         }
-    }
-
-    #[test]
-    fn one_slow_answer_is_no_silence_but_a_run_is() {
-        let t0 = Instant::now();
-        let at = |millis| t0 + Duration::from_millis(millis);
-        let patience = Duration::from_millis(200);
-        let mut silence = Silence::default();
-        assert!(!silence.abandoned(at(0), at(500), 5, patience), "one alone never ejects");
-        silence.broken();
-        for n in 0..20 {
-            assert!(
-                !silence.abandoned(at(n * 5), at(n * 5 + 50), 5, patience),
-                "too early to tell a pause from a hang"
-            );
-        }
-        assert!(silence.abandoned(at(150), at(200), 5, patience));
     }
 }

@@ -13,6 +13,8 @@ pub struct TierHealth {
     pub hosts: u32,
     /// Of these, fit for traffic.
     pub healthy: u32,
+    /// Of these, fit for traffic when the healthy ones of all tiers do not suffice.
+    pub degraded: u32,
 }
 
 /// The outcome for all tiers.
@@ -20,43 +22,59 @@ pub struct TierHealth {
 pub struct Load {
     /// Percent per tier; sums to 100, or all are 0 when nothing can be served.
     pub percent: Vec<u8>,
+    /// The part of it that degraded hosts take.
+    pub degraded: Vec<u8>,
     /// Tiers whose health is ignored.
     pub panic: Vec<bool>,
 }
 
-/// Percent of availability that counts, after overprovisioning: `min(100, 140 % × healthy / hosts)`.
-pub fn availability(tier: TierHealth) -> u32 {
-    (OVERPROVISIONING * tier.healthy).checked_div(tier.hosts).map_or(0, |percent| percent.min(100))
+/// Percent of availability that counts, after overprovisioning: `min(100, 140 % × fit / hosts)`.
+fn availability(fit: u32, hosts: u32) -> u32 {
+    (OVERPROVISIONING * fit).checked_div(hosts).map_or(0, |percent| percent.min(100))
+}
+
+/// The weight of a locality of which not all hosts are fit, in hundredths: `weight × min(1, 1.4 × fit / hosts)`.
+pub fn locality_weight(weight: u32, fit: u32, hosts: u32) -> u64 {
+    let part = f64::from(OVERPROVISIONING * fit) / f64::from(100 * hosts.max(1));
+    (f64::from(weight) * part.min(1.0) * 100.0).ceil() as u64
 }
 
 /// Load by health alone. `panic_threshold` in percent, 0 is never.
 pub fn by_health(tiers: &[TierHealth], panic_threshold: u8) -> Load {
-    let health: Vec<u32> = tiers.iter().map(|tier| availability(*tier)).collect();
-    let norm = health.iter().sum::<u32>().min(100);
+    let healthy: Vec<u32> = tiers.iter().map(|tier| availability(tier.healthy, tier.hosts)).collect();
+    let degraded: Vec<u32> = tiers.iter().map(|tier| availability(tier.degraded, tier.hosts)).collect();
+    let norm = healthy.iter().chain(&degraded).sum::<u32>().min(100);
     let threshold = u32::from(panic_threshold.min(100));
     let panic: Vec<bool> = tiers.iter().map(|tier| norm < 100 && in_panic(*tier, threshold)).collect();
+    let nothing = vec![0; tiers.len()];
     if threshold > 0 && !tiers.is_empty() && panic.iter().all(|p| *p) {
-        return Load { percent: by_host_count(tiers), panic };
+        return Load { percent: by_host_count(tiers), degraded: nothing, panic };
     }
     if norm == 0 {
-        return Load { percent: vec![0; tiers.len()], panic: vec![false; tiers.len()] };
+        return Load { percent: nothing.clone(), degraded: nothing, panic: vec![false; tiers.len()] };
     }
     let mut remaining = 100;
-    let mut percent: Vec<u32> = Vec::with_capacity(tiers.len());
-    for health in &health {
-        let load = remaining.min(health * 100 / norm);
+    let mut part = |fit: &u32| {
+        let load = remaining.min(fit * 100 / norm);
         remaining -= load;
-        percent.push(load);
+        load
+    };
+    let mut percent: Vec<u32> = healthy.iter().map(&mut part).collect();
+    let mut of_degraded: Vec<u32> = degraded.iter().map(&mut part).collect();
+    let first = |fit: &[u32]| fit.iter().position(|fit| *fit > 0);
+    match (first(&healthy), first(&degraded)) {
+        (Some(tier), _) => percent[tier] += remaining,
+        (None, Some(tier)) => of_degraded[tier] += remaining,
+        (None, None) => {}
     }
-    if let Some(first) = health.iter().position(|health| *health > 0) {
-        percent[first] += remaining;
-    }
-    Load { percent: percent.into_iter().map(to_percent).collect(), panic }
+    percent.iter_mut().zip(&of_degraded).for_each(|(all, degraded)| *all += degraded);
+    let percents = |loads: Vec<u32>| loads.into_iter().map(to_percent).collect();
+    Load { percent: percents(percent), degraded: percents(of_degraded), panic }
 }
 
 fn in_panic(tier: TierHealth, threshold: u32) -> bool {
     // An empty tier counts as 0 % healthy, as in Envoy.
-    tier.hosts == 0 && threshold > 0 || tier.healthy * 100 < threshold * tier.hosts
+    tier.hosts == 0 && threshold > 0 || (tier.healthy + tier.degraded) * 100 < threshold * tier.hosts
 }
 
 fn by_host_count(tiers: &[TierHealth]) -> Vec<u8> {
@@ -98,7 +116,7 @@ mod tests {
     use super::*;
 
     fn tiers(spec: &[(u32, u32)]) -> Vec<TierHealth> {
-        spec.iter().map(|(healthy, hosts)| TierHealth { hosts: *hosts, healthy: *healthy }).collect()
+        spec.iter().map(|(healthy, hosts)| TierHealth { hosts: *hosts, healthy: *healthy, degraded: 0 }).collect()
     }
 
     /// (healthy/hosts per tier, threshold, percent, panic); the cases of Envoy's documentation of priority levels.
@@ -129,6 +147,40 @@ mod tests {
         }
     }
 
+    /// (healthy, degraded, hosts per tier), percent, of it degraded; by the rules of Envoy's documentation of degraded hosts.
+    #[test]
+    fn degraded_hosts_take_what_healthy_ones_cannot() {
+        type Case = (&'static [(u32, u32, u32)], &'static [u8], &'static [u8]);
+        let cases: &[Case] = &[
+            (&[(100, 0, 100)], &[100], &[0]),
+            (&[(80, 20, 100)], &[100], &[0]),
+            (&[(25, 75, 100)], &[100], &[65]),
+            (&[(50, 50, 100), (0, 0, 0)], &[100, 0], &[30, 0]),
+            (&[(5, 0, 100), (0, 100, 100)], &[7, 93], &[0, 93]),
+            (&[(0, 100, 100), (100, 0, 100)], &[0, 100], &[0, 0]),
+            (&[(50, 0, 100), (20, 30, 100)], &[70, 30], &[0, 2]),
+            (&[(0, 2, 2)], &[100], &[100]),
+        ];
+        for (spec, percent, degraded) in cases {
+            let tier = |(healthy, degraded, hosts): &(u32, u32, u32)| TierHealth {
+                hosts: *hosts,
+                healthy: *healthy,
+                degraded: *degraded,
+            };
+            let load = by_health(&spec.iter().map(tier).collect::<Vec<_>>(), 0);
+            assert_eq!((load.percent.as_slice(), load.degraded.as_slice()), (*percent, *degraded), "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn localities_lose_weight_with_their_hosts() {
+        assert_eq!(locality_weight(1, 2, 2), 100);
+        assert_eq!(locality_weight(1, 1, 2), 70);
+        assert_eq!(locality_weight(80, 3, 4), 8000);
+        assert_eq!(locality_weight(1, 1, 1000), 1, "never nothing while somebody is fit");
+        assert_eq!(locality_weight(1, 0, 5), 0);
+    }
+
     #[test]
     fn shares_move_the_rest_to_the_next_tier() {
         assert_eq!(with_shares(&[100, 0], &[25, 100], &[true, true]), [25, 75]);
@@ -142,18 +194,19 @@ mod tests {
     proptest! {
         #[test]
         fn load_is_whole_or_nothing(
-            spec in prop::collection::vec((0u32..20, 0u32..20), 1..5),
+            spec in prop::collection::vec((0u32..20, 0u32..20, 0u32..20), 1..5),
             threshold in 0u8..=100,
             factors in prop::collection::vec(0u8..=100, 5),
         ) {
             let tiers: Vec<TierHealth> =
-                spec.iter().map(|(a, b)| TierHealth { hosts: *a.max(b), healthy: *a.min(b) }).collect();
+                spec.iter().map(|(a, b, c)| TierHealth { hosts: a + b + c, healthy: *a, degraded: *b }).collect();
             let load = by_health(&tiers, threshold);
             let sum: u32 = load.percent.iter().map(|p| u32::from(*p)).sum();
-            let any_healthy = tiers.iter().any(|tier| availability(*tier) > 0);
+            let any_healthy = tiers.iter().any(|tier| tier.healthy + tier.degraded > 0);
+            prop_assert!(load.degraded.iter().zip(&load.percent).all(|(degraded, all)| degraded <= all));
             let sprayed = load.panic.iter().all(|p| *p) && tiers.iter().any(|tier| tier.hosts > 0);
             prop_assert_eq!(sum, if any_healthy || sprayed { 100 } else { 0 });
-            let usable: Vec<bool> = tiers.iter().map(|tier| tier.healthy > 0).collect();
+            let usable: Vec<bool> = tiers.iter().map(|tier| tier.healthy + tier.degraded > 0).collect();
             let shared = with_shares(&load.percent, &factors[..tiers.len()], &usable);
             prop_assert_eq!(shared.iter().map(|p| u32::from(*p)).sum::<u32>(), sum);
         }

@@ -25,8 +25,12 @@ pub struct View {
 pub struct Tier {
     /// Its share of the load.
     pub percent: u8,
+    /// The part of its share that degraded hosts take, 0 to 1.
+    pub degraded_part: f32,
     /// Who may be sent to, load or no load.
     pub candidates: Candidates,
+    /// Who may be sent to where healthy ones do not suffice.
+    pub degraded: Candidates,
 }
 
 /// Where a try should go.
@@ -50,28 +54,60 @@ pub struct Chosen {
 impl View {
     /// Chooses an endpoint; `None` when nobody is left who is not to be avoided.
     pub fn choose(&self, aim: Aim, avoid: &[HostId], random: &mut fastrand::Rng) -> Option<Chosen> {
-        let first = match aim {
-            Aim::Load => self.by_share(random)?,
-            Aim::Beyond(tier) => tier + 1,
-        };
-        // A tier whose hosts are all to be avoided hands over to the next, then to those before it.
-        let last = self.tiers.len();
-        let order = (first..last).chain((0..first.min(last)).rev());
-        let all_off = self.tiers.iter().all(|tier| tier.percent == 0);
-        if all_off {
+        self.choose_for(None, aim, avoid, random)
+    }
+
+    /// The same; a hashing balancer goes by this key.
+    pub fn choose_for(
+        &self,
+        key: Option<u64>,
+        aim: Aim,
+        avoid: &[HostId],
+        random: &mut fastrand::Rng,
+    ) -> Option<Chosen> {
+        if self.tiers.iter().all(|tier| tier.percent == 0) {
             return None;
         }
-        order.into_iter().find_map(|tier| {
-            let host = self.tiers[tier].candidates.choose(self.config.balancer, avoid, random)?;
-            Some(Chosen { host: host.clone(), tier })
+        let (first, degraded) = match aim {
+            Aim::Load => self.by_share(random)?,
+            Aim::Beyond(tier) => (tier + 1, false),
+        };
+        let trusted = |host: &Host| !host.is_suspect() && !avoid.contains(&host.id);
+        // Whoever answers nobody right now is still better than no one.
+        self.search(&trusted, key, first, degraded, random).or_else(|| {
+            let anyone = |host: &Host| !avoid.contains(&host.id);
+            self.search(&anyone, key, first, degraded, random)
         })
     }
 
-    fn by_share(&self, random: &mut fastrand::Rng) -> Option<usize> {
+    /// A tier none of whose hosts is allowed hands over to the next, then to those before it.
+    fn search(
+        &self,
+        allowed: &impl Fn(&Host) -> bool,
+        key: Option<u64>,
+        first: usize,
+        degraded: bool,
+        random: &mut fastrand::Rng,
+    ) -> Option<Chosen> {
+        let last = self.tiers.len();
+        let mut order = (first..last).chain((0..first.min(last)).rev());
+        order.find_map(|index| {
+            let tier = &self.tiers[index];
+            let (one, other) = match degraded && index == first {
+                true => (&tier.degraded, &tier.candidates),
+                false => (&tier.candidates, &tier.degraded),
+            };
+            let host = one.choose(allowed, key, random).or_else(|| other.choose(allowed, key, random))?;
+            Some(Chosen { host: host.clone(), tier: index })
+        })
+    }
+
+    /// A tier by the shares, and whether one of its degraded hosts is to serve.
+    fn by_share(&self, random: &mut fastrand::Rng) -> Option<(usize, bool)> {
         let mut draw = random.u8(..100);
         for (tier, share) in self.tiers.iter().enumerate() {
             if draw < share.percent {
-                return Some(tier);
+                return Some((tier, share.degraded_part > 0.0 && random.f32() < share.degraded_part));
             }
             draw -= share.percent;
         }

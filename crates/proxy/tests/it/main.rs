@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod authority;
+mod balancing;
 mod bodies;
 mod failover;
 mod forwarding;
+mod health;
 mod hostile;
 mod http1;
 mod identity;

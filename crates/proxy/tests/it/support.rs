@@ -21,9 +21,9 @@ use tokio::{net::TcpStream, sync::oneshot};
 use xds::{
     clock::Clock,
     snapshot::{
-        Balancer, CircuitBreakers, Cluster, Direction, Endpoint, EndpointSet, Forward, HealthCheck, HedgePolicy,
-        HttpListener, Listener, ListenerProtocol, Locality, OutlierDetection, PathMatch, RetryOn, RetryPolicy, Route,
-        RouteAction, RouteMatch, RouteTable, Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
+        Balancer, Cluster, Direction, Endpoint, EndpointSet, Forward, HealthCheck, HedgePolicy, HttpListener, Listener,
+        ListenerProtocol, Locality, OutlierDetection, PathMatch, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch,
+        RouteTable, Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
     },
 };
 
@@ -50,7 +50,18 @@ pub struct Behaviour {
     pub status: AtomicU32,
     /// Reads the request, then breaks the connection.
     pub break_off: AtomicBool,
+    /// Says of itself that it is to be spared.
+    pub degraded: AtomicBool,
     pub requests: AtomicU64,
+    /// Of these, from checks.
+    pub checks: AtomicU64,
+}
+
+impl Behaviour {
+    /// Requests of callers.
+    pub fn users(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst) - self.checks.load(Ordering::SeqCst)
+    }
 }
 
 pub struct Origin {
@@ -123,6 +134,9 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::io::Error> {
     does.requests.fetch_add(1, Ordering::SeqCst);
+    if request.headers().get("user-agent").is_some_and(|agent| agent == "firedrill-check") {
+        does.checks.fetch_add(1, Ordering::SeqCst);
+    }
     if does.frozen.load(Ordering::SeqCst) {
         std::future::pending::<()>().await;
     }
@@ -136,6 +150,9 @@ async fn answer(
         status => StatusCode::from_u16(u16::try_from(status).unwrap()).unwrap(),
     };
     let mut response = Response::builder().status(status).header("x-origin", name);
+    if does.degraded.load(Ordering::SeqCst) {
+        response = response.header("x-envoy-degraded", "");
+    }
     for (key, value) in request.headers() {
         response = response.header(format!("seen-{key}"), value);
     }
@@ -293,29 +310,25 @@ pub fn listener(name: &str, port: u16, direction: Direction) -> Listener {
 
 pub fn cluster(name: &str) -> Cluster {
     Cluster {
-        name: name.into(),
-        service: name.into(),
-        protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_millis(500),
         balancer: Balancer::RoundRobin,
-        tls: None,
-        health_check: None,
         outlier: Some(OutlierDetection {
             consecutive_errors: 5,
             base_ejection: Duration::from_secs(10),
             max_ejection: Duration::from_secs(60),
             max_percent: 10,
+            ..OutlierDetection::default()
         }),
-        breakers: CircuitBreakers::default(),
-        panic_threshold: 0,
-        ramp: None,
+        ..Cluster::new(name, UpstreamProtocol::Http1)
     }
 }
 
 pub fn check(every: u64) -> HealthCheck {
     HealthCheck {
         http_path: Some("/health".into()),
+        grpc_service: None,
         every: Duration::from_millis(every),
+        every_without_traffic: None,
         timeout: Duration::from_millis(500),
         unhealthy_after: 2,
         healthy_after: 1,

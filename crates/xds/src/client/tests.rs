@@ -17,25 +17,11 @@ use crate::{
     node::NodeInfo,
     overlay::{Effect, Overlay},
     resource::ResourceKind as Kind,
-    snapshot::{
-        Balancer, CircuitBreakers, Cluster, Direction, EndpointSet, Listener, ListenerProtocol, UpstreamProtocol,
-    },
+    snapshot::{Cluster, Direction, EndpointSet, Listener, ListenerProtocol, UpstreamProtocol},
 };
 
 fn cluster(name: &str) -> Resource {
-    Resource::Cluster(Cluster {
-        name: name.to_owned(),
-        service: name.to_owned(),
-        protocol: UpstreamProtocol::Tcp,
-        connect_timeout: Duration::from_secs(1),
-        balancer: Balancer::RoundRobin,
-        tls: None,
-        health_check: None,
-        outlier: None,
-        breakers: CircuitBreakers::default(),
-        panic_threshold: 0,
-        ramp: None,
-    })
+    Resource::Cluster(Cluster::new(name, UpstreamProtocol::Tcp))
 }
 
 fn endpoints(name: &str) -> Resource {

@@ -8,7 +8,7 @@ use envoy_types::pb::{
             cluster::v3::{
                 self as pb, circuit_breakers,
                 cluster::{
-                    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+                    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
                     common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
                 },
             },
@@ -27,14 +27,16 @@ use prost::Name;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    health, tls,
+    balancing, health, tls,
     wire::{
         At, Checked, ads, duration, ensure, ensure_name, ensure_positive, metadata, need, number, pack, percent,
         read_duration, read_metadata, read_number, read_percent, read_transport_socket, same, transport_socket, unpack,
         wrong,
     },
 };
-use crate::snapshot::{Balancer, CircuitBreakers, Cluster, ClusterTls, Ramp, UpstreamProtocol};
+use crate::snapshot::{
+    Admission, Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, HashKey, PanicPolicy, Ramp, UpstreamProtocol,
+};
 
 /// Envoy's default for `min_retry_concurrency`.
 const LEAST_RETRIES: u32 = 3;
@@ -44,6 +46,9 @@ const LEAST_RETRIES: u32 = 3;
 /// as the number that is always allowed at once.
 const SAVED_SECONDS: u32 = 10;
 
+/// Idle connections that are kept open to one endpoint, at most.
+const MOST_STANDBY: u32 = 256;
+
 /// The rate itself has no field there.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -52,6 +57,19 @@ struct Extra {
     retries_per_second: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ramp: Option<Ramp>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    peak_ewma: bool,
+    /// Envoy has it only where it balances by zones, which excludes weighted localities.
+    #[serde(default, skip_serializing_if = "is_false")]
+    fail_fast: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    admission: Option<Admission>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    standby_connections: Option<u32>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 pub(super) fn validate(cluster: &Cluster) -> Checked<()> {
@@ -67,6 +85,16 @@ pub(super) fn validate(cluster: &Cluster) -> Checked<()> {
         })?;
     }
     ensure(cluster.panic_threshold <= 100, "common_lb_config.healthy_panic_threshold", || "is above 100".to_owned())?;
+    balancing::validate(cluster)?;
+    if let Some(Admission { at_least, at_most, tolerance }) = &cluster.admission {
+        ensure(*at_least > 0 && at_least <= at_most, "metadata.firedrill.admission.atLeast", || {
+            "must be 1 to `atMost`".to_owned()
+        })?;
+        ensure(*tolerance >= 100, "metadata.firedrill.admission.tolerance", || "is below 100".to_owned())?;
+    }
+    ensure(cluster.standby_connections <= MOST_STANDBY, "metadata.firedrill.standbyConnections", || {
+        format!("is above {MOST_STANDBY}")
+    })?;
     ensure(cluster.breakers.retry_percent <= 100, "circuit_breakers.retry_budget", || "is above 100".to_owned())?;
     if let Some(ramp) = &cluster.ramp {
         let rising = ramp.steps.windows(2).all(|pair| pair[0] < pair[1]);
@@ -75,23 +103,25 @@ pub(super) fn validate(cluster: &Cluster) -> Checked<()> {
         })?;
         ensure_positive(ramp.dwell, "metadata.firedrill.ramp.dwell")?;
     }
-    cluster.health_check.iter().try_for_each(|check| health::validate_check(check).at("health_checks[0]"))?;
+    cluster
+        .health_check
+        .iter()
+        .try_for_each(|check| health::validate_check(check, cluster.protocol).at("health_checks[0]"))?;
     cluster.outlier.iter().try_for_each(|outlier| health::validate_outlier(outlier).at("outlier_detection"))
 }
 
 pub(super) fn write(cluster: &Cluster) -> pb::Cluster {
+    let (policy, lb_config) = balancing::write(cluster);
     pb::Cluster {
         name: cluster.name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), ..EdsClusterConfig::default() }),
         connect_timeout: duration(cluster.connect_timeout),
-        lb_policy: match cluster.balancer {
-            Balancer::RoundRobin => LbPolicy::RoundRobin.into(),
-            Balancer::LeastRequest => LbPolicy::LeastRequest.into(),
-        },
+        lb_policy: policy.into(),
+        lb_config,
         health_checks: cluster.health_check.iter().map(|check| health::write_check(check, cluster.protocol)).collect(),
         circuit_breakers: Some(write_breakers(&cluster.breakers)),
-        typed_extension_protocol_options: write_protocol(cluster.protocol),
+        typed_extension_protocol_options: write_protocol(cluster.protocol, &cluster.balancing.hash),
         outlier_detection: cluster.outlier.as_ref().map(health::write_outlier),
         common_lb_config: Some(CommonLbConfig {
             healthy_panic_threshold: percent(cluster.panic_threshold),
@@ -107,6 +137,10 @@ pub(super) fn write(cluster: &Cluster) -> pb::Cluster {
             service: cluster.service.clone(),
             retries_per_second: cluster.breakers.retries_per_second,
             ramp: cluster.ramp.clone(),
+            peak_ewma: cluster.balancer == Balancer::PeakEwma,
+            fail_fast: cluster.panic_policy == PanicPolicy::FailFast,
+            admission: cluster.admission.clone(),
+            standby_connections: Some(cluster.standby_connections).filter(|count| *count > 0),
         }),
         // Discovery decides who belongs to a service, health does not keep an endpoint that was taken out.
         ignore_health_on_host_removal: true,
@@ -141,7 +175,7 @@ fn write_breakers(breakers: &CircuitBreakers) -> pb::CircuitBreakers {
     pb::CircuitBreakers { thresholds: vec![thresholds], ..pb::CircuitBreakers::default() }
 }
 
-fn write_protocol(protocol: UpstreamProtocol) -> HashMap<String, protobuf::Any> {
+fn write_protocol(protocol: UpstreamProtocol, hash: &[HashKey]) -> HashMap<String, protobuf::Any> {
     let config = match protocol {
         UpstreamProtocol::Tcp => return HashMap::new(),
         UpstreamProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
@@ -151,6 +185,7 @@ fn write_protocol(protocol: UpstreamProtocol) -> HashMap<String, protobuf::Any> 
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(config),
         })),
+        hash_policy: balancing::write_keys(hash),
         ..HttpProtocolOptions::default()
     };
     HashMap::from([(HttpProtocolOptions::full_name(), pack(&options))])
@@ -158,8 +193,9 @@ fn write_protocol(protocol: UpstreamProtocol) -> HashMap<String, protobuf::Any> 
 
 pub(super) fn read(cluster: &pb::Cluster) -> Checked<Cluster> {
     let extra: Extra = read_metadata(&cluster.metadata)?;
-    let protocol = read_protocol(cluster).at("typed_extension_protocol_options")?;
-    let balancing = need(&cluster.common_lb_config, "common_lb_config")?;
+    let (protocol, hash) = read_protocol(cluster).at("typed_extension_protocol_options")?;
+    let common = need(&cluster.common_lb_config, "common_lb_config")?;
+    let (balancer, balancing) = balancing::read(cluster.lb_policy, cluster.lb_config.as_ref(), extra.peak_ewma)?;
     ensure(cluster.health_checks.len() <= 1, "health_checks", || "only one is supported".to_owned())?;
     let health_check = cluster.health_checks.first().map(|check| health::read_check(check).at("health_checks[0]"));
     let outlier = cluster.outlier_detection.as_ref();
@@ -169,23 +205,18 @@ pub(super) fn read(cluster: &pb::Cluster) -> Checked<Cluster> {
         service: extra.service,
         protocol,
         connect_timeout: read_duration(&cluster.connect_timeout, "connect_timeout")?,
-        balancer: read_balancer(cluster.lb_policy)?,
+        balancer,
+        balancing: Balancing { hash, ..balancing },
         tls: read_tls(cluster, protocol).at("transport_socket")?,
         health_check: health_check.transpose()?,
         outlier: outlier.transpose()?,
         breakers: read_breakers(cluster, extra.retries_per_second).at("circuit_breakers")?,
-        panic_threshold: read_percent(&balancing.healthy_panic_threshold, "common_lb_config.healthy_panic_threshold")?,
+        panic_threshold: read_percent(&common.healthy_panic_threshold, "common_lb_config.healthy_panic_threshold")?,
+        panic_policy: if extra.fail_fast { PanicPolicy::FailFast } else { PanicPolicy::Spray },
         ramp: extra.ramp,
+        admission: extra.admission,
+        standby_connections: extra.standby_connections.unwrap_or_default(),
     })
-}
-
-fn read_balancer(policy: i32) -> Checked<Balancer> {
-    match LbPolicy::try_from(policy) {
-        Ok(LbPolicy::RoundRobin) => Ok(Balancer::RoundRobin),
-        Ok(LbPolicy::LeastRequest) => Ok(Balancer::LeastRequest),
-        Ok(other) => wrong("lb_policy", format!("{} is not supported", other.as_str_name())),
-        Err(_) => wrong("lb_policy", format!("{policy} is not supported")),
-    }
 }
 
 fn read_tls(cluster: &pb::Cluster, protocol: UpstreamProtocol) -> Checked<Option<ClusterTls>> {
@@ -201,10 +232,10 @@ fn read_tls(cluster: &pb::Cluster, protocol: UpstreamProtocol) -> Checked<Option
     Ok(Some(tls))
 }
 
-fn read_protocol(cluster: &pb::Cluster) -> Checked<UpstreamProtocol> {
+fn read_protocol(cluster: &pb::Cluster) -> Checked<(UpstreamProtocol, Vec<HashKey>)> {
     let options = &cluster.typed_extension_protocol_options;
     if options.is_empty() {
-        return Ok(UpstreamProtocol::Tcp);
+        return Ok((UpstreamProtocol::Tcp, Vec::new()));
     }
     let key = HttpProtocolOptions::full_name();
     let Some(any) = options.get(&key) else { return wrong("", "only HttpProtocolOptions are supported") };
@@ -218,11 +249,12 @@ fn read_protocol(cluster: &pb::Cluster) -> Checked<UpstreamProtocol> {
         },
         _ => return wrong(path, "only explicit_http_config is supported"),
     };
-    let expected = write_protocol(protocol);
+    let hash = balancing::read_keys(&options.hash_policy).at(&path)?;
+    let expected = write_protocol(protocol, &hash);
     if let Some(any) = expected.get(&key) {
         same(&options, &unpack(any)?).at(&path)?;
     }
-    Ok(protocol)
+    Ok((protocol, hash))
 }
 
 fn read_breakers(cluster: &pb::Cluster, retries_per_second: u32) -> Checked<CircuitBreakers> {

@@ -4,6 +4,7 @@
 //! Envoy ignores. Decoding is total: what this crate would not have written is refused with its path, never ignored.
 
 mod authorization;
+mod balancing;
 mod check;
 mod cluster;
 mod differ;
@@ -47,6 +48,7 @@ pub struct CodecError {
 
 /// One decoded resource.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way into or out of a message")]
 pub enum Resource {
     /// A trust bundle.
     Trust(TrustBundle),

@@ -6,22 +6,10 @@ use envoy_types::pb::envoy::config::cluster::v3::{self as pb, cluster::LbPolicy}
 use prost::Message;
 
 use super::*;
-use crate::snapshot::{Balancer, CircuitBreakers, UpstreamProtocol};
+use crate::snapshot::{Balancer, UpstreamProtocol};
 
 fn ledger() -> Cluster {
-    Cluster {
-        name: "ledger".to_owned(),
-        service: "ledger".to_owned(),
-        protocol: UpstreamProtocol::Http2,
-        connect_timeout: Duration::from_secs(1),
-        balancer: Balancer::RoundRobin,
-        tls: None,
-        health_check: None,
-        outlier: None,
-        breakers: CircuitBreakers::default(),
-        panic_threshold: 0,
-        ramp: None,
-    }
+    Cluster { balancer: Balancer::RoundRobin, ..Cluster::new("ledger", UpstreamProtocol::Http2) }
 }
 
 fn refuse(message: &pb::Cluster) -> String {
@@ -33,7 +21,7 @@ fn refuse(message: &pb::Cluster) -> String {
 fn what_we_would_not_write_is_refused_by_path() {
     type Change = fn(&mut pb::Cluster);
     let cases: [(Change, &str); 8] = [
-        (|c| c.lb_policy = LbPolicy::RingHash.into(), "Cluster ledger: lb_policy: RING_HASH is not supported"),
+        (|c| c.lb_policy = LbPolicy::Random.into(), "Cluster ledger: lb_policy: RANDOM is not supported"),
         (|c| c.lb_policy = 99, "Cluster ledger: lb_policy: 99 is not supported"),
         (|c| c.alt_stat_name = "x".to_owned(), "Cluster ledger: alt_stat_name: \"x\" is not supported"),
         (
@@ -77,9 +65,18 @@ fn an_empty_message_is_refused() {
 #[test]
 fn values_outside_their_domain_are_not_written() {
     type Change = fn(&mut Cluster);
-    let cases: [(Change, &str); 3] = [
+    let cases: [(Change, &str); 6] = [
         (|c| c.name = String::new(), "Cluster: name: is empty"),
         (|c| c.connect_timeout = Duration::ZERO, "Cluster ledger: connect_timeout: must be above zero"),
+        (|c| c.balancing.choices = 3, "Cluster ledger: lb_config: has tuning that does not concern RoundRobin"),
+        (
+            |c| (c.balancer, c.balancing.table) = (Balancer::Maglev, 65_536),
+            "Cluster ledger: lb_config.table_size: must be a prime up to 5000011",
+        ),
+        (
+            |c| (c.balancer, c.balancing.ring_at_least) = (Balancer::RingHash, 0),
+            "Cluster ledger: lb_config.minimum_ring_size: must be 1 to the maximum, which is at most 8388608",
+        ),
         (|c| c.panic_threshold = 101, "Cluster ledger: common_lb_config.healthy_panic_threshold: is above 100"),
     ];
     for (change, expected) in cases {

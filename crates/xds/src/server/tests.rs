@@ -20,26 +20,11 @@ use super::{
 use crate::{
     overlay::{Effect, Overlay},
     resource::ResourceKind as Kind,
-    snapshot::{
-        Balancer, CircuitBreakers, Cluster, Direction, EndpointSet, Listener, ListenerProtocol, Snapshot,
-        UpstreamProtocol,
-    },
+    snapshot::{Cluster, Direction, EndpointSet, Listener, ListenerProtocol, Snapshot, UpstreamProtocol},
 };
 
 fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
-    let cluster = |name: &&str| Cluster {
-        name: (*name).to_owned(),
-        service: (*name).to_owned(),
-        protocol: UpstreamProtocol::Tcp,
-        connect_timeout: Duration::from_secs(1),
-        balancer: Balancer::RoundRobin,
-        tls: None,
-        health_check: None,
-        outlier: None,
-        breakers: CircuitBreakers::default(),
-        panic_threshold: 0,
-        ramp: None,
-    };
+    let cluster = |name: &&str| Cluster::new(*name, UpstreamProtocol::Tcp);
     let listener = Listener {
         name: "bytes".to_owned(),
         address: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -262,6 +247,40 @@ fn overlays_wait_for_nothing_and_their_time_runs_down() {
     talk.ask(Kind::Overlay, &[], "", None);
     let late = talk.response().unwrap();
     assert_eq!(wrapped(&late).iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn what_may_have_lapsed_at_a_paused_proxy_is_told_again_in_full() {
+    let overlay = Overlay { id: "a".to_owned(), reason: String::new(), effect: Effect::Harmless };
+    let ttl = Duration::from_secs(3);
+    let beat = [("a".to_owned(), ttl)];
+    let bodies = |response: &DiscoveryResponse| {
+        let body =
+            |any: &envoy_types::pb::google::protobuf::Any| Resource::decode(any.value.as_slice()).unwrap().resource;
+        response.resources.iter().filter_map(body).count()
+    };
+    let mut talk = Talk::new();
+    talk.ask(Kind::Overlay, &[], "", None);
+    talk.desired.set_overlays(vec![(overlay, ttl)], talk.now).unwrap();
+    let whole = talk.response().unwrap();
+    assert_eq!(bodies(&whole), 1);
+    talk.ask(Kind::Overlay, &[], &whole.nonce, None);
+    // Paused for less than the lease: a heartbeat is enough.
+    for (seconds, expected) in [(2, 0), (4, 1), (1, 0)] {
+        talk.silent();
+        talk.desired.heartbeat(&beat, talk.now);
+        let heartbeat = talk.response().unwrap();
+        assert_eq!(bodies(&heartbeat), 0);
+        for _ in 0..seconds {
+            talk.now += Duration::from_secs(1);
+            talk.desired.heartbeat(&beat, talk.now);
+            talk.silent();
+        }
+        talk.ask(Kind::Overlay, &[], &heartbeat.nonce, None);
+        let after = talk.response().unwrap();
+        assert_eq!((bodies(&after), &after.version_info), (expected, &whole.version_info), "paused for {seconds} s");
+        talk.ask(Kind::Overlay, &[], &after.nonce, None);
+    }
 }
 
 #[test]
