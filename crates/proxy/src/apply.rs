@@ -149,19 +149,28 @@ impl Keeper {
             wanted.insert(overlay.id.clone(), overlay);
         }
         let gone: Vec<String> = self.overlays.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
-        for id in gone {
-            self.leases.release(&id);
-            self.end(&id, false, now);
+        let new: Vec<String> = wanted
+            .iter()
+            .filter(|(id, overlay)| self.overlays.get(*id).is_none_or(|present| present.effect != overlay.effect))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &gone {
+            self.leases.release(id);
         }
-        for (id, overlay) in wanted {
-            let same = self.overlays.get(&id).is_some_and(|present| present.effect == overlay.effect);
-            self.overlays.insert(id.clone(), overlay);
-            if !same {
-                self.lay(now);
-                let digest = self.shared.state.load().digest.clone();
-                self.shared.around.events.push(EventKind::OverlayApplied { id, digest });
-            }
+        self.overlays = wanted;
+        self.changed(gone, false, new, now);
+    }
+
+    /// Puts the set into force as a whole, so that nobody is served under a part of it, and tells what changed.
+    fn changed(&self, ended: Vec<String>, lapsed: bool, applied: Vec<String>, now: Instant) {
+        if ended.is_empty() && applied.is_empty() {
+            return;
         }
+        self.lay(now);
+        let digest = self.shared.state.load().digest.clone();
+        let ended = ended.into_iter().map(|id| EventKind::OverlayEnded { id, lapsed, digest: digest.clone() });
+        let applied = applied.into_iter().map(|id| EventKind::OverlayApplied { id, digest: digest.clone() });
+        self.shared.around.events.extend(ended.chain(applied).collect());
     }
 
     /// These live on.
@@ -173,22 +182,13 @@ impl Keeper {
 
     /// Takes back what was not renewed in time.
     pub fn expire(&mut self, now: Instant) {
-        for id in self.leases.expire(now) {
-            self.end(&id, true, now);
-        }
+        let lapsed = self.leases.expire(now).into_iter().filter(|id| self.overlays.remove(id).is_some()).collect();
+        self.changed(lapsed, true, Vec::new(), now);
     }
 
     /// When to come again for [`Keeper::expire`].
     pub fn next_deadline(&self) -> Option<Instant> {
         self.leases.next_deadline()
-    }
-
-    fn end(&mut self, id: &str, lapsed: bool, now: Instant) {
-        if self.overlays.remove(id).is_some() {
-            self.lay(now);
-            let (id, digest) = (id.to_owned(), self.shared.state.load().digest.clone());
-            self.shared.around.events.push(EventKind::OverlayEnded { id, lapsed, digest });
-        }
     }
 
     /// Makes the overlays' effects what is in force.

@@ -34,8 +34,37 @@ pub(super) struct StreamCore {
     kinds: BTreeMap<ResourceKind, Subscription>,
     nonces: u64,
     renewals: u64,
+    overlays: Promise,
     /// The proxy said that it has no clusters yet.
     anew: bool,
+}
+
+/// Until when the proxy keeps the overlays that it was told, by our clock: the earliest of their deadlines.
+#[derive(Debug, Default)]
+struct Promise {
+    /// By the last response that the proxy answered.
+    held: Option<Instant>,
+    /// By the one that was sent last.
+    told: Option<Instant>,
+    awaited: bool,
+    /// An answer came only when what the proxy held before may have lapsed there: it was paused or cut off. A heartbeat
+    /// would not bring back what lapsed.
+    late: bool,
+}
+
+impl Promise {
+    /// What is told whole is held from then on, whatever was held before.
+    fn tell(&mut self, until: Option<Instant>, whole: bool) {
+        self.held.take_if(|_| whole);
+        (self.told, self.awaited, self.late) = (until, true, false);
+    }
+
+    fn answered(&mut self, now: Instant) {
+        if std::mem::take(&mut self.awaited) {
+            self.late = self.held.is_some_and(|held| held <= now);
+            self.held = self.told;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -212,7 +241,12 @@ impl StreamCore {
         let subscription = self.kinds.get(&ResourceKind::Overlay)?;
         let version = desired.generation.to_string();
         let wildcard = subscription.names.is_empty();
-        let resources = if subscription.wants_version(&version) || (!wildcard && subscription.wants_names()) {
+        if !subscription.outstanding() {
+            self.overlays.answered(now);
+        }
+        let lapsed = wildcard && self.overlays.late && subscription.accepted(&version);
+        let mut whole = true;
+        let resources = if lapsed || subscription.wants_version(&version) || (!wildcard && subscription.wants_names()) {
             self.renewals = desired.renewals;
             if wildcard { all_overlays(desired, now) } else { layers(desired, &subscription.names) }
         } else if wildcard && desired.renewals > self.renewals && subscription.accepted(&version) {
@@ -221,10 +255,13 @@ impl StreamCore {
             if resources.is_empty() {
                 return None;
             }
+            whole = false;
             resources
         } else {
             return None;
         };
+        let deadlines = desired.overlays.values().filter(|overlay| overlay.left(now).is_some());
+        self.overlays.tell(deadlines.filter_map(|overlay| overlay.deadline).min(), whole);
         let nonce = self.nonce();
         self.kinds.entry(ResourceKind::Overlay).or_default().sending(&version, &nonce);
         Some(respond(ResourceKind::Overlay, &version, nonce, resources))
