@@ -264,7 +264,7 @@ impl Drop for Record {
 mod tests {
     use xds::{
         clock::Clock,
-        snapshot::{Balancer, CircuitBreakers, Endpoint, UpstreamProtocol},
+        snapshot::{Endpoint, UpstreamProtocol},
     };
 
     use super::*;
@@ -276,19 +276,8 @@ mod tests {
     }
 
     fn cluster() -> Arc<snapshot::Cluster> {
-        Arc::new(snapshot::Cluster {
-            name: "fx.east".into(),
-            service: "fx".into(),
-            protocol: UpstreamProtocol::Http1,
-            connect_timeout: std::time::Duration::from_secs(1),
-            balancer: Balancer::RoundRobin,
-            tls: None,
-            health_check: None,
-            outlier: None,
-            breakers: CircuitBreakers::default(),
-            panic_threshold: 0,
-            ramp: None,
-        })
+        let config = snapshot::Cluster::new("fx.east", UpstreamProtocol::Http1);
+        Arc::new(snapshot::Cluster { service: "fx".into(), ..config })
     }
 
     fn host() -> Arc<Host> {

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use xds::snapshot::{
-    Balancer, CircuitBreakers, Cluster, Direction, Forward, HealthCheck, HttpListener, Limits, Listener,
-    ListenerProtocol, PathMatch, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable, Snapshot,
-    UpstreamProtocol, VirtualHost, WeightedCluster,
+    Balancer, Cluster, Direction, Forward, HealthCheck, HttpListener, Limits, Listener, ListenerProtocol, PathMatch,
+    RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable, Snapshot, UpstreamProtocol, VirtualHost,
+    WeightedCluster,
 };
 
 use super::{
@@ -243,17 +243,10 @@ fn listener(name: &str, address: SocketAddr, http: HttpListener) -> Listener {
 
 fn cluster(name: &str) -> Cluster {
     Cluster {
-        name: name.to_owned(),
-        service: name.to_owned(),
-        protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(5),
         balancer: Balancer::RoundRobin,
-        tls: None,
-        health_check: None,
-        outlier: None,
-        breakers: CircuitBreakers::default(),
         panic_threshold: 50,
-        ramp: None,
+        ..Cluster::new(name, UpstreamProtocol::Http1)
     }
 }
 
@@ -261,7 +254,9 @@ fn cluster(name: &str) -> Cluster {
 fn check() -> HealthCheck {
     HealthCheck {
         http_path: Some(CHECKED.to_owned()),
+        grpc_service: None,
         every: Duration::from_millis(500),
+        every_without_traffic: None,
         timeout: Duration::from_secs(5),
         unhealthy_after: 1,
         healthy_after: 1,

@@ -16,6 +16,7 @@ fn outlier() -> OutlierDetection {
         base_ejection: Duration::from_secs(300),
         max_ejection: Duration::from_secs(300),
         max_percent: 100,
+        ..OutlierDetection::default()
     }
 }
 
