@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::poll_fn,
     task::{Context, Poll, ready},
 };
 
@@ -37,10 +36,5 @@ impl Seldom {
             self.over = true;
         }
         Poll::Ready(())
-    }
-
-    /// Until it has happened.
-    pub async fn over(&mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
     }
 }

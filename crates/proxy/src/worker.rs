@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     io,
     pin::pin,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     task::Poll,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -225,7 +225,6 @@ async fn serve<T>(
                 listener: listener.clone(),
                 caller,
                 requests: Arc::new(()),
-                count: AtomicU64::new(0),
             };
             let (mut closing, mut draining) = (closing, shared.draining.subscribe());
             let leaving = Seldom::new(async move {

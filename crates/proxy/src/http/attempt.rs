@@ -1,7 +1,6 @@
 //! One try: a connection, the request, the response's head.
 
 use std::{
-    error::Error,
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -17,6 +16,7 @@ use crate::{
         body::{Incoming, Replay, TryBody},
         fate::Busy,
         h1::wire::Trouble,
+        h2::{self, stream::Stream},
         message,
         pool::Pool,
     },
@@ -204,48 +204,38 @@ async fn over_http2(
     cluster: &Arc<Cluster>,
     view: &View,
     host: &Arc<Host>,
-    (head, authority, mut body): (&Parts, &Authority, TryBody),
+    (head, authority, body): (&Parts, &Authority, TryBody),
 ) -> Exchanged {
     let config = &view.config;
-    // A kept connection may have ended in this moment. The request comes back unsent, and goes over a new one.
-    let mut again = true;
-    loop {
-        let (mut shared, busy) = {
+    // A kept connection may have ended in this moment. Nothing was sent over it, and the request goes over a new one.
+    let mut refused = None;
+    for _ in 0..2 {
+        let (mut sender, busy) = {
             let _waiting = Waiting::new(cluster, config.breakers.pending)?;
             pool.share(cluster, view, host).await.map_err(unconnected)?
         };
-        let request = message::for_http2(head, authority, config.tls.is_some()).map(|()| body);
-        match shared.sender.try_send_request(request).await {
-            Ok(response) => {
-                let (head, body) = response.into_parts();
-                return Ok((head, Incoming::Stream(body), Some(busy)));
+        let request = message::for_http2(head, authority, config.tls.is_some());
+        let begun = match poll_fn(|cx| sender.poll_ready(cx)).await {
+            Ok(()) => Stream::begin(&mut sender, request, body.anew(), &busy),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(mut stream) => {
+                return match poll_fn(|cx| stream.poll_head(cx)).await {
+                    Ok(head) if stream.done() => Ok((head, Incoming::Empty, None)),
+                    Ok(head) => Ok((head, Incoming::Stream(Box::new(stream)), Some(busy))),
+                    Err(h2::stream::Trouble::Unseen(cause)) => Err(Failed::new(Failure::Refused, cause)),
+                    Err(h2::stream::Trouble::Broken(cause)) => Err(Failed::new(Failure::Reset, cause)),
+                };
             }
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if again => {
-                    busy.retire();
-                    again = false;
-                    body = unsent.into_body();
-                }
-                Some(_) => return Err(Failed::new(Failure::Refused, "connection ended before the request")),
-                None => return Err(classify(&error.into_error())),
-            },
+            Err(error) => {
+                busy.retire();
+                refused = Some(error);
+            }
         }
     }
-}
-
-fn classify(error: &hyper::Error) -> Failed {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            // A GOAWAY without error names streams that were not looked at, as REFUSED_STREAM does.
-            let unseen = h2.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR);
-            let failure = if unseen { Failure::Refused } else { Failure::Reset };
-            return Failed::new(failure, format!("stream ended: {h2}"));
-        }
-        source = cause.source();
-    }
-    Failed::new(Failure::Reset, format!("connection ended: {error}"))
+    let cause = refused.map_or_else(String::new, |error| format!("connection ended before the request: {error}"));
+    Err(Failed::new(Failure::Refused, cause))
 }
 
 /// A request of our own to an endpoint, without a body and without faults: the head of its answer.

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use crate::http::{
     alarm::Alarm,
     h1::{inlet::Feed, wire::Wire},
+    h2::{flow::Flow, stream::Stream},
+    message,
     pool::Pool,
 };
 
@@ -47,8 +49,10 @@ pub enum Incoming {
     Caller(Arc<Mutex<dyn Feed>>),
     /// Of an endpoint's response, HTTP/1.1. The connection goes back into the pool at its end.
     Endpoint(Box<Wire>, Arc<Pool>),
-    /// HTTP/2.
-    Stream(hyper::body::Incoming),
+    /// Of a caller's request, HTTP/2.
+    Flow(Flow),
+    /// Of an endpoint's response, HTTP/2.
+    Stream(Box<Stream>),
 }
 
 impl fmt::Debug for Incoming {
@@ -57,6 +61,7 @@ impl fmt::Debug for Incoming {
             Self::Empty => "Empty",
             Self::Caller(_) => "Caller",
             Self::Endpoint(..) => "Endpoint",
+            Self::Flow(_) => "Flow",
             Self::Stream(_) => "Stream",
         })
     }
@@ -81,8 +86,10 @@ impl Incoming {
 
     /// Goes on sending the request to which this is the response, while nobody asks for the response's next piece.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Self::Endpoint(wire, _) = self {
-            wire.drive(cx);
+        match self {
+            Self::Endpoint(wire, _) => wire.drive(cx),
+            Self::Stream(stream) => stream.drive(cx),
+            Self::Empty | Self::Caller(_) | Self::Flow(_) => {}
         }
     }
 }
@@ -92,7 +99,7 @@ impl Body for Incoming {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
+        let mut frame = std::task::ready!(match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Caller(feed) => lock(feed).poll_frame(cx),
             Self::Endpoint(wire, _) => {
@@ -102,10 +109,17 @@ impl Body for Incoming {
                 }
                 Poll::Ready(frame)
             }
-            Self::Stream(body) => Pin::new(body)
+            Self::Flow(flow) => flow
                 .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Upstream(error.to_string())))),
+                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Caller(error.to_string())))),
+            Self::Stream(stream) => stream.poll_frame(cx),
+        });
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            message::clean_trailers(trailers);
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -113,7 +127,8 @@ impl Body for Incoming {
             Self::Empty => true,
             Self::Caller(feed) => lock(feed).done(),
             Self::Endpoint(wire, _) => wire.done(),
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Flow(flow) => flow.is_over(),
+            Self::Stream(stream) => stream.done(),
         }
     }
 
@@ -122,7 +137,8 @@ impl Body for Incoming {
             Self::Empty => SizeHint::with_exact(0),
             Self::Caller(feed) => lock(feed).size(),
             Self::Endpoint(wire, _) => wire.size(),
-            Self::Stream(body) => body.size_hint(),
+            Self::Flow(flow) => flow.size(),
+            Self::Stream(stream) => stream.size(),
         }
     }
 }

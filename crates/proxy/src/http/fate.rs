@@ -25,6 +25,8 @@ pub struct Fate {
     retired: AtomicBool,
     cut: AtomicBool,
     busy: AtomicUsize,
+    /// Whether anything came since this was last asked.
+    heard: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -37,6 +39,7 @@ impl Fate {
             retired: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
+            heard: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -84,6 +87,16 @@ impl Fate {
         if idle || self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Something came.
+    pub fn heard(&self) {
+        self.heard.store(true, Ordering::Release);
+    }
+
+    /// Whether requests wait on it and nothing came since this was last asked.
+    pub fn quiet(&self) -> bool {
+        !self.heard.swap(false, Ordering::AcqRel) && self.busy() > 0
+    }
+
     /// Requests on it.
     pub fn busy(&self) -> usize {
         self.busy.load(Ordering::Acquire)
@@ -99,6 +112,11 @@ impl Busy {
     pub fn new(fate: &Arc<Fate>) -> Self {
         fate.busy.fetch_add(1, Ordering::AcqRel);
         Self(fate.clone())
+    }
+
+    /// Of its connection.
+    pub fn fate(&self) -> &Arc<Fate> {
+        &self.0
     }
 
     /// See [`Fate::retire`].

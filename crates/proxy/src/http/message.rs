@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
-    header::{CONNECTION, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+        UPGRADE,
+    },
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -150,6 +153,15 @@ pub fn mark(
     id
 }
 
+/// Removes from trailers what belongs before a body only (RFC 9110, 6.5.1), and what only proxies may say.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [HOST, CONTENT_LENGTH, AUTHORIZATION, COOKIE] {
+        trailers.remove(name);
+    }
+    remove_where(trailers, |name| same(name, CLIENT_CERT.as_str()) || tells_about_caller(name));
+}
+
 /// What proxies of one's own say about a caller, and what they tell each other to do with its request.
 fn tells_about_caller(name: &str) -> bool {
     const NAMES: [&str; 5] = ["x-request-id", "forwarded", "x-real-ip", "client-cert", "client-cert-chain"];
@@ -196,7 +208,10 @@ pub fn for_http2(request: &Parts, authority: &Authority, tls: bool) -> http::Req
     *head.headers_mut() = request.headers.clone();
     head.headers_mut().remove(HOST);
     let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(request.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+    let path = request.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    // RFC 9113, 8.3.1: an empty path is sent as `/`.
+    let rooted = path.as_str().starts_with('?').then(|| PathAndQuery::try_from(format!("/{path}")).ok()).flatten();
+    uri.path_and_query = Some(rooted.unwrap_or(path));
     uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(authority.clone());
     // Scheme, authority and path are whole.

@@ -9,6 +9,7 @@ mod flags;
 pub mod forward;
 pub mod guard;
 pub mod h1;
+pub mod h2;
 pub mod message;
 pub mod pool;
 pub mod record;

@@ -2,13 +2,16 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::Shared};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use h2::client::SendRequest;
 use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{oneshot, watch},
@@ -17,11 +20,12 @@ use tokio::{
 
 use crate::{
     http::{
-        body::TryBody,
         fate::{Busy, Fate},
         h1::wire::Wire,
+        h2::pulse,
     },
     link::{ConnectError, Link, Stream},
+    seldom::Seldom,
     upstream::{
         cluster::Cluster,
         host::{Host, HostId},
@@ -38,11 +42,18 @@ const STREAMS: usize = 100;
 /// Response headers of an endpoint, in bytes.
 const HEADER_BYTES: u32 = 64 * 1024;
 
+/// What an endpoint may send ahead on one HTTP/2 stream, in bytes; on a connection four times as much.
+const WINDOW: u32 = 1024 * 1024;
+/// What is buffered of one request's body.
+const SEND_BUFFER: usize = 256 * 1024;
+/// How often an endpoint is asked that says nothing while requests wait, and how long it may take to answer.
+const PULSE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A shared HTTP/2 connection.
 #[derive(Clone, Debug)]
-pub struct Multiplexed {
-    /// Sends requests.
-    pub sender: http2::SendRequest<TryBody>,
+struct Multiplexed {
+    sender: SendRequest<Bytes>,
     fate: Arc<Fate>,
 }
 
@@ -206,21 +217,21 @@ impl Pool {
         cluster: &Arc<Cluster>,
         view: &View,
         host: &Arc<Host>,
-    ) -> Result<(Multiplexed, Busy), ConnectError> {
+    ) -> Result<(SendRequest<Bytes>, Busy), ConnectError> {
         let connecting = {
             let mut entries = self.entries();
             let entry = self.entry(&mut entries, cluster, host);
             entry.shared.retain(|shared| usable(shared) && shared.fate.epoch == host.epoch());
             let free = |shared: &&Multiplexed| shared.fate.busy() < STREAMS;
             if let Some(shared) = entry.shared.iter().filter(free).min_by_key(|shared| shared.fate.busy()) {
-                return Ok((shared.clone(), Busy::new(&shared.fate)));
+                return Ok((shared.sender.clone(), Busy::new(&shared.fate)));
             }
             // Everyone who comes before it is up waits for one and the same connection.
             entry.connecting.get_or_insert_with(|| self.connect_shared(cluster, view, host)).clone()
         };
         let shared = connecting.await?;
         let busy = Busy::new(&shared.fate);
-        Ok((shared, busy))
+        Ok((shared.sender, busy))
     }
 
     /// A task of its own, so that the connection is made even if those who wait for it give up.
@@ -256,26 +267,31 @@ impl Pool {
         if matches!(stream, Stream::Tls(_)) && !h2 {
             return Err(ConnectError::Failed("the endpoint does not speak HTTP/2".into()));
         }
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(1024 * 1024)
-            .initial_connection_window_size(4 * 1024 * 1024)
+        let (sender, mut connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(4 * WINDOW)
             .max_header_list_size(HEADER_BYTES)
-            // A peer that vanished without a word holds its streams no longer than this.
-            .keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .handshake(TokioIo::new(stream))
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake(stream)
             .await
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
         let fate = self.register(cluster, host, epoch, chain)?;
-        let ends = fate.clone();
+        let (ends, asked) = (fate.clone(), fate.clone());
+        let pulse = connection.ping_pong();
         tokio::spawn(async move {
             let _counted = counted;
-            tokio::select! {
+            // A peer that vanished without a word holds its streams no longer than this.
+            let mut lost = pulse.map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, move || asked.quiet())));
+            poll_fn(|cx| {
+                let lost = lost.as_mut().is_some_and(|lost| lost.poll(cx).is_ready());
+                if lost || ends.poll_over(cx).is_ready() {
+                    return Poll::Ready(());
+                }
                 // What broke it is told to the requests on it.
-                _ = connection => {}
-                () = std::future::poll_fn(|cx| ends.poll_over(cx)) => {}
-            }
+                Pin::new(&mut connection).poll(cx).map(drop)
+            })
+            .await;
             ends.retire();
         });
         Ok(Multiplexed { sender, fate })
@@ -283,7 +299,7 @@ impl Pool {
 }
 
 fn usable(shared: &Multiplexed) -> bool {
-    !shared.fate.retired() && !shared.sender.is_closed()
+    !shared.fate.retired()
 }
 
 fn believed(cluster: &Cluster, fate: &Fate) -> bool {

@@ -1,21 +1,9 @@
 //! A caller's HTTP connection: its requests are checked, routed, and answered.
 
-use std::{
-    borrow::Cow,
-    convert::Infallible,
-    future::poll_fn,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, future::poll_fn, sync::Arc};
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts, uri::Authority};
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::{HeaderValue, Method, Response, StatusCode, request::Parts, uri::Authority};
 use tokio::io::{AsyncRead, AsyncWrite};
 use xds::snapshot::{Direction, HttpListener, Limits, ListenerProtocol, RouteAction};
 
@@ -25,8 +13,8 @@ use crate::{
         body::{Answer, Incoming, Watch},
         forward::{Refusal, Way, forward},
         guard::Guard,
-        h1::{outbox::poll_fill, serve},
-        message,
+        h1::{self, outbox::poll_fill},
+        h2, message,
         pool::Pool,
         record::{Caller, Flag, Record},
     },
@@ -38,8 +26,6 @@ use crate::{
 
 /// RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Response bodies of HTTP/2 streams buffered for a slow caller, in bytes.
-const SEND_BUFFER: usize = 256 * 1024;
 
 /// One caller's connection.
 #[derive(Debug)]
@@ -54,8 +40,6 @@ pub struct Connection {
     pub caller: Caller,
     /// Cloned by each request in flight.
     pub requests: Arc<()>,
-    /// Requests ever.
-    pub count: AtomicU64,
 }
 
 impl Connection {
@@ -79,63 +63,14 @@ impl Connection {
             Err(_) => return self.shared.metrics.refused("slowHead"),
         }
         if seen.starts_with(PREFACE) {
-            self.serve_http2(Guard::new(io, seen.freeze()), limits, leaving).await;
+            h2::serve::serve(self, Guard::new(io, seen.freeze()), &limits, leaving).await;
         } else {
-            serve::serve(self, io, seen, &limits, leaving).await;
-        }
-    }
-
-    async fn serve_http2<T>(self: Arc<Self>, io: Guard<T>, limits: Limits, mut leaving: Seldom)
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let connection = self.clone();
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let connection = connection.clone();
-            async move {
-                let (head, body) = request.into_parts();
-                Ok::<_, Infallible>(connection.request(head, Incoming::Stream(body), &mut Alarm::default()).await)
-            }
-        });
-        let serving = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.concurrent_streams)
-            .max_header_list_size(limits.header_bytes)
-            .max_send_buf_size(SEND_BUFFER)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .keep_alive_interval(Duration::from_secs(30))
-            .serve_connection(TokioIo::new(io), service);
-        let mut serving = pin!(serving);
-        let mut told = false;
-        let mut seen = 0;
-        let result = loop {
-            tokio::select! {
-                biased;
-                result = &mut serving => break result,
-                () = leaving.over(), if !told => {}
-                () = tokio::time::sleep(limits.idle_timeout), if !told => {
-                    let count = self.count.load(Ordering::Relaxed);
-                    // One belongs to the connection.
-                    if Arc::strong_count(&self.requests) > 1 || count != seen {
-                        seen = count;
-                        continue;
-                    }
-                }
-            }
-            told = true;
-            serving.as_mut().graceful_shutdown();
-        };
-        if let Err(error) = result
-            && error.is_timeout()
-        {
-            self.shared.metrics.refused("slowHead");
+            h1::serve::serve(self, io, seen, &limits, leaving).await;
         }
     }
 
     /// Answers a request.
     pub async fn request(&self, mut head: Parts, body: Incoming, alarm: &mut Alarm) -> Response<Answer> {
-        self.count.fetch_add(1, Ordering::Relaxed);
         let settings = self.listener.settings();
         let config = &settings.config;
         let mut record =

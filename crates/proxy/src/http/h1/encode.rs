@@ -19,9 +19,9 @@ pub fn request(out: &mut Vec<u8>, request: &request::Parts, authority: &Authorit
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let method = request.method.as_str();
     out.reserve(method.len() + path.len() + authority.as_str().len() + 64 + 48 * request.headers.len());
-    for part in
-        [method, " ", if path.is_empty() { "/" } else { path }, " HTTP/1.1\r\nhost: ", authority.as_str(), "\r\n"]
-    {
+    // RFC 9112, 3.2.1: an empty path is sent as `/`.
+    let root = if path.starts_with('/') || path == "*" { "" } else { "/" };
+    for part in [method, " ", root, path, " HTTP/1.1\r\nhost: ", authority.as_str(), "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let known = request.headers.contains_key(CONTENT_LENGTH);
@@ -86,10 +86,10 @@ pub fn chunk(out: &mut Vec<u8>, length: usize) {
     let _ = write!(out, "{length:x}\r\n");
 }
 
-/// Writes the last chunk with trailers.
+/// Writes the last chunk with trailers, which frame nothing.
 pub fn trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
-    headers(out, trailers, |name| *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH || *name == HOST);
+    headers(out, trailers, |_| false);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -78,19 +78,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Inlet<T> {
         Poll::Ready(Ok(count > 0))
     }
 
-    /// Whether the caller is gone while it waits for its answer. Only what reads the body may look before its end. Of
-    /// requests that it sends ahead, as much is taken as one head may have.
-    pub fn poll_gone(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether the caller's bytes cannot be told apart any more.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Whether the caller is gone while it waits for its answer. Only what reads the body may look before its end. A caller
+    /// that has sent more ahead is not gone, though it may have said its last.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.broken {
             return Poll::Ready(());
         }
-        while self.body.done() && self.buffer.len() <= most {
-            match ready!(self.poll_more(cx)) {
-                Ok(true) => {}
-                Ok(false) | Err(_) => return Poll::Ready(()),
-            }
+        if !self.body.done() || !self.buffer.is_empty() {
+            return Poll::Pending;
         }
-        Poll::Pending
+        match ready!(self.poll_more(cx)) {
+            Ok(true) => Poll::Pending,
+            Ok(false) | Err(_) => Poll::Ready(()),
+        }
     }
 
     /// Whether an interim answer has been begun and not ended; if none was begun, none will be.

@@ -78,7 +78,12 @@ pub struct Scan {
     seen: usize,
     /// Where the present line begins.
     line: usize,
+    /// Empty lines before the head.
+    empty: usize,
 }
+
+/// More empty lines before a head are refused.
+const EMPTY_LINES: usize = 8;
 
 impl Scan {
     /// The head with the empty line that ends it, taken out of the buffer; `None` when it is not all here.
@@ -95,7 +100,10 @@ impl Scan {
             let empty = end - 1 == self.line;
             if empty && self.line == 0 {
                 let _ = buffer.split_to(end + 1);
-                *self = Self::default();
+                *self = Self { empty: self.empty + 1, ..Self::default() };
+                if self.empty > EMPTY_LINES {
+                    return Err(Refused::Malformed("nothing but empty lines"));
+                }
                 continue;
             }
             (self.seen, self.line) = (end + 1, end + 1);
@@ -184,16 +192,20 @@ pub fn response(head: &Bytes, to_head: bool, bounds: Bounds) -> Result<ResponseH
     Ok(ResponseHead { parts, framing, keep_alive })
 }
 
-/// Reads header lines that end in an empty one: the trailers of a chunked body.
+/// Reads header lines that end in an empty one: the trailers of a chunked body. They frame nothing.
 ///
 /// # Errors
-/// As for the headers of a head. What would change the framing or the routing is no trailer (RFC 9110, 6.5.1).
+/// As for the headers of a head.
 pub fn trailers(lines: &Bytes, bounds: Bounds) -> Result<HeaderMap, Refused> {
-    let fields = fields(lines, 0, bounds)?;
-    if fields.length.is_some() || fields.chunked || fields.headers.contains_key(http::header::HOST) {
-        return Err(Refused::Malformed("a trailer that would change the message"));
+    let mut at = 0;
+    let mut trailers = HeaderMap::new();
+    while let Some((name, value)) = field(lines, &mut at)? {
+        if trailers.len() >= bounds.headers {
+            return Err(Refused::TooLarge);
+        }
+        trailers.append(name, value);
     }
-    Ok(fields.headers)
+    Ok(trailers)
 }
 
 fn version(text: &[u8]) -> Result<Version, Refused> {
@@ -238,20 +250,7 @@ struct Fields {
 
 fn fields(head: &Bytes, mut at: usize, bounds: Bounds) -> Result<Fields, Refused> {
     let mut found = Fields { headers: HeaderMap::with_capacity(12), length: None, chunked: false };
-    loop {
-        let (text, next) = line(head, at)?;
-        if text.is_empty() {
-            return Ok(found);
-        }
-        at = next;
-        let field = &head[text.clone()];
-        let colon = memchr::memchr(b':', field).ok_or(Refused::Malformed("a header without a colon"))?;
-        // A name with white space in it or before it is none: this refuses obs-fold too.
-        let name = HeaderName::from_bytes(&field[..colon]).map_err(|_| Refused::Malformed("malformed header name"))?;
-        let value = field[colon + 1..].trim_ascii_start();
-        let start = text.end - value.len();
-        let value = head.slice(start..start + value.trim_ascii_end().len());
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Refused::Malformed("malformed header value"))?;
+    while let Some((name, value)) = field(head, &mut at)? {
         if !found.frames(&name, &value)? {
             continue;
         }
@@ -260,6 +259,28 @@ fn fields(head: &Bytes, mut at: usize, bounds: Bounds) -> Result<Fields, Refused
         }
         found.headers.append(name, value);
     }
+    Ok(found)
+}
+
+/// The header line that begins here; `None` at the empty one.
+fn field(head: &Bytes, at: &mut usize) -> Result<Option<(HeaderName, HeaderValue)>, Refused> {
+    let (text, next) = line(head, *at)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    *at = next;
+    let field = &head[text.clone()];
+    let colon = memchr::memchr(b':', field).ok_or(Refused::Malformed("a header without a colon"))?;
+    // A name with white space in it or before it is none: this refuses obs-fold too.
+    let name = HeaderName::from_bytes(&field[..colon]).map_err(|_| Refused::Malformed("malformed header name"))?;
+    // White space around a value is of two kinds only (RFC 9110, 5.6.3).
+    let is_value = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let value = &field[colon + 1..];
+    let start = value.iter().position(is_value).unwrap_or(value.len());
+    let end = value.iter().rposition(is_value).map_or(start, |last| last + 1);
+    let value = head.slice(text.start + colon + 1 + start..text.start + colon + 1 + end);
+    let value = HeaderValue::from_maybe_shared(value).map_err(|_| Refused::Malformed("malformed header value"))?;
+    Ok(Some((name, value)))
 }
 
 impl Fields {
@@ -397,8 +418,10 @@ mod tests {
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11111111111111111\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n",
-            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\ncontent-length: 3\r\n\r\n",
-            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nhost: b\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\x0c\r\n\r\n",
+            "GET / HTTP/1.1\r\nx: a\r\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\r\n\r\n",
+            "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: a\n\r\n",
         ] {
             assert!(matches!(read(text.as_bytes(), &[]), Err(Refused::Malformed(_))), "{text:?}");

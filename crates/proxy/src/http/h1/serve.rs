@@ -172,13 +172,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
     async fn answer(&mut self, head: RequestHead) -> Last {
         let RequestHead { parts, keep_alive, .. } = head;
         let asked = Asked { head_only: parts.method == Method::HEAD, version: parts.version, keep_alive };
-        let (inlet, most) = (self.inlet.clone(), self.bounds.bytes);
+        let inlet = self.inlet.clone();
         let body = if lock(&inlet).done() { Incoming::Empty } else { Incoming::Caller(inlet.clone()) };
         let response = {
             let mut request = pin!(self.connection.request(parts, body, &mut self.alarm));
             poll_fn(|cx| match request.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
-                Poll::Pending => lock(&inlet).poll_gone(most, cx).map(|()| None),
+                Poll::Pending => lock(&inlet).poll_gone(cx).map(|()| None),
             })
             .await
         };
@@ -194,8 +194,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
         let inlet = self.inlet.clone();
         poll_fn(|cx| lock(&inlet).poll_interim(cx)).await?;
         let mut close = !asked.keep_alive || poll_fn(|cx| Poll::Ready(self.leaving.poll(cx).is_ready())).await;
-        if body.is_ours() && !lock(&inlet).done() {
-            close |= !discard(&inlet).await;
+        close |= lock(&inlet).is_broken();
+        if body.is_ours() && !close && !lock(&inlet).done() {
+            close = !discard(&inlet).await;
         }
         let (mut framing, written) = asked.framing(head.status, &mut head.headers, &body);
         close |= framing == Some(Framing::UntilClose);
@@ -249,9 +250,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
                 return Poll::Ready(Ok(()));
             }
             if waits {
-                return lock(&self.inlet)
-                    .poll_gone(self.bounds.bytes, cx)
-                    .map(|()| Err(io::ErrorKind::UnexpectedEof.into()));
+                return lock(&self.inlet).poll_gone(cx).map(|()| Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
     }

@@ -1,0 +1,169 @@
+//! A caller's HTTP/2 connection: its streams are answered side by side, in one task.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use h2::{
+    RecvStream,
+    server::{self, SendResponse},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Body;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use xds::snapshot::Limits;
+
+use crate::{
+    http::{
+        alarm::Alarm,
+        body::Incoming,
+        date,
+        h2::{flow::Flow, pulse, sending::Sending},
+        server::Connection,
+    },
+    seldom::Seldom,
+};
+
+/// Response bodies of one stream buffered for a slow caller, in bytes.
+const SEND_BUFFER: usize = 256 * 1024;
+/// What a caller may send ahead on one stream, in bytes; on a connection four times as much.
+const WINDOW: u32 = 256 * 1024;
+/// How often a caller is asked whether it is there, and how long it may take to answer.
+const PULSE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serves streams until the caller is done, or told to go and those under way are answered.
+pub async fn serve<T>(connection: Arc<Connection>, io: T, limits: &Limits, mut leaving: Seldom)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = server::Builder::new()
+        .max_concurrent_streams(limits.concurrent_streams)
+        .max_header_list_size(limits.header_bytes)
+        .max_send_buffer_size(SEND_BUFFER)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .handshake::<T, Bytes>(io);
+    let mut caller = match tokio::time::timeout(limits.header_timeout, handshake).await {
+        Ok(Ok(caller)) => caller,
+        Ok(Err(error)) => return refused(&connection, &error),
+        Err(_) => return connection.shared.metrics.refused("slowHead"),
+    };
+    let mut lost = caller.ping_pong().map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, || true)));
+    let mut streams = FuturesUnordered::new();
+    let mut idle = Idle { since: None, alarm: Alarm::default() };
+    let mut told = false;
+    poll_fn(|cx| {
+        if lost.as_mut().is_some_and(|lost| lost.poll(cx).is_ready()) {
+            return Poll::Ready(());
+        }
+        loop {
+            // First the streams, so that what they write leaves with one call when the connection is polled.
+            while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+            match caller.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    streams.push(answer(connection.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    refused(&connection, &error);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        while !told
+            && (leaving.poll(cx).is_ready() || idle.poll(streams.is_empty(), limits.idle_timeout, cx).is_ready())
+        {
+            told = true;
+            caller.graceful_shutdown();
+            if caller.poll_closed(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Since when there is no stream.
+struct Idle {
+    since: Option<Instant>,
+    alarm: Alarm,
+}
+
+impl Idle {
+    fn poll(&mut self, idle: bool, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        if !idle {
+            self.since = None;
+            return Poll::Pending;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        match since.checked_add(patience) {
+            Some(until) => self.alarm.poll(until, cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+fn refused(connection: &Connection, error: &h2::Error) {
+    if error.is_io() || error.is_remote() {
+        return;
+    }
+    connection.shared.metrics.refused("malformed");
+    tracing::debug!(caller = %connection.caller.address, %error, "refused");
+}
+
+/// Answers one request.
+async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (parts, body) = request.into_parts();
+    let head_only = parts.method == Method::HEAD;
+    let body = if body.is_end_stream() { Incoming::Empty } else { Incoming::Flow(Flow::new(body, &parts.headers)) };
+    let response = {
+        let mut alarm = Alarm::default();
+        let mut request = pin!(connection.request(parts, body, &mut alarm));
+        poll_fn(|cx| match request.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            // Ready when the caller gave it up.
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (mut head, mut body) = response.into_parts();
+    head.version = Version::HTTP_2;
+    let bodiless =
+        head_only || matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) || body.is_end_stream();
+    if let Some(length) = body.size_hint().exact().filter(|_| !bodiless) {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    if !head.headers.contains_key(header::DATE) {
+        let date = date::with(&connection.shared.clock, HeaderValue::from_bytes);
+        head.headers.extend(date.ok().map(|date| (header::DATE, date)));
+    }
+    if bodiless {
+        body.leave_out();
+    }
+    // An error is a caller that is gone.
+    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), bodiless) else { return };
+    if !bodiless {
+        let mut sending = Sending::new(stream, body);
+        let _ = poll_fn(|cx| {
+            let sent = sending.poll(cx);
+            if sent.is_pending() {
+                sending.body().drive(cx);
+            }
+            sent
+        })
+        .await;
+    }
+}
