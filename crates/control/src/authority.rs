@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,6 +58,11 @@ impl From<rcgen::Error> for AuthorityError {
     }
 }
 
+/// The file of a state folder that holds the root, PEM.
+pub fn roots_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("ca").join("root.pem")
+}
+
 /// The authority of one mesh.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -72,7 +77,7 @@ impl Authority {
     /// If they cannot be read, made, or do not belong together.
     pub fn open(state_dir: &Path, clock: Clock) -> Result<Self, AuthorityError> {
         let folder = state_dir.join("ca");
-        let (key_path, root_path) = (folder.join("root.key"), folder.join("root.pem"));
+        let (key_path, root_path) = (folder.join("root.key"), roots_file(state_dir));
         let state = |path: &Path, reason: String| AuthorityError::State { path: path.display().to_string(), reason };
         secret::private_folder(&folder).map_err(|e| state(&folder, e.to_string()))?;
         let make_key = || Ok(KeyPair::generate().map_err(io::Error::other)?.serialize_pem());

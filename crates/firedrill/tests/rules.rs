@@ -20,6 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("drill", &["model", "evidence"]),
     ("console", &["model", "evidence"]),
     ("firedrill", &["model", "xds", "proxy", "control", "evidence", "drill", "console"]),
+    ("bench", &[]),
     ("e2e", &[]),
     ("fuzz", &["model", "xds", "evidence"]),
 ];

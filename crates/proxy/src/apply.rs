@@ -1,6 +1,7 @@
 //! Puts snapshots and overlays into force: make before break, and no request lost on the way.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
@@ -20,6 +21,7 @@ use crate::{
     check,
     checks::Checks,
     fault::Faults,
+    index::Index,
     listener::{Listener, Settings},
     route::Table,
     state::{Shared, State},
@@ -92,8 +94,10 @@ impl Keeper {
     /// # Errors
     /// When it is refused.
     pub fn snapshot(&mut self, version: &str, snapshot: Arc<Snapshot>, now: Instant) -> Result<(), Refused> {
+        let began = Instant::now();
         let old = self.shared.state.load_full();
-        let prepared = match self.prepare(&old, &snapshot) {
+        let (before, after) = (Index::new(&old.snapshot), Index::new(&snapshot));
+        let prepared = match self.prepare(&before, &after, &snapshot) {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.tell_refusal(version, &refused);
@@ -102,13 +106,15 @@ impl Keeper {
         };
         self.refused = None;
         let Prepared { mut upstream, listening, sockets } = prepared;
-        let clusters = self.clusters(&old, &snapshot, &mut upstream, now);
+        let clusters = self.clusters(&old, (&before, &after), &snapshot, &mut upstream, now);
         let tables = snapshot.routes.iter().map(|table| (table.name.clone(), kept_table(&old, table, now))).collect();
         let listeners = kept_listeners(&old, &snapshot, &listening);
         let overlays = old.overlays.clone();
+        let parts = old.parts.followed_by(&old.snapshot, &snapshot);
         let state = State {
             version: version.to_owned(),
-            digest: xds::digest::digest(&snapshot, &overlays),
+            digest: parts.with(&overlays),
+            parts: Arc::new(parts),
             faults: Faults::new(&overlays),
             overlays,
             snapshot,
@@ -119,6 +125,8 @@ impl Keeper {
         let state = Arc::new(state);
         self.shared.state.store(state.clone());
         self.tell_workers(&old, &state, sockets);
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(version, micros, "snapshot in force");
         for (name, cluster) in &old.clusters {
             if !state.clusters.contains_key(name) {
                 cluster.retire();
@@ -207,7 +215,8 @@ impl Keeper {
         let state = State {
             version: old.version.clone(),
             snapshot: old.snapshot.clone(),
-            digest: xds::digest::digest(&old.snapshot, &overlays),
+            digest: old.parts.with(&overlays),
+            parts: old.parts.clone(),
             tables: old.tables.clone(),
             clusters: old.clusters.clone(),
             listeners: old.listeners.clone(),
@@ -246,11 +255,11 @@ impl Keeper {
         }
     }
 
-    fn prepare(&self, old: &State, new: &Snapshot) -> Result<Prepared, Refused> {
-        if let Some(reason) = check::refuse(new) {
+    fn prepare(&self, before: &Index<'_>, after: &Index<'_>, new: &Snapshot) -> Result<Prepared, Refused> {
+        if let Some(reason) = check::refuse(before, new) {
             return Err(Refused::Invalid(reason));
         }
-        if let Some(reason) = check::mass_shrink(&old.snapshot, new) {
+        if let Some(reason) = check::mass_shrink(before, after, new) {
             return Err(Refused::MassShrink(reason));
         }
         let mut roots = HashMap::new();
@@ -259,9 +268,9 @@ impl Keeper {
         }
         let identity = &self.shared.identity;
         let mut upstream = HashMap::new();
-        for cluster in
-            new.clusters.iter().filter(|cluster| cluster_trust(&old.snapshot, cluster) != cluster_trust(new, cluster))
-        {
+        let trust_changed =
+            |cluster: &&snapshot::Cluster| before.cluster_trust(&cluster.name) != after.cluster_trust(&cluster.name);
+        for cluster in new.clusters.iter().filter(trust_changed) {
             let made = match cluster.tls.as_ref().and_then(|tls| Some((tls, roots.get(tls.trust.as_str())?))) {
                 None => None,
                 Some((tls, roots)) => Some(UpstreamTls::new(roots.clone(), tls, identity, alpn(cluster.protocol))?),
@@ -271,8 +280,7 @@ impl Keeper {
         let mut listening = HashMap::new();
         let mut sockets = HashMap::new();
         for listener in &new.listeners {
-            let before = old.snapshot.listeners.iter().find(|before| before.name == listener.name);
-            if before.is_none_or(|before| listener_trust(&old.snapshot, before) != listener_trust(new, listener)) {
+            if before.listener_trust(&listener.name) != after.listener_trust(&listener.name) {
                 let http = matches!(listener.protocol, ListenerProtocol::Http(_));
                 let made = match listener.tls.as_ref().and_then(|tls| roots.get(tls.trust.as_str())) {
                     None => None,
@@ -280,7 +288,7 @@ impl Keeper {
                 };
                 listening.insert(listener.name.clone(), made);
             }
-            if before.is_none_or(|before| before.address != listener.address) {
+            if before.listener(&listener.name).is_none_or(|before| before.address != listener.address) {
                 let bound = (0..self.workers.len()).map(|_| bind(listener.address)).collect::<io::Result<Vec<_>>>();
                 let refused = |error| Refused::Bind { name: listener.name.clone(), address: listener.address, error };
                 sockets.insert(listener.name.clone(), bound.map_err(refused)?);
@@ -292,25 +300,28 @@ impl Keeper {
     fn clusters(
         &self,
         old: &State,
+        (before, after): (&Index<'_>, &Index<'_>),
         new: &Snapshot,
         upstream: &mut HashMap<String, Option<UpstreamTls>>,
         now: Instant,
     ) -> HashMap<String, Arc<Cluster>> {
         let mut clusters = HashMap::new();
         for config in &new.clusters {
-            let endpoints = endpoints(new, &config.name);
+            let nobody = || EndpointSet { cluster: config.name.clone(), localities: Vec::new() };
+            let endpoints = || after.endpoints(&config.name).map_or_else(|| Cow::Owned(nobody()), Cow::Borrowed);
             let gate = |region: &str| self.shared.gate(region);
             let cluster = match old.clusters.get(&config.name) {
                 Some(cluster) => {
-                    let before = old.snapshot.clusters.iter().find(|before| before.name == config.name);
-                    if before != Some(config) || self::endpoints(&old.snapshot, &config.name) != endpoints {
-                        cluster.reconfigure(config.clone(), &endpoints, gate, now);
+                    let same = before.cluster(&config.name) == Some(config)
+                        && before.endpoints(&config.name) == after.endpoints(&config.name);
+                    if !same {
+                        cluster.reconfigure(config.clone(), &endpoints(), gate, now);
                     }
                     cluster.clone()
                 }
                 None => {
                     let (switches, around) = (self.switches(config), self.shared.around.clone());
-                    Arc::new(Cluster::new(config.clone(), &endpoints, switches, gate, around, now))
+                    Arc::new(Cluster::new(config.clone(), &endpoints(), switches, gate, around, now))
                 }
             };
             if let Some(tls) = upstream.remove(&config.name) {
@@ -354,38 +365,6 @@ fn switches<'a>(overlays: impl IntoIterator<Item = &'a Overlay>) -> BTreeMap<(St
         }
     }
     switches
-}
-
-fn endpoints(snapshot: &Snapshot, cluster: &str) -> EndpointSet {
-    let set = snapshot.endpoints.iter().find(|set| set.cluster == cluster).cloned();
-    set.unwrap_or_else(|| EndpointSet { cluster: cluster.to_owned(), localities: Vec::new() })
-}
-
-fn bundle<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
-    snapshot.trust.iter().find(|bundle| bundle.name == name).map(|bundle| bundle.roots.as_str())
-}
-
-/// All that a cluster's TLS configuration is made of.
-#[derive(PartialEq)]
-struct ClusterTrust<'a> {
-    protocol: UpstreamProtocol,
-    server_ids: Option<&'a [String]>,
-    roots: Option<&'a str>,
-}
-
-/// `None` for a cluster that is not there.
-fn cluster_trust<'a>(snapshot: &'a Snapshot, cluster: &snapshot::Cluster) -> Option<ClusterTrust<'a>> {
-    let cluster = snapshot.clusters.iter().find(|present| present.name == cluster.name)?;
-    Some(ClusterTrust {
-        protocol: cluster.protocol,
-        server_ids: cluster.tls.as_ref().map(|tls| tls.server_ids.as_slice()),
-        roots: cluster.tls.as_ref().and_then(|tls| bundle(snapshot, &tls.trust)),
-    })
-}
-
-fn listener_trust<'a>(snapshot: &'a Snapshot, listener: &snapshot::Listener) -> (bool, Option<Option<&'a str>>) {
-    let http = matches!(listener.protocol, ListenerProtocol::Http(_));
-    (http, listener.tls.as_ref().map(|tls| bundle(snapshot, &tls.trust)))
 }
 
 fn alpn(protocol: UpstreamProtocol) -> &'static [&'static [u8]] {

@@ -7,13 +7,15 @@ use xds::{
     snapshot::{ListenerProtocol, RouteAction, Snapshot},
 };
 
+use crate::index::Index;
+
 /// Percent of the endpoints of clusters that stay, above which a loss at one stroke is taken for a mistake (istio#25100).
 const SHRINK_PERCENT: usize = 50;
 /// Fewer endpoints than this come and go in the ordinary course of things.
 const SHRINK_LEAST: usize = 10;
 
-/// The first thing that is wrong, with the path of the field.
-pub fn refuse(snapshot: &Snapshot) -> Option<String> {
+/// The first thing that is wrong, with the path of the field. Parts that are in force already are not judged again.
+pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
     let mut tables = HashSet::new();
     let mut clusters = HashSet::new();
     let mut trust = HashSet::new();
@@ -33,7 +35,11 @@ pub fn refuse(snapshot: &Snapshot) -> Option<String> {
             return Some(format!("clusters[{}].tls.trust: no bundle `{}`", cluster.name, tls.trust));
         }
     }
+    let mut sets = HashSet::new();
     for set in &snapshot.endpoints {
+        if !sets.insert(set.cluster.as_str()) {
+            return Some(format!("endpoints[{}]: named twice", set.cluster));
+        }
         let used: BTreeSet<u32> = set.localities.iter().map(|locality| locality.priority).collect();
         if used.iter().zip(0..).any(|(priority, expected)| *priority != expected) {
             return Some(format!("endpoints[{}]: priorities have a gap: {used:?}", set.cluster));
@@ -71,7 +77,7 @@ pub fn refuse(snapshot: &Snapshot) -> Option<String> {
             return Some(format!("{path}.tls.trust: no bundle `{}`", tls.trust));
         }
     }
-    out_of_domain(snapshot)
+    out_of_domain(&before.news(snapshot))
 }
 
 /// What could not have come from a control plane (a duration of centuries, a weight of zero), so that a file cannot bring
@@ -85,17 +91,12 @@ fn out_of_domain(snapshot: &Snapshot) -> Option<String> {
 
 /// Whether a push would take away most of the endpoints at once, counted over the clusters that stay: a service that is
 /// taken down goes with its clusters.
-pub fn mass_shrink(before: &Snapshot, after: &Snapshot) -> Option<String> {
-    let count = |snapshot: &Snapshot, cluster: &str| -> usize {
-        let sets = snapshot.endpoints.iter().filter(|set| set.cluster == cluster);
-        sets.flat_map(|set| &set.localities).map(|locality| locality.endpoints.len()).sum()
-    };
-    let staying = after.clusters.iter().filter(|c| before.clusters.iter().any(|old| old.name == c.name));
+pub fn mass_shrink(before: &Index<'_>, after: &Index<'_>, new: &Snapshot) -> Option<String> {
     let (mut old, mut lost) = (0, 0);
-    for cluster in staying {
-        let had = count(before, &cluster.name);
+    for cluster in new.clusters.iter().filter(|cluster| before.cluster(&cluster.name).is_some()) {
+        let had = before.count(&cluster.name);
         old += had;
-        lost += had.saturating_sub(count(after, &cluster.name));
+        lost += had.saturating_sub(after.count(&cluster.name));
     }
     (old >= SHRINK_LEAST && lost * 100 > old * SHRINK_PERCENT)
         .then(|| format!("endpoints: {lost} of {old} would be removed at once from clusters that stay"))
@@ -135,12 +136,16 @@ mod tests {
             (vec![("a", 2)], vec![("a", 0)], false),
             (vec![], vec![("a", 9)], false),
         ] {
-            assert_eq!(mass_shrink(&snapshot(&before), &snapshot(&after)).is_some(), refused, "{before:?} {after:?}");
+            let (old, new) = (snapshot(&before), snapshot(&after));
+            let found = mass_shrink(&Index::new(&old), &Index::new(&new), &new);
+            assert_eq!(found.is_some(), refused, "{before:?} {after:?}");
         }
     }
 
     #[test]
     fn inconsistencies_are_named_with_their_path() {
+        let empty = Snapshot::default();
+        let refuse = |snapshot: &Snapshot| refuse(&Index::new(&empty), snapshot);
         let mut gap = snapshot(&[("a", 1)]);
         gap.endpoints[0].localities[0].priority = 1;
         assert_eq!(refuse(&gap).unwrap(), "endpoints[a]: priorities have a gap: {1}");

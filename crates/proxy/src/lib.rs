@@ -19,6 +19,7 @@ mod fault;
 mod gate;
 mod hedge;
 mod http;
+mod index;
 mod lastgood;
 mod link;
 mod listener;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use http::{Method, request::Parts};
-use xds::snapshot::{Authorization, PathMatch, Route, RouteMatch, RouteTable};
+use xds::snapshot::{ANYONE, Authorization, PathMatch, Route, RouteMatch, RouteTable};
 
 use crate::hedge::Latency;
 
@@ -72,11 +72,10 @@ fn has_method(methods: &[String], method: &Method) -> bool {
     methods.is_empty() || methods.iter().any(|allowed| allowed == method.as_str())
 }
 
-/// Whether a caller may make this request. A caller without identity passes no rule.
+/// Whether a caller may make this request. A caller without identity passes only rules for everyone.
 pub fn allowed(authorization: &Authorization, caller: Option<&str>, request: &Parts) -> bool {
-    let Some(caller) = caller else { return false };
     authorization.allow.iter().any(|rule| {
-        rule.principals.iter().any(|principal| principal == caller)
+        rule.principals.iter().any(|principal| principal == ANYONE || caller == Some(principal))
             && has_method(&rule.methods, &request.method)
             && (rule.paths.is_empty() || rule.paths.iter().any(|path| request.uri.path().starts_with(path.as_str())))
     })
@@ -160,6 +159,13 @@ mod tests {
         ];
         for (caller, method, path, expected) in cases {
             assert_eq!(allowed(&policy, caller, &parts(method, path, &[])), expected, "{caller:?} {method} {path}");
+        }
+        let everyone = AllowRule { principals: vec![ANYONE.into()], methods: vec!["GET".into()], paths: Vec::new() };
+        let open = Authorization { allow: vec![everyone] };
+        for (caller, method, expected) in
+            [(None, "GET", true), (Some("spiffe://x/y"), "GET", true), (None, "PUT", false)]
+        {
+            assert_eq!(allowed(&open, caller, &parts(method, "/", &[])), expected, "{caller:?} {method}");
         }
         let nobody = Authorization { allow: vec![] };
         assert!(!allowed(&nobody, Some("spiffe://bank/service/a"), &parts("GET", "/", &[])));

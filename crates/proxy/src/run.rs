@@ -101,7 +101,7 @@ pub struct ControlSource {
 /// A file.
 #[derive(Debug)]
 pub struct FileSource {
-    /// A snapshot as JSON.
+    /// A snapshot, as [`xds::file`] reads it.
     pub snapshot: PathBuf,
     /// Certificate and key, if its snapshot has mutual TLS.
     pub identity: Option<IdentityFiles>,
@@ -321,8 +321,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn read(path: &Path) -> Result<(Option<SystemTime>, Snapshot), String> {
     let time = modified(path);
-    let text = fs::read(path).map_err(|error| error.to_string())?;
-    Ok((time, serde_json::from_slice(&text).map_err(|error| error.to_string())?))
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok((time, xds::file::read(&text).map_err(|error| error.to_string())?))
 }
 
 #[cfg(test)]

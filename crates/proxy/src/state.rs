@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use xds::{clock::Clock, overlay::Overlay, snapshot::Snapshot};
+use xds::{clock::Clock, digest::Parts, overlay::Overlay, snapshot::Snapshot};
 
 use crate::{
     access::AccessLog,
@@ -33,6 +33,8 @@ pub struct State {
     pub overlays: Vec<Overlay>,
     /// Of snapshot and overlays.
     pub digest: String,
+    /// Of the snapshot's parts.
+    pub parts: Arc<Parts>,
     /// Route tables by name.
     pub tables: HashMap<String, Arc<Table>>,
     /// Clusters by name.
@@ -49,7 +51,8 @@ impl State {
         let snapshot = Arc::new(Snapshot::default());
         Self {
             version: String::new(),
-            digest: xds::digest::digest(&snapshot, &[]),
+            digest: Parts::default().with(&[]),
+            parts: Arc::default(),
             snapshot,
             overlays: Vec::new(),
             tables: HashMap::new(),

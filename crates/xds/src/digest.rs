@@ -1,13 +1,17 @@
 //! The digest of a proxy's effective configuration: how two moments are compared to prove that nothing was left behind.
 
-use std::fmt::Write;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     overlay::Overlay,
-    snapshot::{EndpointSet, Snapshot},
+    resource::ResourceKind,
+    snapshot::{EndpointSet, RouteTable, Snapshot},
 };
 
 /// SHA-256 (lower-case hex) over the canonical form of a snapshot and the overlays that are active on it.
@@ -16,27 +20,78 @@ use crate::{
 /// endpoints, trust bundles and overlays does not matter; that of routes does, since the first match wins. Versions,
 /// leases and an overlay's reason are left out: they do not change what the proxy does.
 pub fn digest(snapshot: &Snapshot, overlays: &[Overlay]) -> String {
-    let mut canonical = snapshot.clone();
-    canonical.listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    canonical.routes.sort_by(|a, b| a.name.cmp(&b.name));
-    for table in &mut canonical.routes {
-        table.hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    }
-    canonical.clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    canonical.endpoints.sort_by(|a, b| a.cluster.cmp(&b.cluster));
-    canonical.endpoints.iter_mut().for_each(sort_endpoints);
-    canonical.trust.sort_by(|a, b| a.name.cmp(&b.name));
+    Parts::of(snapshot).with(overlays)
+}
 
-    let mut active: Vec<_> = overlays.iter().map(|overlay| (&overlay.id, &overlay.effect)).collect();
-    active.sort_by(|a, b| a.0.cmp(b.0));
-    let mut hash = Sha256::new();
-    feed(&mut hash, &canonical);
-    feed(&mut hash, &active);
-    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// The digests of a snapshot's parts: what spares reading all of a large snapshot again when little of it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts(BTreeMap<(ResourceKind, String), [u8; 32]>);
+
+impl Parts {
+    /// Of a snapshot whose names are unique by kind.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self::default().followed_by(&Snapshot::default(), snapshot)
+    }
+
+    /// Those of the snapshot that comes after the one that these are of: equal to [`Parts::of`] it.
+    #[must_use]
+    pub fn followed_by(&self, before: &Snapshot, after: &Snapshot) -> Self {
+        let mut parts = Self::default();
+        parts.follow(self, ResourceKind::Trust, (&before.trust, &after.trust), |bundle| &bundle.name, |_| {});
+        parts.follow(self, ResourceKind::Cluster, (&before.clusters, &after.clusters), |cluster| &cluster.name, |_| {});
+        let sets = (before.endpoints.as_slice(), after.endpoints.as_slice());
+        parts.follow(self, ResourceKind::Endpoints, sets, |set| &set.cluster, sort_endpoints);
+        let listeners = (before.listeners.as_slice(), after.listeners.as_slice());
+        parts.follow(self, ResourceKind::Listener, listeners, |listener| &listener.name, |_| {});
+        parts.follow(self, ResourceKind::Routes, (&before.routes, &after.routes), |table| &table.name, sort_hosts);
+        parts
+    }
+
+    fn follow<T: Clone + PartialEq + Serialize>(
+        &mut self,
+        old: &Self,
+        kind: ResourceKind,
+        (before, after): (&[T], &[T]),
+        name: impl Fn(&T) -> &str,
+        sort: impl Fn(&mut T),
+    ) {
+        let known: HashMap<&str, &T> = before.iter().map(|part| (name(part), part)).collect();
+        for part in after {
+            let key = (kind, name(part).to_owned());
+            let same = known.get(name(part)).is_some_and(|known| *known == part);
+            let digest = old.0.get(&key).filter(|_| same).copied().unwrap_or_else(|| {
+                let mut canonical = part.clone();
+                sort(&mut canonical);
+                let mut hash = Sha256::new();
+                feed(&mut hash, &canonical);
+                hash.finalize().into()
+            });
+            self.0.insert(key, digest);
+        }
+    }
+
+    /// The digest of the snapshot with overlays on it: [`digest`].
+    pub fn with(&self, overlays: &[Overlay]) -> String {
+        let mut hash = Sha256::new();
+        for ((kind, name), digest) in &self.0 {
+            hash.update(kind.message());
+            hash.update((name.len() as u64).to_be_bytes());
+            hash.update(name);
+            hash.update(digest);
+        }
+        let mut active: Vec<_> = overlays.iter().map(|overlay| (&overlay.id, &overlay.effect)).collect();
+        active.sort_by(|a, b| a.0.cmp(b.0));
+        feed(&mut hash, &active);
+        hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+fn sort_hosts(table: &mut RouteTable) {
+    table.hosts.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 fn sort_endpoints(set: &mut EndpointSet) {
@@ -114,5 +169,26 @@ mod tests {
         let harmless = digest(&sample(), &[overlay("x", "", Effect::Harmless)]);
         let cut = digest(&sample(), &[overlay("x", "", Effect::CutOff { regions: vec!["east".to_owned()] })]);
         assert!(harmless != base && cut != base && harmless != cut);
+    }
+
+    #[test]
+    fn what_follows_has_the_digest_that_it_has_alone() {
+        let (before, mut after) = (sample(), sample());
+        after.endpoints[0].localities[0].endpoints[0].weight = 2;
+        after.endpoints.remove(1);
+        after.trust.push(TrustBundle { name: "c".to_owned(), roots: "pem".to_owned() });
+        let followed = Parts::of(&before).followed_by(&before, &after);
+        assert_eq!(followed, Parts::of(&after));
+        assert_ne!(followed.with(&[]), Parts::of(&before).with(&[]));
+        assert_eq!(followed.followed_by(&after, &before).with(&[]), digest(&before, &[]));
+    }
+
+    #[test]
+    fn a_name_does_not_stand_for_another_kind() {
+        let named = |name: &str| TrustBundle { name: name.to_owned(), roots: "pem".to_owned() };
+        let one = Snapshot { trust: vec![named("a")], ..Snapshot::default() };
+        let other = Snapshot { trust: vec![named("b")], ..Snapshot::default() };
+        assert_ne!(digest(&one, &[]), digest(&other, &[]));
+        assert_ne!(digest(&one, &[]), digest(&Snapshot::default(), &[]));
     }
 }

@@ -1,8 +1,26 @@
 //! Durations as people write them (`500ms`, `2s`), for the file form of a snapshot.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+/// A duration's form, for the schema.
+pub(crate) struct Text;
+
+impl JsonSchema for Text {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^[0-9]+(ns|us|ms|s)$", "examples": ["500ms", "2s"]})
+    }
+}
 
 /// Writes whole seconds as `2s`, whole milliseconds as `500ms`, and anything finer in nanoseconds.
 pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod codec;
 pub mod digest;
 pub mod event;
+pub mod file;
 mod human;
 pub mod lease;
 pub mod node;

@@ -1,9 +1,10 @@
 //! What one proxy is told to do: plain data, complete, free of wire types.
 //!
-//! The same form is the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
+//! The same form is a snapshot file ([`crate::file`]) and the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::cluster::{
@@ -15,7 +16,7 @@ use crate::human;
 mod cluster;
 
 /// The whole configuration of one proxy. Overlays are not part of it: they are leased, never stored.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Snapshot {
     /// Sockets to listen on (LDS).
@@ -31,7 +32,7 @@ pub struct Snapshot {
 }
 
 /// Which way a listener's traffic goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Direction {
     /// From the mesh to the workload beside this proxy.
@@ -43,7 +44,7 @@ pub enum Direction {
 }
 
 /// A socket to listen on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Listener {
     /// Unique in the snapshot.
@@ -59,7 +60,7 @@ pub struct Listener {
 }
 
 /// Mutual TLS of a listener. A caller without a certificate of the trust bundle is refused at the handshake.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListenerTls {
     /// Name of the [`TrustBundle`] that callers' certificates must chain to.
@@ -67,7 +68,7 @@ pub struct ListenerTls {
 }
 
 /// What a listener speaks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum ListenerProtocol {
     /// HTTP/1.1 and HTTP/2 (by ALPN, or prior knowledge on plaintext).
@@ -80,7 +81,7 @@ pub enum ListenerProtocol {
 }
 
 /// The HTTP side of a listener.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpListener {
     /// Name of the [`RouteTable`].
@@ -93,7 +94,7 @@ pub struct HttpListener {
 }
 
 /// Callers allowed; everyone else gets 403. An empty list denies all.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Authorization {
     /// One match suffices.
@@ -101,10 +102,11 @@ pub struct Authorization {
 }
 
 /// One permission.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AllowRule {
-    /// SPIFFE ids of callers, whole (`spiffe://bank.example/service/accounts`).
+    /// SPIFFE ids of callers, whole (`spiffe://bank.example/service/accounts`); `*` alone is everyone, also a caller
+    /// without a certificate.
     pub principals: Vec<String>,
     /// HTTP methods; empty allows all.
     #[serde(default)]
@@ -115,7 +117,7 @@ pub struct AllowRule {
 }
 
 /// Bounds on what a caller may send. Every one has a safe default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
     /// Size of all request headers together, in bytes; above it 431.
@@ -124,9 +126,11 @@ pub struct Limits {
     pub headers: u32,
     /// Time to send the request headers; after it the connection is closed.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub header_timeout: Duration,
     /// Time without a request after which a connection is closed.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub idle_timeout: Duration,
     /// Connections accepted at once; above it new ones are closed at once.
     pub connections: u32,
@@ -148,7 +152,7 @@ impl Default for Limits {
 }
 
 /// Virtual hosts under one name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteTable {
     /// Unique in the snapshot.
@@ -158,7 +162,7 @@ pub struct RouteTable {
 }
 
 /// Routes for some authorities.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualHost {
     /// Unique in the table.
@@ -170,7 +174,7 @@ pub struct VirtualHost {
 }
 
 /// A match and what follows from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
     /// Which requests.
@@ -181,7 +185,7 @@ pub struct Route {
 }
 
 /// Conditions that must all hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteMatch {
     /// On the path without query.
@@ -195,7 +199,7 @@ pub struct RouteMatch {
 }
 
 /// A condition on the path.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum PathMatch {
     /// The whole path.
@@ -205,7 +209,7 @@ pub enum PathMatch {
 }
 
 /// A condition on one header.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderMatch {
     /// Lower case.
@@ -215,7 +219,7 @@ pub struct HeaderMatch {
 }
 
 /// What is done with a matched request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RouteAction {
     /// Forward it.
@@ -230,13 +234,14 @@ pub enum RouteAction {
 }
 
 /// How a request is forwarded.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Forward {
     /// Clusters with their shares; at least one, weights sum above 0.
     pub clusters: Vec<WeightedCluster>,
     /// Bound on the whole request, all tries included, until the response's end; zero is none. After it: 504.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub timeout: Duration,
     /// Repeats of a failed try.
     pub retry: Option<RetryPolicy>,
@@ -245,7 +250,7 @@ pub struct Forward {
 }
 
 /// A cluster and its share of a route.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WeightedCluster {
     /// Cluster name.
@@ -256,13 +261,14 @@ pub struct WeightedCluster {
 
 /// When a try is repeated. A connect failure or refused stream may repeat any method (nothing was sent); other failures
 /// only idempotent methods, unless `non_idempotent`. A repeat avoids hosts already tried; the last one goes to the next tier.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetryPolicy {
     /// Repeats after the first try.
     pub attempts: u32,
     /// Bound on one try; `None` leaves only the route's timeout.
     #[serde(with = "human::option", default)]
+    #[schemars(with = "Option<human::Text>")]
     pub per_try: Option<Duration>,
     /// Failures that are repeated.
     pub on: BTreeSet<RetryOn>,
@@ -272,7 +278,7 @@ pub struct RetryPolicy {
 }
 
 /// A class of failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RetryOn {
     /// No connection could be made.
@@ -286,19 +292,21 @@ pub enum RetryOn {
 }
 
 /// When a second try is started beside the first: after the route's observed p99, held within these bounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HedgePolicy {
     /// Never earlier.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub at_least: Duration,
     /// Never later.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub at_most: Duration,
 }
 
 /// The endpoints of a cluster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndpointSet {
     /// The cluster's name.
@@ -308,7 +316,7 @@ pub struct EndpointSet {
 }
 
 /// Endpoints of one region (and zone) at one priority.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Locality {
     /// The failure domain.
@@ -325,7 +333,7 @@ pub struct Locality {
 }
 
 /// One instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
     /// The workload's name, for people and for events.
@@ -339,8 +347,11 @@ pub struct Endpoint {
     pub weight: u32,
 }
 
+/// The principal that stands for everyone.
+pub const ANYONE: &str = "*";
+
 /// Roots of one trust domain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrustBundle {
     /// Referred to by listeners and clusters.

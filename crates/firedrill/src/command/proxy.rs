@@ -33,7 +33,7 @@ pub struct Args {
     /// Where the admin interface listens
     #[arg(long, value_name = "ADDRESS")]
     admin: SocketAddr,
-    /// Follow a snapshot in a file instead of a control plane
+    /// Follow a snapshot in a file instead of a control plane: YAML or JSON (`firedrill schema Snapshot`)
     #[arg(long, value_name = "FILE", conflicts_with = "control")]
     snapshot: Option<PathBuf>,
     /// Certificate chain (PEM) for a snapshot with mutual TLS
@@ -95,8 +95,8 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         log: Some(LogFilter { get: logging::filter, set: logging::set_filter }),
         clock: Clock::anchored(),
     };
-    // Admin, control and health checks; data workers have threads of their own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // Admin, control and health checks: one thread is enough for them. Data workers have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.into_diagnostic()?.block_on(async {
         let mut stop = super::Stop::new()?;
         let ran = proxy::run(options, async move { stop.asked().await }).await;

@@ -1,4 +1,4 @@
-//! `firedrill schema`: the JSON Schema of the manifests.
+//! `firedrill schema`: the JSON Schema of the manifests, and of a snapshot file.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ const EXAMPLES: &str = "\
 Examples:
   firedrill schema > firedrill.schema.json       of whole files, whatever kinds are in them
   firedrill schema Drill                         of one kind
+  firedrill schema Snapshot                      of what `firedrill proxy --snapshot` reads
 
 Editors that speak YAML (VS Code with the YAML extension, Neovim and others with yaml-language-server)
 complete and check a manifest that begins with this line:
@@ -17,12 +18,12 @@ complete and check a manifest that begins with this line:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Only this kind; without it, any kind that a file may hold
+    /// Only this kind; without it, any kind that a manifest may hold
     #[arg(value_enum, value_name = "KIND")]
     kind: Option<Kind>,
 }
 
-/// Kind of a manifest.
+/// Kind of a file.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 #[value(rename_all = "verbatim")]
 enum Kind {
@@ -31,18 +32,7 @@ enum Kind {
     RecoveryPlan,
     Drill,
     Backup,
-}
-
-impl From<Kind> for model::schema::Kind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Mesh => Self::Mesh,
-            Kind::Service => Self::Service,
-            Kind::RecoveryPlan => Self::RecoveryPlan,
-            Kind::Drill => Self::Drill,
-            Kind::Backup => Self::Backup,
-        }
-    }
+    Snapshot,
 }
 
 /// Prints the schema.
@@ -50,9 +40,15 @@ impl From<Kind> for model::schema::Kind {
 /// # Errors
 /// None.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    use model::schema::{Kind as Manifest, schema};
     let schema = match args.kind {
-        Some(kind) => model::schema::schema(kind.into()),
         None => model::schema::schema_of_file(),
+        Some(Kind::Mesh) => schema(Manifest::Mesh),
+        Some(Kind::Service) => schema(Manifest::Service),
+        Some(Kind::RecoveryPlan) => schema(Manifest::RecoveryPlan),
+        Some(Kind::Drill) => schema(Manifest::Drill),
+        Some(Kind::Backup) => schema(Manifest::Backup),
+        Some(Kind::Snapshot) => xds::file::schema(),
     };
     terminal.line(format_args!("{schema:#}"));
     Ok(Exit::Success.into())

@@ -74,8 +74,7 @@ impl Folder {
     /// # Errors
     /// When none is free.
     pub fn subnet(&self) -> Result<(Subnet, TcpListener), StartError> {
-        let remembered = fs::read(self.path.join("mesh.json")).ok();
-        let remembered = remembered.and_then(|bytes| serde_json::from_slice::<Subnet>(&bytes).ok());
+        let remembered = remembered_subnet(&self.path);
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for attempt in 0..TRIES {
             let subnet = match remembered.filter(|_| attempt == 0) {
@@ -126,6 +125,12 @@ impl Folder {
             tracing::debug!(%error, path = %path.display(), "unpublish");
         }
     }
+}
+
+/// The subnet of the last run with a state folder.
+pub fn remembered_subnet(state: &Path) -> Option<Subnet> {
+    let bytes = fs::read(state.join("mesh.json")).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn claim(subnet: Subnet) -> io::Result<TcpListener> {

@@ -27,6 +27,13 @@ pub struct Subnet {
     pub port_offset: u16,
 }
 
+/// An example, for addresses before a mesh has taken a subnet.
+impl Default for Subnet {
+    fn default() -> Self {
+        Self { a: 100, b: 0, port_offset: 0 }
+    }
+}
+
 impl Subnet {
     fn at(self, host: u8, port: u16) -> SocketAddr {
         let ip = IpAddr::V4(Ipv4Addr::new(127, self.a, self.b, host));

@@ -5,7 +5,7 @@
 
 pub mod api;
 pub mod client;
-mod folder;
+pub mod folder;
 mod holds;
 mod journal;
 mod keeper;

@@ -49,12 +49,27 @@ fn init_refuses_what_contradicts_itself() {
 #[test]
 fn schemas_are_json() {
     let folder = tempfile::tempdir().unwrap();
-    for kind in [None, Some("Mesh"), Some("Service"), Some("RecoveryPlan"), Some("Drill"), Some("Backup")] {
-        let arguments: Vec<&str> = std::iter::once("schema").chain(kind).collect();
+    for kind in ["", "Mesh", "Service", "RecoveryPlan", "Drill", "Backup", "Snapshot"] {
+        let arguments: Vec<&str> = ["schema", kind].into_iter().filter(|word| !word.is_empty()).collect();
         let ran = run(folder.path(), &arguments);
         assert_eq!(ran.code, 0);
         let schema: Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{kind:?}");
     }
     assert_eq!(run(folder.path(), &["schema", "Nothing"]).code, 2);
+}
+
+#[test]
+fn a_proxy_can_be_rendered_without_a_mesh() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(folder.path(), &["init"]).code, 0);
+    let ran = run(folder.path(), &["render", "--target", "snapshot", "--proxy", "edge"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "a gateway to plaintext endpoints needs no trust");
+    let snapshot: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(snapshot["listeners"][0]["address"], "127.0.0.1:8080");
+    assert_eq!(snapshot["endpoints"][0]["localities"][1]["priority"], 1);
+    let unknown = run(folder.path(), &["render", "--target", "snapshot", "--proxy", "nobody"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.err.contains("there is no proxy `nobody`; there are edge"), "{}", unknown.err);
+    assert_eq!(run(folder.path(), &["render", "--proxy", "edge"]).code, 2, "an Envoy needs a folder");
 }

@@ -16,7 +16,7 @@ use super::{
     tls::{exactly, read_exactly},
     wire::{At, Checked, ensure, wrong},
 };
-use crate::snapshot::{AllowRule, Authorization};
+use crate::snapshot::{ANYONE, AllowRule, Authorization};
 
 const POLICY: &str = "allow";
 
@@ -26,6 +26,8 @@ pub(super) fn validate(rules: &Authorization) -> Checked<()> {
         ensure(!rule.principals.is_empty(), "principals", || "is empty".to_owned()).at(&path)?;
         ensure(rule.principals.iter().all(|id| !id.is_empty()), "principals", || "an id is empty".to_owned())
             .at(&path)?;
+        let everyone = rule.principals.iter().any(|id| id == ANYONE) && rule.principals.len() > 1;
+        ensure(!everyone, "principals", || "others stand beside `*`, which is everyone".to_owned()).at(&path)?;
         validate_methods(&rule.methods).at(&path)?;
         let fine = rule.paths.iter().all(|prefix| prefix.starts_with('/'));
         ensure(fine, "paths", || "a path does not begin with a slash".to_owned()).at(&path)?;
@@ -46,10 +48,12 @@ pub(super) fn write(rules: &Authorization) -> Rbac {
 }
 
 fn write_rule(rule: &AllowRule) -> Principal {
-    let callers = rule
-        .principals
-        .iter()
-        .map(|id| principal(Identifier::Authenticated(Authenticated { principal_name: Some(exactly(id)) })));
+    let callers = rule.principals.iter().map(|id| {
+        principal(match id.as_str() {
+            ANYONE => Identifier::Any(true),
+            id => Identifier::Authenticated(Authenticated { principal_name: Some(exactly(id)) }),
+        })
+    });
     let mut all = vec![principal(Identifier::OrIds(Set { ids: callers.collect() }))];
     all.extend(write_methods(&rule.methods).map(|matcher| principal(Identifier::Header(matcher))));
     if !rule.paths.is_empty() {
@@ -103,6 +107,7 @@ fn alternatives(principal: &Principal) -> Option<&[Principal]> {
 
 fn read_caller(caller: &Principal) -> Option<String> {
     match &caller.identifier {
+        Some(Identifier::Any(true)) => Some(ANYONE.to_owned()),
         Some(Identifier::Authenticated(caller)) => read_exactly(&caller.principal_name, "").ok(),
         _ => None,
     }

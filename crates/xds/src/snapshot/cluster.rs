@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::human;
 
 /// An upstream service as one proxy sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cluster {
     /// Unique in the snapshot: `ledger` (all regions) or `ledger.east` (one region).
@@ -18,6 +19,7 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// Bound on making a connection, TLS handshake included.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub connect_timeout: Duration,
     /// Which endpoint of the chosen tier.
     pub balancer: Balancer,
@@ -74,7 +76,7 @@ impl Cluster {
 }
 
 /// What is spoken upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum UpstreamProtocol {
     /// HTTP/1.1 with keep-alive.
@@ -86,7 +88,7 @@ pub enum UpstreamProtocol {
 }
 
 /// Choice among a tier's hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Balancer {
     /// Weighted, smooth.
@@ -109,7 +111,7 @@ impl Balancer {
 }
 
 /// Tuning of the balancer. What does not concern the chosen balancer is left at its default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Balancing {
     /// Least request: endpoints drawn for each request, of which the least busy is taken.
@@ -143,7 +145,7 @@ impl Default for Balancing {
 }
 
 /// A part of a request by which its endpoint is chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum HashKey {
     /// The value of this header (lower case).
@@ -155,11 +157,12 @@ pub enum HashKey {
 }
 
 /// How an endpoint's share grows: `weight × max(least, (time / window)^(1 / aggression))`, as Envoy's slow start.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SlowStart {
     /// Time until the whole share.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub window: Duration,
     /// Above 1 grows fast at first; 1 is linear.
     pub aggression: f64,
@@ -168,7 +171,7 @@ pub struct SlowStart {
 }
 
 /// What a tier in panic does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum PanicPolicy {
     /// Ignores health and sends to every endpoint: better slow for all than nothing for most.
@@ -180,7 +183,7 @@ pub enum PanicPolicy {
 
 /// Adaptive bound on requests in flight: it rises while answers are as fast as they have been, and falls with the gradient
 /// of their latency. What is beyond it is refused at once with `Retry-After`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Admission {
     /// The bound never falls below this.
@@ -192,7 +195,7 @@ pub struct Admission {
 }
 
 /// Mutual TLS towards a cluster. The server must present one of the SPIFFE ids.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterTls {
     /// Name of the [`TrustBundle`].
@@ -202,7 +205,7 @@ pub struct ClusterTls {
 }
 
 /// Active health check of every endpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCheck {
     /// GET this path and expect 200; `None` only connects (with TLS where the cluster has it).
@@ -212,12 +215,15 @@ pub struct HealthCheck {
     pub grpc_service: Option<String>,
     /// Time between checks of one endpoint.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub every: Duration,
     /// The same while no request was ever sent to the cluster; `None` is no difference.
     #[serde(with = "human::option", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<human::Text>")]
     pub every_without_traffic: Option<Duration>,
     /// Bound on one check.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub timeout: Duration,
     /// Failures in a row that make an endpoint unhealthy. An unexpected status does so at once.
     pub unhealthy_after: u32,
@@ -236,7 +242,7 @@ impl HealthCheck {
 }
 
 /// Ejection of endpoints that fail live requests. Caps count per tier.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutlierDetection {
     /// Failures in a row that eject: 502, 503, 504, and (unless `consecutive_local` counts them apart) connect failures,
@@ -257,12 +263,15 @@ pub struct OutlierDetection {
     pub failure_percentage: Option<FailurePercentage>,
     /// Length of the interval over which rates are taken.
     #[serde(with = "human", default = "default_interval", skip_serializing_if = "is_default_interval")]
+    #[schemars(with = "human::Text")]
     pub interval: Duration,
     /// First ejection's length; the n-th is n times as long. Where there is an active check, it ends only with proof.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub base_ejection: Duration,
     /// Longest ejection.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub max_ejection: Duration,
     /// Percent of a tier that may be ejected at once while no later tier has endpoints; with one, all may.
     pub max_percent: u8,
@@ -294,7 +303,7 @@ impl Default for OutlierDetection {
 }
 
 /// Ejects what succeeds more rarely than `mean − factor × standard deviation` of all endpoints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SuccessRate {
     /// Endpoints with enough requests that are needed for a comparison.
@@ -312,7 +321,7 @@ impl Default for SuccessRate {
 }
 
 /// Ejects what fails at least this often.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FailurePercentage {
     /// Percent of an endpoint's requests.
@@ -331,7 +340,7 @@ impl Default for FailurePercentage {
 
 /// Bounds on concurrent use of a cluster. A request that finds every connection taken waits, as one of `pending`; above the
 /// other bounds it is 503 `UO`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CircuitBreakers {
     /// Connections.
@@ -353,13 +362,14 @@ impl Default for CircuitBreakers {
 }
 
 /// Failback of a tier: its share grows through the steps, each held for the dwell.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ramp {
     /// Percent of what the tier would get, rising, ending in 100.
     pub steps: Vec<u8>,
     /// Time on each step.
     #[serde(with = "human")]
+    #[schemars(with = "human::Text")]
     pub dwell: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! `firedrill render`: what a stock Envoy needs to be a proxy of the running mesh.
+//! What a stock Envoy needs to be a proxy of the running mesh: bootstrap, key and certificate in a folder.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -16,8 +16,9 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::Serialize;
 use xds::{bootstrap::Bootstrap, node::NodeInfo};
 
+use super::{Args, unknown};
 use crate::{
-    arguments::{Format, State},
+    arguments::Format,
     failure::{Exit, Failure},
     manifests::reason,
     supervisor::{
@@ -26,45 +27,6 @@ use crate::{
     },
     terminal::{Terminal, Tone},
 };
-
-const EXAMPLES: &str = "\
-Examples:
-  firedrill up -f examples/bank --without edge               in one terminal
-  firedrill render --target envoy --proxy edge --out edge    in another, then what it prints
-
-Makes a private key, has the mesh sign a certificate for it, and writes DIR/envoy.json (Envoy's
-bootstrap), DIR/key.pem, DIR/certificate.pem and DIR/roots.pem. The key is sent nowhere. Routes,
-endpoints and trust come from the control plane while Envoy runs; the certificate is not renewed
-by itself.
-
-An Envoy carries traffic, retries and fails over. It takes no faults and no routing controls and
-tells no events, so `firedrill drill run` refuses a mesh with one.";
-
-/// Arguments of `firedrill render`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    /// Which program stands in for the proxy
-    #[arg(long, value_enum, default_value = "envoy", value_name = "envoy", hide_possible_values = true)]
-    target: Peer,
-    /// Which proxy it is: the name of a gateway or of a workload
-    #[arg(long, value_name = "NAME")]
-    proxy: String,
-    #[command(flatten)]
-    state: State,
-    /// Folder for the files; made if missing
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// How to print what was written and how to start it
-    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Peer {
-    /// A stock Envoy
-    Envoy,
-}
 
 /// What was written, and how it is used.
 #[derive(Debug, Serialize)]
@@ -87,8 +49,10 @@ struct Rendered {
 /// # Errors
 /// When no mesh runs, it knows no such proxy, it signs no certificate, or a file cannot be written.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
-    let Peer::Envoy = args.target;
-    let rendered = super::block_on(async {
+    let Some(out) = &args.out else {
+        return Err(Failure::usage("an Envoy needs a folder for its files").help("name one with `--out DIR`").into());
+    };
+    let rendered = crate::command::block_on(async {
         let door = read_run_file(&args.state.path).map_err(|e| no_mesh(args, &e.to_string()))?;
         let placement = placement(args, &door).await?;
         if let Ok(supervisor) = Supervisor::of_state(&args.state.path).await
@@ -97,7 +61,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         {
             terminal.note(Tone::Warn, "warning", taken(&args.proxy));
         }
-        render(args, &door, &placement).await
+        render(args, out, &door, &placement).await
     })??;
     match args.format {
         Format::Json => terminal
@@ -115,12 +79,8 @@ fn no_mesh(args: &Args, why: &str) -> Failure {
 async fn placement(args: &Args, door: &RunFile) -> Result<Placement, Failure> {
     let control = Control::new(door.api, door.token.as_str());
     let placements = control.placements().await.map_err(|e| no_mesh(args, &e.to_string()))?;
-    let known: Vec<&str> = placements.proxies.iter().map(|placement| placement.proxy.as_str()).collect();
-    match placements.proxies.iter().find(|placement| placement.proxy == args.proxy) {
-        Some(placement) => Ok(placement.clone()),
-        None => Err(Failure::usage(format!("there is no proxy `{}`; there are {}", args.proxy, known.join(", ")))
-            .help("proxies have the names of gateways and workloads")),
-    }
+    let found = placements.proxies.iter().find(|placement| placement.proxy == args.proxy);
+    found.cloned().ok_or_else(|| unknown(&args.proxy, &placements))
 }
 
 fn process<'a>(mesh: &'a MeshReport, proxy: &str) -> Option<&'a ProcessReport> {
@@ -136,7 +96,7 @@ fn taken(proxy: &str) -> String {
     )
 }
 
-async fn render(args: &Args, door: &RunFile, placement: &Placement) -> Result<Rendered, Failure> {
+async fn render(args: &Args, out: &Path, door: &RunFile, placement: &Placement) -> Result<Rendered, Failure> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |reason: String| Failure::internal(format!("{what}: {reason}"))
@@ -151,7 +111,7 @@ async fn render(args: &Args, door: &RunFile, placement: &Placement) -> Result<Re
         .certificate(&CertificateRequest { proxy: placement.proxy.clone(), csr })
         .await
         .map_err(|e| Failure::internal(e.to_string()))?;
-    let out = folder(&args.out).map_err(|e| failed(&args.out.display().to_string())(reason(&e)))?;
+    let out = folder(out).map_err(|e| failed(&out.display().to_string())(reason(&e)))?;
     let path = |name: &str| out.join(name);
     let bootstrap = Bootstrap {
         node: node(placement),

@@ -1,0 +1,48 @@
+//! What a proxy would be told, compiled from manifests without a mesh.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use control::compile::{Switches, compile};
+
+use super::{Args, unknown};
+use crate::{
+    failure::{Exit, Failure},
+    manifests,
+    supervisor::{folder::remembered_subnet, layout::Layout},
+    terminal::{Terminal, Tone},
+};
+
+/// Prints the snapshot of one proxy.
+///
+/// # Errors
+/// When the manifests are not valid, or place no such proxy.
+pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let here = [PathBuf::from(".")];
+    let files = if args.files.is_empty() { here.as_slice() } else { &args.files };
+    let (_, parsed) = manifests::load(files, terminal)?;
+    let subnet = remembered_subnet(&args.state.path);
+    let layout = Layout::new(&parsed.config, subnet.unwrap_or_default()).map_err(|e| Failure::usage(e.to_string()))?;
+    let placements = layout.placements();
+    let roots = roots(args)?;
+    let mut compiled = compile(&parsed.config, &placements, &Switches::new(), roots.as_deref().unwrap_or_default());
+    let snapshot = compiled.remove(&args.proxy).ok_or_else(|| unknown(&args.proxy, &placements))?;
+    let snapshot = snapshot.map_err(|e| Failure::usage(e.to_string()))?;
+    if roots.is_none() && !snapshot.trust.is_empty() {
+        let state = args.state.path.display();
+        let text = format!("no mesh ever ran with state folder `{state}`: the snapshot trusts nobody");
+        terminal.note(Tone::Warn, "warning", text);
+    }
+    let text = serde_json::to_string_pretty(&snapshot);
+    terminal.line(text.map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?);
+    Ok(Exit::Success.into())
+}
+
+/// What the mesh of the state folder trusts; `None` before its first start.
+fn roots(args: &Args) -> Result<Option<String>, Failure> {
+    let path = control::authority::roots_file(&args.state.path);
+    match std::fs::read_to_string(&path) {
+        Ok(roots) => Ok(Some(roots)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::usage(format!("{}: {}", path.display(), manifests::reason(&error)))),
+    }
+}

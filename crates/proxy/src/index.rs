@@ -1,0 +1,102 @@
+//! The parts of a snapshot by name: a large one is gone through a few times, never once for each of its parts.
+
+use std::collections::HashMap;
+
+use xds::snapshot::{
+    Cluster, EndpointSet, Listener, ListenerProtocol, RouteTable, Snapshot, TrustBundle, UpstreamProtocol,
+};
+
+/// A snapshot's parts by name.
+#[derive(Debug)]
+pub struct Index<'a> {
+    clusters: HashMap<&'a str, &'a Cluster>,
+    endpoints: HashMap<&'a str, &'a EndpointSet>,
+    listeners: HashMap<&'a str, &'a Listener>,
+    routes: HashMap<&'a str, &'a RouteTable>,
+    trust: HashMap<&'a str, &'a TrustBundle>,
+}
+
+/// All that a cluster's TLS configuration is made of.
+#[derive(Debug, PartialEq)]
+pub struct ClusterTrust<'a> {
+    protocol: UpstreamProtocol,
+    server_ids: Option<&'a [String]>,
+    roots: Option<&'a str>,
+}
+
+/// All that a listener's TLS configuration is made of.
+#[derive(Debug, PartialEq)]
+pub struct ListenerTrust<'a> {
+    http: bool,
+    /// Outside: whether there is TLS; inside: whether its bundle is there.
+    roots: Option<Option<&'a str>>,
+}
+
+impl<'a> Index<'a> {
+    /// Of a snapshot.
+    pub fn new(snapshot: &'a Snapshot) -> Self {
+        Self {
+            clusters: snapshot.clusters.iter().map(|cluster| (cluster.name.as_str(), cluster)).collect(),
+            endpoints: snapshot.endpoints.iter().map(|set| (set.cluster.as_str(), set)).collect(),
+            listeners: snapshot.listeners.iter().map(|listener| (listener.name.as_str(), listener)).collect(),
+            routes: snapshot.routes.iter().map(|table| (table.name.as_str(), table)).collect(),
+            trust: snapshot.trust.iter().map(|bundle| (bundle.name.as_str(), bundle)).collect(),
+        }
+    }
+
+    /// A cluster.
+    pub fn cluster(&self, name: &str) -> Option<&'a Cluster> {
+        self.clusters.get(name).copied()
+    }
+
+    /// A cluster's endpoints.
+    pub fn endpoints(&self, cluster: &str) -> Option<&'a EndpointSet> {
+        self.endpoints.get(cluster).copied()
+    }
+
+    /// A listener.
+    pub fn listener(&self, name: &str) -> Option<&'a Listener> {
+        self.listeners.get(name).copied()
+    }
+
+    /// Number of a cluster's endpoints.
+    pub fn count(&self, cluster: &str) -> usize {
+        self.endpoints(cluster).map_or(0, |set| set.localities.iter().map(|locality| locality.endpoints.len()).sum())
+    }
+
+    /// What a cluster's TLS is made of; `None` for one that is not there.
+    pub fn cluster_trust(&self, name: &str) -> Option<ClusterTrust<'a>> {
+        let cluster = self.cluster(name)?;
+        Some(ClusterTrust {
+            protocol: cluster.protocol,
+            server_ids: cluster.tls.as_ref().map(|tls| tls.server_ids.as_slice()),
+            roots: cluster.tls.as_ref().and_then(|tls| self.roots(&tls.trust)),
+        })
+    }
+
+    /// What a listener's TLS is made of; `None` for one that is not there.
+    pub fn listener_trust(&self, name: &str) -> Option<ListenerTrust<'a>> {
+        let listener = self.listener(name)?;
+        let http = matches!(listener.protocol, ListenerProtocol::Http(_));
+        Some(ListenerTrust { http, roots: listener.tls.as_ref().map(|tls| self.roots(&tls.trust)) })
+    }
+
+    /// The parts of another snapshot that are not in this one as they are there.
+    pub fn news(&self, other: &Snapshot) -> Snapshot {
+        Snapshot {
+            listeners: news(&other.listeners, &self.listeners, |listener| &listener.name),
+            routes: news(&other.routes, &self.routes, |table| &table.name),
+            clusters: news(&other.clusters, &self.clusters, |cluster| &cluster.name),
+            endpoints: news(&other.endpoints, &self.endpoints, |set| &set.cluster),
+            trust: news(&other.trust, &self.trust, |bundle| &bundle.name),
+        }
+    }
+
+    fn roots(&self, bundle: &str) -> Option<&'a str> {
+        self.trust.get(bundle).map(|bundle| bundle.roots.as_str())
+    }
+}
+
+fn news<T: Clone + PartialEq>(parts: &[T], known: &HashMap<&str, &T>, name: impl Fn(&T) -> &str) -> Vec<T> {
+    parts.iter().filter(|part| known.get(name(part)).is_none_or(|known| known != part)).cloned().collect()
+}
