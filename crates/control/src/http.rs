@@ -218,18 +218,18 @@ async fn take_lease(
     // A lease that lapsed this moment ends for everybody before one of the same name begins.
     api.mesh.expire_leases();
     api.recovery.settle().await;
-    let report = api.mesh.take_lease(&id, request)?;
+    let report = api.mesh.take_lease(&id, request).await?;
     // The recovery controller must know the lease before its holder breaks anything.
     api.recovery.settle().await;
     Ok(Json(report))
 }
 
 async fn renew_lease(State(api): Shared, Path(id): Path<String>) -> Answer<LeaseReport> {
-    api.mesh.renew_lease(&id).map(Json)
+    api.mesh.renew_lease(&id).await.map(Json)
 }
 
 async fn release_lease(State(api): Shared, Path(id): Path<String>) -> Answer<Value> {
-    api.mesh.release_lease(&id)?;
+    api.mesh.release_lease(&id).await?;
     // What is asked after this shows recovery as the release left it.
     api.recovery.settle().await;
     Ok(Json(json!({})))
@@ -253,12 +253,13 @@ async fn lay(
             Refusal::Invalid(format!("names that begin with `{RECOVERY}` are the recovery controller's")).into()
         );
     }
-    let mut reports = api.mesh.lay(&id, vec![(name, request)])?;
+    let mut reports = api.mesh.lay(&id, vec![(name, request)]).await?;
     reports.pop().map(Json).ok_or_else(|| Failure::Internal("the overlay was not laid".to_owned()))
 }
 
 async fn take_back(State(api): Shared, Path((id, name)): Path<(String, String)>) -> Answer<Value> {
-    if api.mesh.take_back(&id, |other| other == name && !other.starts_with(RECOVERY)).is_empty() {
+    let own = |lease: &str, other: &str| lease == id && other == name && !other.starts_with(RECOVERY);
+    if api.mesh.take_back(own).await?.is_empty() {
         return Err(missing(&format!("there is no overlay {name} under lease {id}")));
     }
     Ok(Json(json!({})))

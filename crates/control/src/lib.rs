@@ -19,6 +19,7 @@ mod recovery;
 mod refusals;
 mod run;
 mod secret;
+mod sharing;
 pub mod store;
 #[cfg(test)]
 mod testing;

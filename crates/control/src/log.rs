@@ -65,6 +65,11 @@ impl Log {
         self.push(self.clock.now(), Logged::Control(event));
     }
 
+    /// Adds what another instance of the control plane did.
+    pub(crate) fn hear(&self, time: Stamp, event: ControlEvent) {
+        self.push(time, Logged::Control(event));
+    }
+
     /// Adds what a proxy told.
     pub(crate) fn tell(&self, proxy: &str, boot: &str, event: Event) {
         let (proxy, boot) = (proxy.to_owned(), boot.to_owned());

@@ -6,6 +6,7 @@ use std::{
 };
 
 use model::config::Config;
+use serde::{Deserialize, Serialize};
 use xds::{
     lease::Leases,
     overlay::{Effect, Overlay},
@@ -17,6 +18,7 @@ use crate::{
         Placement, Placements, Role, Targets,
     },
     compile,
+    store::{LeaseRow, SharedLease},
 };
 
 /// Leases that may be held at once.
@@ -29,7 +31,7 @@ pub(crate) const RECOVERY: &str = "recovery.";
 const MAX_WIRE_TTL: Duration = Duration::from_millis(MAX_LEASE_TTL_MS);
 
 /// Why a lease or an overlay was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     /// The request makes no sense.
     Invalid(String),
@@ -55,6 +57,27 @@ struct Held {
 pub(crate) type Leased = Vec<(Overlay, Duration)>;
 
 impl Table {
+    /// The table of leases that are shared, each with what is left of it at `now`.
+    pub(crate) fn of(rows: &[LeaseRow], now: Instant) -> Self {
+        let mut table = Self::default();
+        for LeaseRow { id, lease: SharedLease { request, overlays }, left } in rows {
+            table.leases.take(id.clone(), *left, now);
+            let held = Held { request: request.clone(), overlays: overlays.clone() };
+            table.held.insert(id.clone(), held);
+        }
+        table
+    }
+
+    /// The same the other way round.
+    pub(crate) fn rows(&self, now: Instant) -> Vec<LeaseRow> {
+        let row = |(id, held): (&String, &Held)| {
+            let left = self.leases.remaining(id, now)?;
+            let lease = SharedLease { request: held.request.clone(), overlays: held.overlays.clone() };
+            Some(LeaseRow { id: id.clone(), lease, left })
+        };
+        self.held.iter().filter_map(row).collect()
+    }
+
     /// Takes a lease, or takes it anew with its overlays.
     pub(crate) fn take(&mut self, id: &str, request: LeaseRequest, now: Instant) -> Result<(), Refusal> {
         check_name(id)?;
@@ -86,7 +109,8 @@ impl Table {
 
     /// A heartbeat. False if the lease is not held or has lapsed.
     pub(crate) fn renew(&mut self, id: &str, now: Instant) -> bool {
-        self.leases.renew(&id.to_owned(), now)
+        let ttl = self.held.get(id).map_or(0, |held| held.request.ttl_ms);
+        self.leases.renew_for(&id.to_owned(), Duration::from_millis(ttl), now)
     }
 
     /// Gives a lease back. False if it was not held.

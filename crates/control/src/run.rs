@@ -1,6 +1,12 @@
 //! Wiring: opens the state, binds, starts the parts, and stops them in order.
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{
@@ -18,7 +24,7 @@ use crate::{
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
-    secret,
+    secret, sharing,
     store::StoreAddress,
     trust,
 };
@@ -99,8 +105,10 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     let token = secret::read_or_make(&token_path, || secret::random_hex(32)).map_err(|e| state(e.into()))?;
     let (api, ads) = (bind(options.api).await?, bind(options.ads).await?);
     let mesh = Mesh::open(&options.state_dir, &options.store, options.clock).await.map_err(state)?;
-    let recovery = Controller::restore(mesh.clone(), options.state_dir.clone()).await;
-    let (controller, recovery) = recovery.map_err(|e| state(e.into()))?;
+    // Alone it leads from the beginning.
+    let (lead, leading) = watch::channel(if mesh.store.is_shared() { None } else { Some(0) });
+    let restored = Controller::restore(mesh.clone(), options.state_dir.clone(), leading).await;
+    let (controller, recovery) = restored.map_err(|e| state(format!("{e:?}").into()))?;
     mesh.log.say(ControlEvent::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
 
     let (stop, stopping) = watch::channel(false);
@@ -116,6 +124,17 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         async move { mesh.lapse_leases().await }
     });
     parts.spawn(controller.run());
+    let unheard = mesh.unheard.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // Kept where nobody else can lead: it says that this one does.
+    let lead = match unheard.filter(|_| mesh.store.is_shared()) {
+        Some(unheard) => {
+            parts.spawn(sharing::lead(mesh.clone(), lead));
+            parts.spawn(sharing::follow(mesh.clone(), recovery.clone()));
+            parts.spawn(sharing::speak(mesh.clone(), unheard));
+            None
+        }
+        None => Some(lead),
+    };
 
     let run_file = write_run_file(&options, &api, &ads, token.clone()).map_err(|e| state(e.into()))?;
     let (ready, incoming) = mpsc::channel(64);
@@ -136,6 +155,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         Some(ended) = servers.join_next() => Err(RunError::Stopped(format!("a server ended: {ended:?}"))),
     };
     drain(&mesh, &stop, parts, servers).await;
+    drop(lead);
     outcome
 }
 
@@ -150,10 +170,17 @@ async fn drain(
     mut parts: JoinSet<()>,
     mut servers: JoinSet<Result<(), String>>,
 ) {
-    let leases = mesh.state().table.ids();
-    for lease in leases {
-        // A lease that lapsed in between is gone, too.
-        let _ = mesh.release_lease(&lease);
+    if mesh.store.is_shared() {
+        // Leases are everybody's, and go on. Another one can lead at once.
+        if let Err(error) = mesh.store.resign(&mesh.instance).await {
+            tracing::warn!(%error, "leadership was not given back; it lapses");
+        }
+    } else {
+        let leases = mesh.state().table.ids();
+        for lease in leases {
+            // A lease that lapsed in between is gone, too.
+            let _ = mesh.release_lease(&lease).await;
+        }
     }
     // Lets the streams carry what the releases changed before they end.
     tokio::time::sleep(Duration::from_millis(50)).await;

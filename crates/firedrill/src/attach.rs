@@ -91,7 +91,7 @@ pub async fn start(
     // What does not fit is not shown: a slow terminal must not hold up the mesh.
     let sink = Arc::new(move |progress| drop(sender.try_send(progress)));
     let (state, without) = (state.to_owned(), BTreeSet::new());
-    let options = Options { sources, config, commit: None, state, patience: PATIENCE, without };
+    let options = Options { sources, config, commit: None, store: None, state, patience: PATIENCE, without };
     let starting = supervisor::start(options, sink);
     tokio::pin!(starting);
     loop {

@@ -57,6 +57,13 @@ pub enum ControlEvent {
         /// Program version.
         version: String,
     },
+    /// This instance leads from now on: it runs the recovery controller.
+    LeadershipTaken {
+        /// Grows with every change of leader.
+        epoch: u64,
+    },
+    /// This instance does not lead any more.
+    LeadershipLost {},
     /// New manifests are in force.
     RevisionApplied {
         /// Number.

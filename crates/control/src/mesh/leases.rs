@@ -1,45 +1,98 @@
-//! Leases and overlays as the mesh holds them: every change is told to proxies at once.
+//! Leases and overlays as the mesh holds them: every change is told to proxies at once. Where several control planes
+//! share a store, the leases are rows in it, and what this one holds is a copy ([`Mesh::follow_leases`]).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::MutexGuard,
+    time::{Duration, Instant},
+};
 
-use super::{Failure, Mesh};
+use model::config::Config;
+
+use super::{Failure, Mesh, State};
 use crate::{
-    api::{ControlEvent, LeaseReport, LeaseRequest, OverlayReport, OverlayRequest},
-    overlays::{self, Refusal},
+    api::{ControlEvent, LeaseReport, LeaseRequest, OverlayReport, OverlayRequest, Placements},
+    overlays::{self, Refusal, Table},
+    store::LeaseRow,
 };
 
 impl Mesh {
-    /// Takes a lease.
-    pub(crate) fn take_lease(&self, id: &str, request: LeaseRequest) -> Result<LeaseReport, Failure> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let config = Self::config(&state)?;
-        let plan = request.plan.clone();
-        if let Some(plan) = &plan
-            && !config.plans.keys().any(|p| p.as_str() == plan)
-        {
-            return Err(Refusal::Invalid(format!("there is no recovery plan `{plan}`")).into());
+    /// Changes leases, here and for every other instance, and tells proxies. What `change` refuses changes nothing.
+    async fn change_leases<R>(
+        &self,
+        change: impl FnOnce(&mut Table, &Config, &Placements, Instant) -> Result<R, Refusal>,
+    ) -> Result<(R, MutexGuard<'_, State>), Failure> {
+        let (config, placements) = {
+            let state = self.state();
+            (Self::config(&state)?, state.placements.clone())
+        };
+        if !self.store.is_shared() {
+            let mut state = self.state();
+            let result = change(&mut state.table, &config, &placements, Instant::now())?;
+            return Ok((result, state));
         }
-        state.table.take(id, request, now)?;
+        let _order = self.leasing.lock().await;
+        let changed = |rows: &[LeaseRow]| {
+            let now = Instant::now();
+            let mut table = Table::of(rows, now);
+            let result = change(&mut table, &config, &placements, now)?;
+            let rows = table.rows(now);
+            Ok::<_, Failure>(((result, table), rows))
+        };
+        let (result, table) = self.store.change_leases(changed).await?;
+        let mut state = self.state();
+        state.table = table;
+        Ok((result, state))
+    }
+
+    /// Takes over what other instances did to leases.
+    pub(crate) async fn follow_leases(&self) -> Result<(), Failure> {
+        let _order = self.leasing.lock().await;
+        let rows = self.store.leases().await?;
+        let mut state = self.state();
+        let (before, table) = (state.table.ids(), Table::of(&rows, Instant::now()));
+        let others = before != table.ids();
+        state.table = table;
         self.lay_all(&state);
-        let report = state.table.report(id, &config, &state.placements, now);
+        drop(state);
+        self.leases_changed.notify_one();
+        if others {
+            self.changed();
+        }
+        Ok(())
+    }
+
+    /// Takes a lease.
+    pub(crate) async fn take_lease(&self, id: &str, request: LeaseRequest) -> Result<LeaseReport, Failure> {
+        let plan = request.plan.clone();
+        let take = |table: &mut Table, config: &Config, placements: &Placements, now: Instant| {
+            if let Some(plan) = &request.plan
+                && !config.plans.keys().any(|p| p.as_str() == plan)
+            {
+                return Err(Refusal::Invalid(format!("there is no recovery plan `{plan}`")));
+            }
+            table.take(id, request, now)?;
+            table.report(id, config, placements, now).ok_or_else(|| not_held(id))
+        };
+        let (report, state) = self.change_leases(take).await?;
+        self.lay_all(&state);
         drop(state);
         self.log.say(ControlEvent::LeaseTaken { lease: id.to_owned(), plan });
         self.leases_changed.notify_one();
         self.changed();
-        report.ok_or_else(|| Refusal::Missing(format!("lease {id} is not held")).into())
+        Ok(report)
     }
 
-    /// A heartbeat: renews the lease here, and everything under it at the proxies. Proxies hear of a lease only when its
+    /// A heartbeat: renews the lease, and everything under it at the proxies. Proxies hear of a lease only when its
     /// holder renews it, so that no overlay outlives the lease even if this process dies.
-    pub(crate) fn renew_lease(&self, id: &str) -> Result<LeaseReport, Failure> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let config = Self::config(&state)?;
-        if !state.table.renew(id, now) {
-            return Err(Refusal::Missing(format!("lease {id} is not held, or has lapsed; take it anew")).into());
-        }
-        let under = format!("{id}/");
+    pub(crate) async fn renew_lease(&self, id: &str) -> Result<LeaseReport, Failure> {
+        let renew = |table: &mut Table, config: &Config, placements: &Placements, now: Instant| {
+            if !table.renew(id, now) {
+                return Err(Refusal::Missing(format!("lease {id} is not held, or has lapsed; take it anew")));
+            }
+            table.report(id, config, placements, now).ok_or_else(|| not_held(id))
+        };
+        let (report, state) = self.change_leases(renew).await?;
+        let (config, now, under) = (Self::config(&state)?, Instant::now(), format!("{id}/"));
         for placement in &state.placements.proxies {
             let leased = state.table.of_proxy(&config, placement, now);
             let renewed: Vec<(String, Duration)> = leased
@@ -51,18 +104,17 @@ impl Mesh {
                 self.ads.heartbeat(&placement.proxy, &renewed);
             }
         }
-        let report = state.table.report(id, &config, &state.placements, now);
         drop(state);
         self.leases_changed.notify_one();
-        report.ok_or_else(|| Refusal::Missing(format!("lease {id} is not held")).into())
+        Ok(report)
     }
 
     /// Gives a lease back; its overlays are taken back at once.
-    pub(crate) fn release_lease(&self, id: &str) -> Result<(), Failure> {
-        let mut state = self.state();
-        if !state.table.release(id) {
-            return Err(Refusal::Missing(format!("lease {id} is not held")).into());
-        }
+    pub(crate) async fn release_lease(&self, id: &str) -> Result<(), Failure> {
+        let release = |table: &mut Table, _: &Config, _: &Placements, _: Instant| {
+            if table.release(id) { Ok(()) } else { Err(not_held(id)) }
+        };
+        let ((), state) = self.change_leases(release).await?;
         self.lay_all(&state);
         drop(state);
         self.log.say(ControlEvent::LeaseReleased { lease: id.to_owned() });
@@ -85,7 +137,7 @@ impl Mesh {
         }
     }
 
-    /// Takes back the leases whose time has passed.
+    /// Takes back the leases whose time has passed. (Shared ones end by the database's clock, for every instance.)
     pub(crate) fn expire_leases(&self) {
         let lapsed = {
             let mut state = self.state();
@@ -104,20 +156,24 @@ impl Mesh {
     }
 
     /// Lays overlays under a lease, all at once.
-    pub(crate) fn lay(&self, lease: &str, batch: Vec<(String, OverlayRequest)>) -> Result<Vec<OverlayReport>, Refusal> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let config = Self::config(&state)?;
-        for (_, request) in &batch {
-            overlays::check(&config, request)?;
-        }
-        let mut reports = Vec::new();
-        for (name, request) in batch {
-            let (id, proxies) =
-                (overlays::overlay_id(lease, &name), overlays::told(&config, &state.placements, &request));
-            reports.push(OverlayReport { id, proxies, effect: request.effect.clone() });
-            state.table.lay(lease, &name, request, now)?;
-        }
+    pub(crate) async fn lay(
+        &self,
+        lease: &str,
+        batch: Vec<(String, OverlayRequest)>,
+    ) -> Result<Vec<OverlayReport>, Failure> {
+        let lay = |table: &mut Table, config: &Config, placements: &Placements, now: Instant| {
+            for (_, request) in &batch {
+                overlays::check(config, request)?;
+            }
+            let mut reports = Vec::new();
+            for (name, request) in batch {
+                let (id, proxies) = (overlays::overlay_id(lease, &name), overlays::told(config, placements, &request));
+                reports.push(OverlayReport { id, proxies, effect: request.effect.clone() });
+                table.lay(lease, &name, request, now)?;
+            }
+            Ok(reports)
+        };
+        let (reports, state) = self.change_leases(lay).await?;
         self.lay_all(&state);
         drop(state);
         for OverlayReport { id, proxies, .. } in &reports {
@@ -126,10 +182,16 @@ impl Mesh {
         Ok(reports)
     }
 
-    /// Takes overlays of a lease back whose names the predicate picks.
-    pub(crate) fn take_back(&self, lease: &str, pick: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut state = self.state();
-        let ids = state.table.take_back(lease, pick);
+    /// Takes overlays back whose lease and name the predicate picks.
+    pub(crate) async fn take_back(&self, pick: impl Fn(&str, &str) -> bool) -> Result<Vec<String>, Failure> {
+        if self.state().config.is_none() {
+            return Ok(Vec::new());
+        }
+        let take_back = |table: &mut Table, _: &Config, _: &Placements, _: Instant| {
+            let leases = table.ids();
+            Ok(leases.iter().flat_map(|lease| table.take_back(lease, |name| pick(lease, name))).collect::<Vec<_>>())
+        };
+        let (ids, state) = self.change_leases(take_back).await?;
         if !ids.is_empty() {
             self.lay_all(&state);
         }
@@ -137,6 +199,10 @@ impl Mesh {
         for overlay in &ids {
             self.log.say(ControlEvent::OverlayRemoved { overlay: overlay.clone() });
         }
-        ids
+        Ok(ids)
     }
+}
+
+fn not_held(id: &str) -> Refusal {
+    Refusal::Missing(format!("lease {id} is not held"))
 }

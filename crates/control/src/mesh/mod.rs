@@ -2,6 +2,7 @@
 
 mod certificates;
 mod leases;
+mod others;
 mod revisions;
 
 use std::{
@@ -17,7 +18,7 @@ use model::{
     config::Config,
     name::{PlanName, RegionName, ServiceName},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use xds::{
     clock::Clock,
     overlay::{Overlay, SwitchState},
@@ -26,14 +27,14 @@ use xds::{
 };
 
 use crate::{
-    api::{ControlEvent, Placements, Role, SourceReport},
+    api::{ControlEvent, Placements, Role, SourceReport, Stamp},
     authority::Authority,
     compile::{self, Switches},
     health::Views,
     log::Log,
     overlays::{Refusal, Table},
     refusals::Refusals,
-    secret::JoinKey,
+    secret::{self, JoinKey},
     store::{Store, StoreAddress, StoreError},
     trust::TrustFile,
 };
@@ -57,7 +58,17 @@ pub(crate) struct Mesh {
     /// Counts changes of configuration, placements, leases and health; the recovery controller follows it.
     changes: watch::Sender<u64>,
     leases_changed: Notify,
+    /// Random per start: which of several control planes over one store this is.
+    pub(crate) instance: String,
+    /// Held over a change of leases that are shared, so that what is copied last is what is there.
+    leasing: tokio::sync::Mutex<()>,
+    /// What other instances are to hear, and its reader until that is started.
+    said: mpsc::Sender<(Stamp, ControlEvent)>,
+    pub(crate) unheard: Mutex<Option<mpsc::Receiver<(Stamp, ControlEvent)>>>,
 }
+
+/// Events of a leader that wait to be stored.
+const UNHEARD: usize = 1024;
 
 /// What is in force.
 #[derive(Default)]
@@ -76,6 +87,7 @@ pub(crate) struct State {
 }
 
 /// Why something was not done.
+#[derive(Debug)]
 pub(crate) enum Failure {
     /// Not as asked.
     Refused(Refusal),
@@ -113,6 +125,17 @@ impl Mesh {
         let (trust_file, trust) = TrustFile::open(state_dir, authority.roots())?;
         let join = JoinKey::open(state_dir)?;
         let log = Log::new(clock)?;
+        if store.is_shared() && !store.has_roots(authority.roots()).await? {
+            let ca = state_dir.join("ca");
+            return Err(format!(
+                "the store is of a mesh with another authority than {}; copy the folder `ca` of a control plane that \
+                 works on this store",
+                ca.display()
+            )
+            .into());
+        }
+        let instance = secret::random_hex(8)?;
+        let (said, unheard) = mpsc::channel(UNHEARD);
         let mut state = State { placements: store.placements().await?, trust, ..State::default() };
         if let Some(revision) = store.latest().await? {
             match model::parse(&sources(&revision.files)) {
@@ -145,6 +168,10 @@ impl Mesh {
                 changing: tokio::sync::Mutex::new(()),
                 changes: watch::Sender::new(0),
                 leases_changed: Notify::new(),
+                instance,
+                leasing: tokio::sync::Mutex::new(()),
+                said,
+                unheard: Mutex::new(Some(unheard)),
             }
         }))
     }
@@ -152,6 +179,15 @@ impl Mesh {
     /// The state; never held across an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs what this instance does as the leader, here and at the others.
+    pub(crate) fn tell(&self, event: ControlEvent) {
+        let time = self.clock.now();
+        self.log.say(event.clone());
+        if self.store.is_shared() && self.said.try_send((time, event)).is_err() {
+            tracing::warn!("other instances do not hear of an event: too many wait");
+        }
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {

@@ -83,7 +83,7 @@ impl Mesh {
         self.changed();
     }
 
-    fn say_applied(&self, revision: &Revision) {
+    pub(super) fn say_applied(&self, revision: &Revision) {
         let Revision { number, digest, author, commit, restores, .. } = revision.clone();
         self.log.say(ControlEvent::RevisionApplied { revision: number, digest, author, commit, restores });
     }

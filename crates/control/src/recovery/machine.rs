@@ -146,16 +146,19 @@ impl Machine {
         }
     }
 
-    /// Goes on where a former process stopped. A step that was running runs again. What stood on a lease is undone: leases
-    /// do not outlive the process.
-    pub(crate) fn restore(plan: RecoveryPlan, saved: Saved, now: Instant) -> (Self, Vec<Action>) {
+    /// Goes on where a former process stopped. A step that was running runs again. What stood on a lease goes on if that
+    /// lease is the one that holds the plan now, else it is undone.
+    pub(crate) fn restore(plan: RecoveryPlan, saved: Saved, held: Option<&str>, now: Instant) -> (Self, Vec<Action>) {
         let mut machine = Self::new(plan, now);
         machine.phase = saved.phase;
         machine.shifted = saved.shifted;
         machine.ran = saved.ran;
         machine.flaps = saved.flaps;
         let mut actions = Vec::new();
-        if let Some(lease) = saved.lease {
+        machine.lease = held.map(str::to_owned);
+        if saved.lease.is_some() && saved.lease.as_deref() == held {
+            machine.under = saved.lease;
+        } else if let Some(lease) = saved.lease {
             machine.take_back(now, format!("lease {lease} ended with the former control plane"), &mut actions);
             return (machine, actions);
         }
@@ -574,6 +577,17 @@ impl Machine {
         }
         self.rest(now);
     }
+}
+
+/// The routing controls that are compiled into snapshots where recovery of a plan stands so.
+pub(crate) fn switches_of(plan: &RecoveryPlan, saved: Saved) -> PlanSwitches {
+    // Those of a lease are overlays.
+    if saved.lease.is_some() {
+        return Vec::new();
+    }
+    let mut machine = Machine::new(plan.clone(), Instant::now());
+    (machine.phase, machine.shifted) = (saved.phase, saved.shifted);
+    machine.switches()
 }
 
 fn command(step: &RunStep) -> Command {

@@ -361,7 +361,7 @@ fn restart(rig: &mut Rig) {
     let saved: Option<Saved> = serde_json::from_str(&text).unwrap();
     match saved {
         Some(saved) => {
-            let (machine, actions) = Machine::restore(plan, saved, rig.now);
+            let (machine, actions) = Machine::restore(plan, saved, None, rig.now);
             // As the controller does: durable routing controls first.
             rig.switches = machine.switches();
             rig.machine = machine;

@@ -15,8 +15,9 @@ use model::{
     config::Config,
     name::{PlanName, RegionName},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::AbortHandle,
 };
 use xds::overlay::Switch;
@@ -26,50 +27,101 @@ use crate::{
     health::{Health, Loss},
     mesh::{Failure, Mesh, PlanSwitches},
     overlays::{self, RECOVERY, Refusal},
+    secret,
+    store::{ERRAND_TTL, StoreError},
 };
 use machine::{Action, Command, Machine, Saved};
 
+pub(crate) use machine::switches_of;
+
+/// Pause before a store that does not answer is read again.
+const RETRY: Duration = Duration::from_millis(500);
 /// Steps that a report remembers.
 const STEPS: usize = 64;
 
-enum Ask {
-    Failover(String, String, oneshot::Sender<Result<RecoveryReport, Refusal>>),
-    Failback(String, String, oneshot::Sender<Result<RecoveryReport, Refusal>>),
-    Reports(oneshot::Sender<Vec<RecoveryReport>>),
+/// What the controller can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Errand {
+    /// Fail a plan over, and why.
+    Failover(String, String),
+    /// Fail it back, and why.
+    Failback(String, String),
+    /// Every plan.
+    Reports,
     /// Answered when everything that happened before has been taken into account.
-    Settle(oneshot::Sender<()>),
+    Settle,
 }
 
-/// How the API speaks with the controller.
+/// The plans that were asked for.
+pub(crate) type Answer = Result<Vec<RecoveryReport>, Refusal>;
+
+/// Between two looks for the leader's answer.
+const LOOK: Duration = Duration::from_millis(30);
+
+/// How the API speaks with the controller: the one of this process while it leads, else the leader's.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    asks: mpsc::Sender<Ask>,
+    asks: mpsc::Sender<(Errand, oneshot::Sender<Answer>)>,
+    leading: watch::Receiver<Option<u64>>,
+    mesh: Arc<Mesh>,
 }
 
 impl Handle {
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Failure> {
-        let stopped = || Failure::Internal("the recovery controller has stopped".to_owned());
+    /// Whether this instance leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.leading.borrow().is_some()
+    }
+
+    /// Asks the controller of this process.
+    pub(crate) async fn run(&self, errand: Errand) -> Answer {
+        let stopped = || Refusal::Conflict("the recovery controller has stopped".to_owned());
+        if self.mesh.store.is_shared() {
+            // What came before at other instances counts, too.
+            self.mesh.follow_leases().await.map_err(|e| Refusal::Conflict(format!("leases cannot be read: {e:?}")))?;
+        }
         let (reply, answer) = oneshot::channel();
-        self.asks.send(make(reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
+        self.asks.send((errand, reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    async fn ask(&self, errand: Errand) -> Result<Vec<RecoveryReport>, Failure> {
+        if self.leads() {
+            return Ok(self.run(errand).await?);
+        }
+        let failed = |e: std::io::Error| Failure::Internal(e.to_string());
+        let (store, id) = (&self.mesh.store, secret::random_hex(8).map_err(failed)?);
+        store.send_errand(&id, &errand).await?;
+        let until = Instant::now() + ERRAND_TTL;
+        while Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+            if let Some(answer) = store.errand_answer::<Answer>(&id).await? {
+                return Ok(answer?);
+            }
+        }
+        Err(Refusal::Conflict("no control plane leads at the moment; try again in a few seconds".to_owned()).into())
+    }
+
+    async fn one(&self, errand: Errand) -> Result<RecoveryReport, Failure> {
+        let missing = || Failure::Internal("the recovery controller did not tell the plan".to_owned());
+        self.ask(errand).await?.pop().ok_or_else(missing)
     }
 
     pub(crate) async fn failover(&self, plan: String, reason: String) -> Result<RecoveryReport, Failure> {
-        Ok(self.ask(|reply| Ask::Failover(plan, reason, reply)).await??)
+        self.one(Errand::Failover(plan, reason)).await
     }
 
     pub(crate) async fn failback(&self, plan: String, reason: String) -> Result<RecoveryReport, Failure> {
-        Ok(self.ask(|reply| Ask::Failback(plan, reason, reply)).await??)
+        self.one(Errand::Failback(plan, reason)).await
     }
 
     pub(crate) async fn reports(&self) -> Result<Vec<RecoveryReport>, Failure> {
-        self.ask(Ask::Reports).await
+        self.ask(Errand::Reports).await
     }
 
     /// Waits until everything that happened before has been taken into account.
     pub(crate) async fn settle(&self) {
-        // If the controller has stopped there is nothing to wait for.
-        let _ = self.ask(Ask::Settle).await;
+        // Without a controller there is nothing to wait for.
+        let _ = self.ask(Errand::Settle).await;
     }
 }
 
@@ -89,7 +141,10 @@ pub(crate) struct Controller {
     plans: BTreeMap<PlanName, Plan>,
     /// Where plans stood before the start, until there are manifests that say what they are.
     stored: Vec<(String, Saved)>,
-    asks: mpsc::Receiver<Ask>,
+    asks: mpsc::Receiver<(Errand, oneshot::Sender<Answer>)>,
+    leading: watch::Receiver<Option<u64>>,
+    /// The epoch in which this one leads; `None`: it does not, and there are no plans.
+    epoch: Option<u64>,
     ends: (mpsc::Sender<End>, mpsc::Receiver<End>),
 }
 
@@ -107,53 +162,103 @@ impl Plan {
 }
 
 impl Controller {
-    /// Takes up what a former process left: its durable switches are in force before anything is published.
+    /// Takes up what a former process left: its durable switches are in force before anything is published. `leading`
+    /// holds an epoch while this instance leads.
     pub(crate) async fn restore(
         mesh: Arc<Mesh>,
         state_dir: PathBuf,
-    ) -> Result<(Self, Handle), crate::store::StoreError> {
+        leading: watch::Receiver<Option<u64>>,
+    ) -> Result<(Self, Handle), Failure> {
         let (asks, receiver) = mpsc::channel(64);
-        let stored = mesh.store.recovery::<Saved>().await?;
-        let mut controller =
-            Self { mesh, state_dir, plans: BTreeMap::new(), stored, asks: receiver, ends: mpsc::channel(64) };
-        controller.take_up(false).await?;
-        Ok((controller, Handle { asks }))
+        let handle = Handle { asks, leading: leading.clone(), mesh: mesh.clone() };
+        let (plans, ends, epoch) = (BTreeMap::new(), mpsc::channel(64), *leading.borrow());
+        let mut controller = Self { mesh, state_dir, plans, stored: Vec::new(), asks: receiver, leading, epoch, ends };
+        if epoch.is_some() {
+            controller.stored = controller.mesh.store.recovery().await?;
+            controller.take_up(false).await?;
+        } else {
+            controller.mesh.follow_recovery().await?;
+        }
+        Ok((controller, handle))
     }
 
     /// Goes on where plans stood. The stored manifests may not be accepted by a newer program: then this waits for mended
     /// ones, since a failover that is forgotten sends traffic back to what is lost.
-    async fn take_up(&mut self, publish: bool) -> Result<(), crate::store::StoreError> {
+    async fn take_up(&mut self, publish: bool) -> Result<(), StoreError> {
         let Some(config) = self.mesh.state().config.clone() else { return Ok(()) };
         let now = Instant::now();
         for (name, saved) in std::mem::take(&mut self.stored) {
             let Some((name, plan)) = config.plans.iter().find(|(plan, _)| plan.as_str() == name) else {
                 tracing::warn!(plan = name, "recovery of a plan that is not in the manifests any more is forgotten");
-                self.mesh.store.set_recovery::<Saved>(&name, None).await?;
+                self.store_recovery(&name, None).await?;
                 continue;
             };
-            let (machine, actions) = Machine::restore(plan.clone(), saved.clone(), now);
-            self.mesh.switch(name, machine.switches(), publish);
+            let held = self.mesh.state().table.of_plan(name.as_str()).map(str::to_owned);
+            let (machine, actions) = Machine::restore(plan.clone(), saved.clone(), held.as_deref(), now);
+            if machine.under().is_none() {
+                self.mesh.switch(name, machine.switches(), publish);
+            }
             self.plans.insert(name.clone(), Plan::new(machine, Some(saved)));
             self.perform(name, actions).await;
         }
         Ok(())
     }
 
+    async fn store_recovery(&self, plan: &str, saved: Option<&Saved>) -> Result<(), StoreError> {
+        self.mesh.store.set_recovery(plan, saved, self.epoch.unwrap_or_default()).await
+    }
+
+    /// Begins to lead, with what is stored, or ceases to: what runs for the former leader is killed, nothing is undone.
+    async fn turn(&mut self, epoch: Option<u64>) {
+        for plan in std::mem::take(&mut self.plans).into_values() {
+            if let Some((_, running)) = plan.running {
+                running.abort();
+            }
+        }
+        self.stored.clear();
+        self.epoch = None;
+        if epoch.is_none() {
+            return;
+        }
+        let read = async {
+            self.mesh.follow_configuration().await?;
+            self.mesh.follow_leases().await?;
+            Ok::<_, Failure>(self.mesh.store.recovery().await?)
+        };
+        match read.await {
+            Ok(stored) => (self.stored, self.epoch) = (stored, epoch),
+            Err(error) => {
+                tracing::error!(?error, "where recovery stands cannot be read; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
     /// Runs for ever.
     pub(crate) async fn run(mut self) {
         let mut changes = self.mesh.changes();
         loop {
+            let leads = *self.leading.borrow_and_update();
+            if leads != self.epoch {
+                self.turn(leads).await;
+            }
             self.refresh().await;
             let now = Instant::now();
             let deadline = self.plans.values().filter_map(|plan| plan.machine.deadline(now)).min();
             // Without a deadline any time will do.
             let wake = deadline.unwrap_or(now + Duration::from_secs(60));
             tokio::select! {
-                () = tokio::time::sleep_until(wake.into()) => {}
+                () = tokio::time::sleep_until(wake.into()), if leads == self.epoch => {}
+                () = std::future::ready(()), if leads != self.epoch => {}
+                changed = self.leading.changed() => if changed.is_err() { return },
                 changed = changes.changed() => if changed.is_err() { return },
                 Some(end) = self.ends.1.recv() => self.ended(end).await,
                 ask = self.asks.recv() => match ask {
-                    Some(ask) => self.answer(ask).await,
+                    Some((errand, reply)) => {
+                        let answer = self.answer(errand).await;
+                        // Who asked may have gone away; then nobody needs the answer.
+                        let _ = reply.send(answer);
+                    }
                     None => return,
                 }
             }
@@ -162,6 +267,9 @@ impl Controller {
 
     /// Shows every machine the present.
     async fn refresh(&mut self) {
+        if self.epoch.is_none() {
+            return;
+        }
         if let Err(error) = self.take_up(true).await {
             tracing::error!(%error, "where recovery stood could not be taken up");
         }
@@ -202,29 +310,31 @@ impl Controller {
                 continue;
             }
             self.plans.remove(&name);
-            self.clear(&name);
-            if let Err(error) = self.mesh.store.set_recovery::<Saved>(name.as_str(), None).await {
+            self.clear(&name).await;
+            if let Err(error) = self.store_recovery(name.as_str(), None).await {
                 tracing::error!(plan = %name, %error, "the end of a plan could not be stored");
             }
         }
     }
 
-    async fn answer(&mut self, ask: Ask) {
-        // Who asked may have gone away; then nobody needs the answer.
-        match ask {
-            Ask::Failover(plan, reason, reply) => {
-                let _ = reply.send(self.command(&plan, |machine, now| machine.failover(&reason, now)).await);
+    async fn answer(&mut self, errand: Errand) -> Answer {
+        if self.epoch.is_none() {
+            return Err(Refusal::Conflict("another control plane leads by now; try again".to_owned()));
+        }
+        match errand {
+            Errand::Failover(plan, reason) => {
+                self.command(&plan, |machine, now| machine.failover(&reason, now)).await.map(|report| vec![report])
             }
-            Ask::Failback(plan, reason, reply) => {
-                let _ = reply.send(self.command(&plan, |machine, now| machine.failback(&reason, now)).await);
+            Errand::Failback(plan, reason) => {
+                self.command(&plan, |machine, now| machine.failback(&reason, now)).await.map(|report| vec![report])
             }
-            Ask::Reports(reply) => {
+            Errand::Reports => {
                 self.refresh().await;
-                let _ = reply.send(self.plans.iter().map(|(name, plan)| self.report(name, plan)).collect());
+                Ok(self.plans.iter().map(|(name, plan)| self.report(name, plan)).collect())
             }
-            Ask::Settle(reply) => {
+            Errand::Settle => {
                 self.refresh().await;
-                let _ = reply.send(());
+                Ok(Vec::new())
             }
         }
     }
@@ -252,7 +362,7 @@ impl Controller {
             Ok(output) => (output, Ok(())),
             Err(reason) => (reason.clone(), Err(format!("step {} failed: {reason}", end.name))),
         };
-        self.mesh.log.say(ControlEvent::StepFinished {
+        self.mesh.tell(ControlEvent::StepFinished {
             plan: end.plan.to_string(),
             step: end.name,
             ok,
@@ -268,18 +378,23 @@ impl Controller {
         let Some(own) = self.plans.get_mut(name) else { return };
         let saved = own.machine.saved();
         if saved != own.saved {
-            match self.mesh.store.set_recovery(name.as_str(), saved.as_ref()).await {
+            let epoch = self.epoch.unwrap_or_default();
+            match self.mesh.store.set_recovery(name.as_str(), saved.as_ref(), epoch).await {
                 Ok(()) => own.saved = saved,
+                // What is to be done now is the other one's to say.
+                Err(StoreError::Superseded) => {
+                    return tracing::warn!(plan = %name, "another control plane leads by now");
+                }
                 // Moving traffic away from what is lost matters more than remembering it; the next change stores again.
                 Err(error) => tracing::error!(plan = %name, %error, "where recovery stands could not be stored"),
             }
         }
         for action in actions {
-            self.act(name, action);
+            self.act(name, action).await;
         }
     }
 
-    fn act(&mut self, name: &PlanName, action: Action) {
+    async fn act(&mut self, name: &PlanName, action: Action) {
         let plan = name.to_string();
         match action {
             Action::Detected => self.say_detected(name),
@@ -287,22 +402,22 @@ impl Controller {
                 if let Some(own) = self.plans.get_mut(name) {
                     own.steps.clear();
                 }
-                self.mesh.log.say(ControlEvent::Decided { plan, reason });
+                self.mesh.tell(ControlEvent::Decided { plan, reason });
             }
             Action::Shift(to, switches) => {
                 let to = to.to_string();
-                self.switch(name, switches, |overlays| ControlEvent::ShiftCommanded { plan, to, overlays });
+                self.switch(name, switches, |overlays| ControlEvent::ShiftCommanded { plan, to, overlays }).await;
             }
             Action::Share(percent, switches) => {
-                self.switch(name, switches, |overlays| ControlEvent::RampStep { plan, percent, overlays });
+                self.switch(name, switches, |overlays| ControlEvent::RampStep { plan, percent, overlays }).await;
             }
-            Action::Clear => self.clear(name),
+            Action::Clear => self.clear(name).await,
             Action::Run(run, command) => self.start(name, run, command),
             Action::Kill => self.kill(name),
-            Action::FailbackCommanded(reason) => self.mesh.log.say(ControlEvent::FailbackCommanded { plan, reason }),
-            Action::FailbackDone => self.mesh.log.say(ControlEvent::FailbackDone { plan }),
-            Action::Failed(reason) => self.mesh.log.say(ControlEvent::RecoveryFailed { plan, reason }),
-            Action::Reset(reason) => self.mesh.log.say(ControlEvent::RecoveryReset { plan, reason }),
+            Action::FailbackCommanded(reason) => self.mesh.tell(ControlEvent::FailbackCommanded { plan, reason }),
+            Action::FailbackDone => self.mesh.tell(ControlEvent::FailbackDone { plan }),
+            Action::Failed(reason) => self.mesh.tell(ControlEvent::RecoveryFailed { plan, reason }),
+            Action::Reset(reason) => self.mesh.tell(ControlEvent::RecoveryReset { plan, reason }),
         }
     }
 
@@ -311,15 +426,15 @@ impl Controller {
         let Health::Lost(Loss { service, observer, cause }) = own.machine.health().clone() else { return };
         let model::config::Pattern::ActivePassive { primary, .. } = &own.machine.plan().pattern;
         let (plan, region) = (name.to_string(), primary.to_string());
-        self.mesh.log.say(ControlEvent::Detected { plan, region, service, observer, cause });
+        self.mesh.tell(ControlEvent::Detected { plan, region, service, observer, cause });
     }
 
     /// Under a lease, routing controls are overlays of it; else they are compiled into snapshots. The event comes first:
     /// what follows from it must not be told before it.
-    fn switch(&self, name: &PlanName, switches: PlanSwitches, event: impl FnOnce(Vec<String>) -> ControlEvent) {
+    async fn switch(&self, name: &PlanName, switches: PlanSwitches, event: impl FnOnce(Vec<String>) -> ControlEvent) {
         let Some(own) = self.plans.get(name) else { return };
         let Some(lease) = own.machine.under() else {
-            self.mesh.log.say(event(Vec::new()));
+            self.mesh.tell(event(Vec::new()));
             self.mesh.switch(name, switches, true);
             return;
         };
@@ -331,18 +446,17 @@ impl Controller {
                 (overlay, OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Switch(switch) })
             })
             .collect();
-        self.mesh.log.say(event(batch.iter().map(|(overlay, _)| overlays::overlay_id(lease, overlay)).collect()));
-        if let Err(refusal) = self.mesh.lay(lease, batch) {
+        self.mesh.tell(event(batch.iter().map(|(overlay, _)| overlays::overlay_id(lease, overlay)).collect()));
+        if let Err(refusal) = self.mesh.lay(lease, batch).await {
             // The lease is ending: the machine hears of it next and takes everything back.
             tracing::warn!(plan = %name, lease, ?refusal, "routing controls could not be laid");
         }
     }
 
-    fn clear(&self, name: &PlanName) {
+    async fn clear(&self, name: &PlanName) {
         let own = format!("{RECOVERY}{name}.");
-        let leases = self.mesh.state().table.ids();
-        for lease in leases {
-            self.mesh.take_back(&lease, |overlay| overlay.starts_with(&own));
+        if let Err(error) = self.mesh.take_back(|_, overlay| overlay.starts_with(&own)).await {
+            tracing::warn!(plan = %name, ?error, "routing controls under a lease were not taken back; they lapse with it");
         }
         self.mesh.switch(name, Vec::new(), true);
     }
@@ -351,7 +465,7 @@ impl Controller {
         let environment = self.environment(command.region.as_ref());
         let Some(own) = self.plans.get_mut(name) else { return };
         own.begin_step(&command.name, self.mesh.clock.now());
-        self.mesh.log.say(ControlEvent::StepStarted { plan: name.to_string(), step: command.name.clone() });
+        self.mesh.tell(ControlEvent::StepStarted { plan: name.to_string(), step: command.name.clone() });
         let (ends, plan, step) = (self.ends.0.clone(), name.clone(), command.name.clone());
         let task = tokio::spawn(async move {
             let began = Instant::now();
@@ -370,7 +484,7 @@ impl Controller {
         running.abort();
         own.finish_step(&step, false, self.mesh.clock.now());
         let (plan, output) = (name.to_string(), "killed".to_owned());
-        self.mesh.log.say(ControlEvent::StepFinished { plan, step, ok: false, took_ms: 0, output });
+        self.mesh.tell(ControlEvent::StepFinished { plan, step, ok: false, took_ms: 0, output });
     }
 
     /// What commands of `run` steps are told.
@@ -454,7 +568,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{ApplyRequest, ManifestFile, Stamp},
-        store::{NewRevision, Store, StoreAddress, StoreError},
+        store::{NewRevision, Store, StoreAddress},
         testing::bank_files,
     };
 
@@ -467,12 +581,14 @@ mod tests {
         let refused = NewRevision { files, author: "a", message: "m", commit: None, restores: None, time: Stamp(0) };
         store.apply(refused, true, |_| Ok::<_, StoreError>(())).await.unwrap();
         let saved = serde_json::json!({"phase": "failedOver", "lease": null, "shifted": "west", "ran": [], "flaps": 0});
-        store.set_recovery("bank-west", Some(&saved)).await.unwrap();
+        store.set_recovery("bank-west", Some(&saved), 0).await.unwrap();
         store.close().await;
 
         let clock = xds::clock::Clock::anchored();
         let Ok(mesh) = Mesh::open(folder.path(), &address, clock).await else { panic!() };
-        let (mut controller, _handle) = Controller::restore(mesh.clone(), folder.path().to_owned()).await.unwrap();
+        let (_lead, leading) = watch::channel(Some(0));
+        let (mut controller, _handle) =
+            Controller::restore(mesh.clone(), folder.path().to_owned(), leading).await.unwrap();
         controller.refresh().await;
         assert_eq!(mesh.store.recovery::<Saved>().await.unwrap().len(), 1, "it is not forgotten");
         let mended = ApplyRequest { files: bank_files(), author: "a".to_owned(), ..ApplyRequest::default() };

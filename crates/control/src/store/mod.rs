@@ -6,6 +6,7 @@
 
 mod recovery;
 mod revision;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use crate::api::Placements;
 
 pub use revision::digest_of;
 pub(crate) use revision::{Before, NewRevision};
+pub(crate) use shared::{ERRAND_TTL, LEAD_TTL, LeaseRow, Pulse, SharedLease};
 
 /// Bound on getting a connection, and on waiting for another writer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -75,6 +77,16 @@ impl StoreAddress {
     /// The file in a state folder: what is used where nothing else is said.
     pub fn of_state(state_dir: &Path) -> Self {
         Self::File(state_dir.join("control.db"))
+    }
+}
+
+impl StoreAddress {
+    /// The whole URL, password and all: what [`StoreAddress::from_str`] reads.
+    pub fn url(&self) -> String {
+        match self {
+            Self::File(path) => format!("sqlite:{}", path.display()),
+            Self::Postgres(url) => url.clone(),
+        }
     }
 }
 
@@ -132,6 +144,9 @@ pub enum StoreError {
         /// Ours.
         known: usize,
     },
+    /// Another control plane leads by now.
+    #[error("another control plane leads by now")]
+    Superseded,
     /// What was stored cannot be read.
     #[error("the store holds {what} that cannot be read: {reason}")]
     Corrupt {
@@ -229,6 +244,9 @@ impl Store {
         let Some(done) = done else { return Err(StoreError::TooNew { found, known }) };
         for (number, migration) in (1..).zip(MIGRATIONS).skip(done) {
             transaction.execute(sqlx::raw_sql(migration)).await?;
+            if number == MIGRATIONS.len() && self.is_shared() {
+                transaction.execute(sqlx::raw_sql(shared::SCHEMA)).await?;
+            }
             self.dialect.set_version(&mut transaction, number).await?;
         }
         Ok(transaction.commit().await?)

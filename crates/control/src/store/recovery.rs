@@ -5,12 +5,24 @@ use sqlx::{Row as _, any::AnyRow};
 use super::{Store, StoreError, of_json, to_json};
 
 impl Store {
-    /// Stores where recovery of a plan stands; `None` forgets it (it is normal).
+    /// Stores where recovery of a plan stands; `None` forgets it (it is normal). `epoch` is that of the leader who says so.
     ///
     /// # Errors
-    /// If it could not be stored.
-    pub async fn set_recovery<T: serde::Serialize>(&self, plan: &str, state: Option<&T>) -> Result<(), StoreError> {
+    /// If it could not be stored; [`StoreError::Superseded`] if another one leads by now.
+    pub async fn set_recovery<T: serde::Serialize>(
+        &self,
+        plan: &str,
+        state: Option<&T>,
+        epoch: u64,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.dialect.begin(&self.pool).await?;
+        if self.is_shared() {
+            let leads = sqlx::query("SELECT epoch FROM lead").fetch_optional(&mut *transaction).await?;
+            let leads = leads.map(|row| row.try_get::<i64, _>(0)).transpose()?;
+            if leads.map(i64::unsigned_abs) != Some(epoch) {
+                return Err(StoreError::Superseded);
+            }
+        }
         match state {
             Some(state) => {
                 let sql = "INSERT INTO recovery (plan, body) VALUES ($1, $2)

@@ -28,7 +28,7 @@ async fn a_torn_log_never_tears_a_revision() {
     for n in 0..8 {
         let stored = apply(&store, &files(&format!("text {n}")), n).await;
         assert!(stored.changed);
-        store.set_recovery("p", Some(&vec![stored.revision.number; 100])).await.unwrap();
+        store.set_recovery("p", Some(&vec![stored.revision.number; 100]), 0).await.unwrap();
     }
     let (db, wal) = (std::fs::read(&path).unwrap(), std::fs::read(folder.path().join("control.db-wal")).unwrap());
     let mut random = fastrand::Rng::with_seed(7);

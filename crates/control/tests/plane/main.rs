@@ -3,6 +3,7 @@
 
 mod admin;
 mod rig;
+mod several;
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 

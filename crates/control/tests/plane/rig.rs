@@ -64,9 +64,13 @@ pub struct Plane {
 
 impl Plane {
     pub async fn start(state: &Path) -> Self {
+        Self::start_on(state, StoreAddress::of_state(state)).await
+    }
+
+    pub async fn start_on(state: &Path, store: StoreAddress) -> Self {
         let _ = std::fs::remove_file(state.join("run/control.json"));
         let free = "127.0.0.1:0".parse().unwrap();
-        let (store, clock) = (StoreAddress::of_state(state), Clock::anchored());
+        let clock = Clock::anchored();
         let options = Options { state_dir: state.to_owned(), store, api: free, ads: free, clock };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(control::run(options, async { drop(stopped.await) }));

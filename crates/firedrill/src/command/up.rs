@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use control::store::StoreAddress;
 use miette::IntoDiagnostic;
 use model::Source;
 
@@ -39,6 +40,10 @@ pub struct Args {
     gitops: Option<PathBuf>,
     #[command(flatten)]
     state: State,
+    /// Where the control plane keeps revisions: `postgres://USER:PASSWORD@HOST/DATABASE`, or `sqlite:FILE`
+    /// [default: control.db in the state folder]
+    #[arg(long, value_name = "URL", env = "FIREDRILL_STORE", hide_env_values = true)]
+    store: Option<StoreAddress>,
     /// Do not start this proxy (a gateway's or workload's name): you start it (`firedrill render`)
     #[arg(long, value_name = "PROXY")]
     without: Vec<String>,
@@ -62,6 +67,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         sources,
         config: parsed.config,
         commit,
+        store: args.store.clone(),
         state: args.state.path.clone(),
         patience: Duration::from_secs(args.patience),
         without: args.without.iter().cloned().collect(),

@@ -20,6 +20,7 @@ mod view;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
+use control::store::StoreAddress;
 use model::{Source, config::Config};
 
 pub use start::{Running, Sink, start};
@@ -33,6 +34,8 @@ pub struct Options {
     pub config: Config,
     /// Git commit that they are of, if the caller knows; else it is looked for.
     pub commit: Option<String>,
+    /// Where the control plane keeps revisions; `None`: in the state folder.
+    pub store: Option<StoreAddress>,
     /// State folder; made if missing.
     pub state: PathBuf,
     /// Bound on everything becoming ready.

@@ -11,6 +11,7 @@ use std::{
 use control::{
     api::{ApplyRequest, ProxyReport},
     client::Client as ControlClient,
+    store::StoreAddress,
 };
 use tokio::{sync::watch, task::JoinHandle};
 use xds::clock::Clock;
@@ -137,7 +138,7 @@ impl Running {
     async fn bring_up(&self, options: &Options, sink: &Sink) -> Result<(), StartError> {
         let deadline = Instant::now() + options.patience;
         sink(Progress::Step("control plane"));
-        self.keeper().add(self.control_task());
+        self.keeper().add(self.control_task(options));
         self.wait_ready(|kind| kind == Kind::Control, deadline, sink).await?;
         sink(Progress::Step("configuration"));
         let control = self.control()?;
@@ -264,15 +265,17 @@ impl Running {
         argv
     }
 
-    fn control_task(&self) -> Task {
+    fn control_task(&self, options: &Options) -> Task {
         let subnet = self.view.layout.subnet;
         let (api, ads) = (subnet.control_api(), subnet.control_ads());
+        let store = options.store.as_ref().map(StoreAddress::url);
         Task {
             key: Key { kind: Kind::Control, name: "control".to_owned() },
             region: None,
             recipe: Recipe {
                 argv: self.own(&["control", "--api", &api.to_string(), "--ads", &ads.to_string()]),
-                environment: BTreeMap::new(),
+                // An argument could be read by everybody on this machine, password and all.
+                environment: store.map(|store| ("FIREDRILL_STORE".to_owned(), store)).into_iter().collect(),
                 log: self.log("control.log"),
             },
             ready: Ready::Http { address: api, path: "/readyz".to_owned() },
