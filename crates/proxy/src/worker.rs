@@ -155,7 +155,7 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
         return while_believed(&context, trust, Vec::new(), serving).await;
     };
     let accepting = TlsAcceptor::from(tls.config.clone()).accept(stream);
-    let stream = match tokio::time::timeout(limits.header_timeout, accepting).await {
+    let stream = match Box::pin(tokio::time::timeout(limits.header_timeout, accepting)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             shared.metrics.refused("tls");
@@ -168,7 +168,8 @@ async fn admit(context: Context, stream: TcpStream, address: std::net::SocketAdd
         stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
     let id = chain.first().and_then(spiffe::id);
     let caller = Caller { address, id, tls: true };
-    let serving = serve(&context, stream, caller, &settings.config.protocol, limits, closing);
+    // Boxed, since it is large, and held by everything in between.
+    let serving = serve(&context, Box::new(stream), caller, &settings.config.protocol, limits, closing);
     while_believed(&context, trust, chain, serving).await;
 }
 
@@ -217,7 +218,7 @@ async fn serve<T>(
 {
     let Context { shared, pool, listener } = context;
     match protocol {
-        ListenerProtocol::Tcp { cluster } => tcp::forward(shared, cluster, stream, closing).await,
+        ListenerProtocol::Tcp { cluster } => Box::pin(tcp::forward(shared, cluster, stream, closing)).await,
         ListenerProtocol::Http(_) => {
             let connection = Connection {
                 shared: shared.clone(),

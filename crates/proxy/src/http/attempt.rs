@@ -184,7 +184,8 @@ async fn over_http1(
             Some(wire) => wire,
             None => {
                 let _waiting = Waiting::new(cluster, view.config.breakers.pending)?;
-                pool.connect(cluster, view, host).await.map_err(unconnected)?
+                // Boxed, since it is large and seldom needed.
+                Box::pin(pool.connect(cluster, view, host)).await.map_err(unconnected)?
             }
         };
         let again = body.anew();

@@ -62,10 +62,11 @@ impl Connection {
             Ok(_) => return,
             Err(_) => return self.shared.metrics.refused("slowHead"),
         }
+        // Boxed, so that a connection takes no more memory than its own protocol needs.
         if seen.starts_with(PREFACE) {
-            h2::serve::serve(self, Guard::new(io, seen.freeze()), &limits, leaving).await;
+            Box::pin(h2::serve::serve(self, Guard::new(io, seen.freeze()), &limits, leaving)).await;
         } else {
-            h1::serve::serve(self, io, seen, &limits, leaving).await;
+            Box::pin(h1::serve::serve(self, io, seen, &limits, leaving)).await;
         }
     }
 

@@ -71,7 +71,7 @@ where
             while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
             match caller.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    streams.push(answer(connection.clone(), request, respond));
+                    streams.push(Box::pin(answer(connection.clone(), request, respond)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     refused(&connection, &error);
