@@ -1,6 +1,6 @@
 //! A case as data: endpoints, a snapshot, what is sent, and what must come of it on each side.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use xds::snapshot::{
     Balancer, Cluster, Direction, Forward, HealthCheck, HttpListener, Limits, Listener, ListenerProtocol, PathMatch,
@@ -106,7 +106,7 @@ type Change<T> = fn(&mut T);
 pub struct Case {
     /// A sentence.
     pub name: &'static str,
-    /// Endpoints of its cluster.
+    /// Endpoints of its clusters.
     pub topology: Topology,
     /// What happens.
     pub steps: Vec<Step>,
@@ -114,6 +114,7 @@ pub struct Case {
     forward: Vec<Change<Forward>>,
     listener: Vec<Change<HttpListener>>,
     hosts: fn(Forward) -> Vec<Domain>,
+    bytes: bool,
 }
 
 /// A virtual host: name, domains, routes.
@@ -134,10 +135,11 @@ impl Case {
             forward: Vec::new(),
             listener: Vec::new(),
             hosts: everything,
+            bytes: false,
         }
     }
 
-    /// Changes its cluster.
+    /// Changes its clusters.
     pub fn cluster(mut self, change: Change<Cluster>) -> Self {
         self.cluster.push(change);
         self
@@ -158,6 +160,11 @@ impl Case {
     /// Gives it other virtual hosts than one for everything.
     pub fn hosts(self, hosts: fn(Forward) -> Vec<Domain>) -> Self {
         Self { hosts, ..self }
+    }
+
+    /// Forwards bytes: what is in them is nothing to the proxy, so there is no line in the access log.
+    pub fn bytes(self) -> Self {
+        Self { bytes: true, ..self }.cluster(|cluster| cluster.protocol = UpstreamProtocol::Tcp)
     }
 
     /// With active health checks.
@@ -192,34 +199,54 @@ impl Case {
         self.step(Step::Spread(ask, count, same(shares)))
     }
 
-    /// Whether its cluster is checked actively.
-    pub fn is_checked(&self, place: Place) -> bool {
-        self.cluster_at(place).health_check.is_some()
+    /// Whether its clusters are checked actively.
+    pub fn is_checked(&self) -> bool {
+        self.cluster_of("").health_check.is_some()
     }
 
     /// Its snapshot.
     pub fn snapshot(&self, place: Place) -> Snapshot {
-        let name = place.cluster();
-        let mut http = HttpListener { routes: name.clone(), authorization: None, limits: Limits::default() };
+        let name = place.name();
+        let endpoints = self.topology.endpoints(place);
+        let (protocol, routes) = if self.bytes {
+            (ListenerProtocol::Tcp { cluster: place.cluster(0) }, Vec::new())
+        } else {
+            (ListenerProtocol::Http(self.http(&name)), vec![self.table(&name, &place.cluster(0))])
+        };
+        Snapshot {
+            listeners: vec![Listener {
+                name,
+                address: place.listener(),
+                direction: Direction::Outbound,
+                tls: None,
+                protocol,
+            }],
+            routes,
+            clusters: endpoints.iter().map(|set| self.cluster_of(&set.cluster)).collect(),
+            endpoints,
+            trust: Vec::new(),
+        }
+    }
+
+    fn http(&self, name: &str) -> HttpListener {
+        let mut http = HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default() };
         self.listener.iter().for_each(|change| change(&mut http));
-        let mut forward = forward(&name);
+        http
+    }
+
+    fn table(&self, name: &str, cluster: &str) -> RouteTable {
+        let mut forward = forward(cluster);
         self.forward.iter().for_each(|change| change(&mut forward));
         let hosts = (self.hosts)(forward).into_iter().map(|(name, domains, routes)| VirtualHost {
             name: name.to_owned(),
             domains: domains.into_iter().map(str::to_owned).collect(),
             routes,
         });
-        Snapshot {
-            listeners: vec![listener(&name, place.listener(), http)],
-            routes: vec![RouteTable { name: name.clone(), hosts: hosts.collect() }],
-            clusters: vec![self.cluster_at(place)],
-            endpoints: vec![self.topology.endpoints(place)],
-            trust: Vec::new(),
-        }
+        RouteTable { name: name.to_owned(), hosts: hosts.collect() }
     }
 
-    fn cluster_at(&self, place: Place) -> Cluster {
-        let mut cluster = cluster(&place.cluster());
+    fn cluster_of(&self, name: &str) -> Cluster {
+        let mut cluster = cluster(name);
         self.cluster.iter().for_each(|change| change(&mut cluster));
         cluster
     }
@@ -229,16 +256,6 @@ impl Case {
 pub fn named(shares: Shares, host: &str) -> String {
     let by_region = shares.iter().any(|(name, _)| name.len() == 1);
     if by_region { region(host).to_owned() } else { host.to_owned() }
-}
-
-fn listener(name: &str, address: SocketAddr, http: HttpListener) -> Listener {
-    Listener {
-        name: name.to_owned(),
-        address,
-        direction: Direction::Outbound,
-        tls: None,
-        protocol: ListenerProtocol::Http(http),
-    }
 }
 
 fn cluster(name: &str) -> Cluster {
@@ -275,6 +292,17 @@ fn forward(cluster: &str) -> Forward {
 /// Repeats without a bound on one try.
 pub fn retry(attempts: u32, on: &[RetryOn]) -> RetryPolicy {
     RetryPolicy { attempts, per_try: None, on: on.iter().copied().collect(), non_idempotent: false }
+}
+
+/// Splits a route over the case's clusters, by these weights.
+pub fn split(mut forward: Forward, weights: &[u32]) -> Forward {
+    let first = forward.clusters.remove(0).cluster;
+    let stem = first.trim_end_matches('0');
+    let weighted = weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+    let weighted =
+        weighted.map(|(number, weight)| WeightedCluster { cluster: format!("{stem}{number}"), weight: *weight });
+    forward.clusters = weighted.collect();
+    forward
 }
 
 /// One virtual host for all authorities.

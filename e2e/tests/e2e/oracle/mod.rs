@@ -31,7 +31,7 @@ use self::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Cases at once: those that time out must not wait for a processor.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 
 fn place(side: Side, case: usize) -> Place {
     Place { side, case: u8::try_from(case).expect("at most 254 cases") }

@@ -25,12 +25,17 @@ use super::wire::{Message, Wire};
 /// Active checks ask for this path.
 pub const CHECKED: &str = "/healthz";
 
+/// An answer of which most is missing.
+const CUT: &str = "HTTP/1.1 200 Scripted\r\ncontent-length: 100\r\n\r\nonly this";
+
 /// What an endpoint does with a request.
 enum Act {
     /// Answers.
     Answer(u16, String),
     /// Answers with a body that ends early.
     Cut,
+    /// Answers with a body that never ends.
+    Stall,
     /// Answers something that is not HTTP.
     Garbage,
     /// Closes the connection.
@@ -147,13 +152,18 @@ async fn serve_http1(mut wire: Wire, host: &Host, shared: &Shared) {
                 // The answer to HEAD tells the length and sends nothing.
                 if request.start.starts_with("HEAD ") { head } else { head + &body }
             }
-            Act::Cut => "HTTP/1.1 200 Scripted\r\ncontent-length: 100\r\n\r\nonly this".to_owned(),
+            Act::Cut => CUT.to_owned(),
+            Act::Stall => {
+                // A caller that is gone is seen by the wait.
+                let _ = wire.write(CUT.as_bytes()).await;
+                return wire.closed().await;
+            }
             Act::Garbage => "this is not HTTP\r\n\r\n".to_owned(),
             Act::Close => return,
             Act::Reset | Act::Refuse => return wire.reset(),
             Act::Hang => return wire.closed().await,
         };
-        let last = !answer.starts_with("HTTP/1.1") || answer.ends_with("only this");
+        let last = !answer.starts_with("HTTP/1.1") || answer == CUT;
         if wire.write(answer.as_bytes()).await.is_err() || last {
             return;
         }
@@ -176,7 +186,7 @@ async fn serve_http2(stream: TcpStream, host: Arc<Host>, shared: Arc<Shared>) {
                     }
                 }
                 Act::Refuse => respond.send_reset(h2::Reason::REFUSED_STREAM),
-                Act::Hang => {
+                Act::Hang | Act::Stall => {
                     let _ = std::future::poll_fn(|context| respond.poll_reset(context)).await;
                 }
                 Act::Reset | Act::Close | Act::Cut | Act::Garbage => respond.send_reset(h2::Reason::INTERNAL_ERROR),
@@ -214,6 +224,7 @@ async fn act(host: &Host, shared: &Shared, request: &Message) -> Act {
     let text = format!("{} got it", host.name);
     match word {
         "cut" => Act::Cut,
+        "stall" => Act::Stall,
         "garbage" => Act::Garbage,
         "close" => Act::Close,
         "reset" => Act::Reset,

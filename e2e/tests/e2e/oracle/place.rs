@@ -52,8 +52,13 @@ impl Place {
         self.at(u8::try_from(10 + index).expect("few endpoints"), 9000)
     }
 
-    /// Name of the case's cluster, listener and route table.
-    pub fn cluster(self) -> String {
+    /// Name of the case, and of its listener and its route table.
+    pub fn name(self) -> String {
         format!("case-{}", self.case)
+    }
+
+    /// Name of one of its clusters.
+    pub fn cluster(self, number: usize) -> String {
+        format!("{}-{number}", self.name())
     }
 }

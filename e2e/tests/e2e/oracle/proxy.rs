@@ -82,11 +82,11 @@ impl Proxy {
     }
 
     /// Waits until it sees an endpoint so.
-    pub async fn sees(&self, cluster: &str, address: SocketAddr, seen: Seen) -> Result<(), String> {
+    pub async fn sees(&self, address: SocketAddr, seen: Seen) -> Result<(), String> {
         let started = Instant::now();
         loop {
-            let is = self.look(cluster, address).await?;
-            if is == seen {
+            let is = self.look(address).await;
+            if is.as_ref() == Ok(&seen) {
                 return Ok(());
             }
             self.wait(started, &format!("{address} is {is:?}, not {seen:?}")).await?;
@@ -94,27 +94,31 @@ impl Proxy {
     }
 
     /// How it sees an endpoint.
-    pub async fn look(&self, cluster: &str, address: SocketAddr) -> Result<Seen, String> {
-        let all = self.all(cluster).await?;
-        all.get(&address).copied().ok_or_else(|| format!("{address} of {cluster} is unknown"))
+    pub async fn look(&self, address: SocketAddr) -> Result<Seen, String> {
+        let clusters = self.clusters().await?;
+        let found = clusters.values().find_map(|hosts| hosts.get(&address));
+        found.copied().ok_or_else(|| format!("{address} is unknown"))
     }
 
-    /// How many endpoints it sees so.
+    /// How many endpoints of a cluster it sees so.
     pub async fn count(&self, cluster: &str, seen: Seen) -> Result<usize, String> {
-        Ok(self.all(cluster).await?.values().filter(|is| **is == seen).count())
+        let clusters = self.clusters().await?;
+        let hosts = clusters.get(cluster).ok_or("no such cluster")?;
+        Ok(hosts.values().filter(|is| **is == seen).count())
     }
 
-    async fn all(&self, cluster: &str) -> Result<HashMap<SocketAddr, Seen>, String> {
-        let (path, clusters) = match self.side {
-            Side::Envoy => ("/clusters?format=json", "cluster_statuses"),
-            Side::Ours => ("/status", "clusters"),
+    async fn clusters(&self) -> Result<HashMap<String, HashMap<SocketAddr, Seen>>, String> {
+        let path = match self.side {
+            Side::Envoy => "/clusters?format=json",
+            Side::Ours => "/status",
         };
         let page = self.web.get(self.side.admin(), path).await?.json();
-        let cluster = rows(&page[clusters]).find(|row| row["name"] == cluster).ok_or("no such cluster")?;
-        Ok(match self.side {
+        let hosts = |cluster: &Value| match self.side {
             Side::Envoy => rows(&cluster["host_statuses"]).filter_map(by_envoy).collect(),
             Side::Ours => rows(&cluster["endpoints"]).filter_map(by_ours).collect(),
-        })
+        };
+        let clusters = rows(&page["cluster_statuses"]).chain(rows(&page["clusters"]));
+        Ok(clusters.map(|cluster| (cluster["name"].as_str().unwrap_or_default().to_owned(), hosts(cluster))).collect())
     }
 
     /// A pause before a condition is looked at again; the reason is the failure when that lasts too long.

@@ -67,7 +67,7 @@ struct Runner {
 impl Runner {
     /// Every endpoint is seen as the case says.
     async fn settle(&self) -> Result<(), String> {
-        if !self.case.is_checked(self.place) {
+        if !self.case.is_checked() {
             return Ok(());
         }
         for host in self.case.topology.hosts() {
@@ -97,7 +97,7 @@ impl Runner {
             Step::Await(name, expect) => self.sees(name, *expect.of(self.place.side)).await?,
             Step::Until(ask, name, seen) => self.until(ask, name, *seen).await?,
             Step::Count(seen, expect) => {
-                let is = self.proxy.count(&self.place.cluster(), *seen).await?;
+                let is = self.proxy.count(&self.place.cluster(0), *seen).await?;
                 let expected = *expect.of(self.place.side);
                 if is != expected {
                     self.outcome.wrong.push(format!("step {index}: {is} endpoints are {seen:?}, not {expected}"));
@@ -110,7 +110,7 @@ impl Runner {
     async fn until(&mut self, ask: &Ask, name: &str, seen: Seen) -> Result<(), String> {
         let address = self.case.topology.address(self.place, name);
         let started = Instant::now();
-        while self.proxy.look(&self.place.cluster(), address).await? != seen {
+        while self.proxy.look(address).await? != seen {
             if started.elapsed() > PATIENCE {
                 return Err(format!("{name} is not {seen:?} after {PATIENCE:?}"));
             }
@@ -129,7 +129,7 @@ impl Runner {
 
     async fn sees(&self, name: &str, seen: Seen) -> Result<(), String> {
         let address = self.case.topology.address(self.place, name);
-        self.proxy.sees(&self.place.cluster(), address, seen).await.map_err(|error| format!("{name}: {error}"))
+        self.proxy.sees(address, seen).await.map_err(|error| format!("{name}: {error}"))
     }
 
     fn id(&mut self) -> String {
@@ -196,7 +196,7 @@ impl Runner {
             connections.spawn(many(self.place.listener(), ask.clone(), count / CONNECTIONS, shares));
         }
         let mut counts = Counts::new();
-        while let Some(part) = within(connections.join_next()).await? {
+        while let Some(part) = connections.join_next().await {
             for (name, number) in part.map_err(|error| error.to_string())?? {
                 *counts.entry(name).or_default() += number;
             }
@@ -213,7 +213,7 @@ async fn many(to: SocketAddr, ask: Ask, count: u32, shares: Shares) -> Result<Co
     let mut counts = Counts::new();
     let mut wire = Wire::connect(to).await.map_err(|error| error.to_string())?;
     for _ in 0..count {
-        let answer = ask.exchange(&mut wire, None).await.ok_or("the connection ended without an answer")?;
+        let answer = within(ask.exchange(&mut wire, None)).await?.ok_or("the connection ended without an answer")?;
         let name = match answer.header("x-host") {
             Some(host) => named(shares, host),
             None => answer.status().unwrap_or_default().to_string(),

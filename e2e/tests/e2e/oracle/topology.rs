@@ -28,34 +28,47 @@ pub struct Spec {
     pub state: State,
 }
 
-/// Tiers of localities of endpoints.
+/// Clusters of tiers of localities of endpoints.
 ///
-/// `a0 a1! / b0*3 | c0?`: two localities in the first tier, one in the second. A locality's region is its endpoints' first
-/// letter; `=2` among its endpoints is its weight. After a name, `*3` is the endpoint's weight, `!` says that it fails its
+/// `a0 a1! / b0*3 | c0? ; d0`: two clusters; in the first, two localities in the first tier, one in the second. A locality's region
+/// is its endpoints' first letter; `=2` among its endpoints is its weight. After a name, `*3` is the endpoint's weight, `!` says that it fails its
 /// checks, `?` that nothing listens there.
 #[derive(Clone, Debug)]
 pub struct Topology {
     hosts: Vec<Spec>,
-    localities: Vec<(u32, u32, usize)>,
+    clusters: Vec<Vec<Group>>,
+}
+
+/// A locality: the next endpoints in order of number.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    tier: u32,
+    weight: u32,
+    hosts: usize,
 }
 
 impl Topology {
     /// Reads the text.
     pub fn new(text: &str) -> Self {
-        let mut topology = Self { hosts: Vec::new(), localities: Vec::new() };
-        for (tier, localities) in text.split('|').enumerate() {
-            let tier = u32::try_from(tier).expect("few tiers");
-            for locality in localities.split('/') {
-                let mut weight = 1;
-                let before = topology.hosts.len();
-                for word in locality.split_whitespace() {
-                    match word.strip_prefix('=') {
-                        Some(number) => weight = number.parse().expect("a weight"),
-                        None => topology.hosts.push(read(word)),
+        let mut topology = Self { hosts: Vec::new(), clusters: Vec::new() };
+        for cluster in text.split(';') {
+            let mut groups = Vec::new();
+            for (tier, localities) in cluster.split('|').enumerate() {
+                for locality in localities.split('/') {
+                    let mut group = Group { tier: u32::try_from(tier).expect("few tiers"), weight: 1, hosts: 0 };
+                    for word in locality.split_whitespace() {
+                        match word.strip_prefix('=') {
+                            Some(number) => group.weight = number.parse().expect("a weight"),
+                            None => {
+                                topology.hosts.push(read(word));
+                                group.hosts += 1;
+                            }
+                        }
                     }
+                    groups.push(group);
                 }
-                topology.localities.push((tier, weight, topology.hosts.len() - before));
             }
+            topology.clusters.push(groups);
         }
         topology
     }
@@ -71,20 +84,24 @@ impl Topology {
         place.endpoint(index.unwrap_or_else(|| panic!("no endpoint {name}")))
     }
 
-    /// As a proxy is told.
-    pub fn endpoints(&self, place: Place) -> EndpointSet {
+    /// As a proxy is told, for each cluster.
+    pub fn endpoints(&self, place: Place) -> Vec<EndpointSet> {
         let mut numbered = self.hosts.iter().enumerate();
-        let localities = self.localities.iter().map(|(tier, weight, count)| {
-            let hosts: Vec<_> = numbered.by_ref().take(*count).collect();
-            Locality {
-                region: hosts.first().map_or_else(|| "none".to_owned(), |(_, host)| region(&host.name).to_owned()),
-                zone: String::new(),
-                priority: *tier,
-                weight: *weight,
-                endpoints: hosts.iter().map(|(index, host)| endpoint(place, *index, host)).collect(),
-            }
-        });
-        EndpointSet { cluster: place.cluster(), localities: localities.collect() }
+        let mut sets = Vec::new();
+        for (number, groups) in self.clusters.iter().enumerate() {
+            let localities = groups.iter().map(|group| {
+                let hosts: Vec<_> = numbered.by_ref().take(group.hosts).collect();
+                Locality {
+                    region: hosts.first().map_or_else(|| "none".to_owned(), |(_, host)| region(&host.name).to_owned()),
+                    zone: String::new(),
+                    priority: group.tier,
+                    weight: group.weight,
+                    endpoints: hosts.iter().map(|(index, host)| endpoint(place, *index, host)).collect(),
+                }
+            });
+            sets.push(EndpointSet { cluster: place.cluster(number), localities: localities.collect() });
+        }
+        sets
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tables.
 
 mod breakers;
+mod bytes;
 mod connections;
 mod health;
 mod outliers;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
         breakers::cases(),
         routes::cases(),
         connections::cases(),
+        bytes::cases(),
     ];
     tables.into_iter().flatten().collect()
 }

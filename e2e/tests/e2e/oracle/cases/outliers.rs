@@ -85,7 +85,7 @@ pub fn cases() -> Vec<Case> {
         case("half of a tier ejected: 70 to 30", "a0 a1 | b0")
             .step(Step::Behave("a1", "503"))
             .step(Step::Until(get("/"), "a1", Seen::Ejected))
-            .spread(get("/"), 2000, &[("a", 70.0), ("b", 30.0)]),
+            .spread(get("/"), 1200, &[("a", 70.0), ("b", 30.0)]),
     ]
 }
 

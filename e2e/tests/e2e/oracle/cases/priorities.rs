@@ -57,10 +57,12 @@ pub fn cases() -> Vec<Case> {
             100 => case.cluster(|cluster| cluster.panic_threshold = 100),
             _ => case,
         };
-        case.spread(get("/"), 2000, shares)
+        case.spread(get("/"), 1200, shares)
     };
     let mut cases: Vec<Case> = ROWS.iter().map(case).collect();
     let refused = Case::new("nobody healthy is told as UH", "a0! | b0!").checked();
     cases.push(refused.cluster(|cluster| cluster.panic_threshold = 0).ask(get("/"), "503 UH -"));
+    cases.push(Case::new("a cluster without endpoints", "").ask(get("/"), "503 UH -"));
+    cases.push(Case::new("a first tier without endpoints", " | b0").ask(get("/"), "200 - b0"));
     cases
 }

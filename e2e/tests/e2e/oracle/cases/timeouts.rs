@@ -14,16 +14,18 @@ pub fn cases() -> Vec<Case> {
         Case::new("a route's timeout", "a0")
             .forward(|forward| forward.timeout = Duration::from_millis(300))
             .ask(get("/").script("hang"), "504 UT a0")
-            .ask(post("/").script("hang"), "504 UT a0")
-            .ask(get("/").script("late:20"), "200 - a0"),
+            .ask(post("/").script("hang"), "504 UT a0"),
         Case::new("the route's timeout covers all tries", "a0 a1 a2")
             .forward(|forward| {
                 let mut policy = retry(2, &[RetryOn::GatewayError, RetryOn::Reset]);
                 policy.per_try = Some(Duration::from_secs(10));
                 forward.retry = Some(policy);
-                forward.timeout = Duration::from_millis(600);
+                forward.timeout = Duration::from_millis(1500);
             })
             .ask(get("/").script("503,hang").naming(Naming::Order), "504 UT 1>2"),
+        Case::new("the route's timeout covers the body", "a0")
+            .forward(|forward| forward.timeout = Duration::from_millis(1500))
+            .ask(get("/").script("stall"), "200~ UT a0"),
         Case::new("no timeout", "a0")
             .forward(|forward| forward.timeout = Duration::ZERO)
             .ask(get("/").script("late:300"), "200 - a0"),

@@ -1,10 +1,10 @@
 //! Load inside a tier: endpoint weights, locality weights, balancers.
 
-use xds::snapshot::Balancer;
+use xds::snapshot::{Balancer, RouteAction};
 
 use crate::oracle::{
     ask::get,
-    case::{Case, Shares},
+    case::{Case, Shares, anywhere, prefix, route, split},
 };
 
 /// Name, endpoints, who answers.
@@ -26,16 +26,29 @@ const ROWS: &[Row] = &[
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = ROWS
         .iter()
-        .map(|(name, hosts, shares)| Case::new(name, hosts).checked().spread(get("/"), 2000, shares))
+        .map(|(name, hosts, shares)| Case::new(name, hosts).checked().spread(get("/"), 1200, shares))
         .collect();
     let least = |name, hosts, shares| {
         let case = Case::new(name, hosts).cluster(|cluster| cluster.balancer = Balancer::LeastRequest);
-        case.spread(get("/"), 2000, shares)
+        case.spread(get("/"), 1200, shares)
     };
     cases.push(least(
         "least request is even when all are idle",
         "a0 a1 a2",
         &[("a0", 33.4), ("a1", 33.3), ("a2", 33.3)],
     ));
+    cases.extend([
+        Case::new("a route splits over clusters by weight", "a0 ; b0 ; c0")
+            .hosts(|forward| anywhere(vec![route(prefix("/"), RouteAction::Forward(split(forward, &[70, 20, 10])))]))
+            .spread(get("/"), 1200, &[("a", 70.0), ("b", 20.0), ("c", 10.0)]),
+        Case::new("a split whose weights are no percentages", "a0 ; b0")
+            .hosts(|forward| anywhere(vec![route(prefix("/"), RouteAction::Forward(split(forward, &[3, 1])))]))
+            .spread(get("/"), 1200, &[("a", 75.0), ("b", 25.0)]),
+        Case::new("a cluster of a split is dead: its share is refused", "a0 ; b0!")
+            .checked()
+            .cluster(|cluster| cluster.panic_threshold = 0)
+            .hosts(|forward| anywhere(vec![route(prefix("/"), RouteAction::Forward(split(forward, &[60, 40])))]))
+            .spread(get("/"), 1200, &[("a", 60.0), ("503", 40.0)]),
+    ]);
     cases
 }
