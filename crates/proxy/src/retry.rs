@@ -22,6 +22,8 @@ pub enum Failure {
     Reset,
     /// The try's time ran out before response headers.
     Timeout,
+    /// What came is not a response.
+    Malformed,
     /// Answered with this status.
     Status(u16),
 }
@@ -31,7 +33,7 @@ impl Failure {
         match self {
             Self::Connect => Some(RetryOn::ConnectFailure),
             Self::Refused => Some(RetryOn::RefusedStream),
-            Self::Reset | Self::Timeout => Some(RetryOn::Reset),
+            Self::Reset | Self::Timeout | Self::Malformed => Some(RetryOn::Reset),
             Self::Status(502..=504) => Some(RetryOn::GatewayError),
             Self::Status(_) => None,
         }
@@ -63,12 +65,13 @@ pub struct Plan<'a> {
     policy: Option<&'a RetryPolicy>,
     idempotent: bool,
     made: u32,
+    spent: bool,
 }
 
 impl<'a> Plan<'a> {
     /// For a request of this method.
     pub fn new(policy: Option<&'a RetryPolicy>, method: &Method) -> Self {
-        Self { policy, idempotent: idempotent(method), made: 0 }
+        Self { policy, idempotent: idempotent(method), made: 0, spent: false }
     }
 
     /// Whether a try may run beside another one (a hedge).
@@ -79,12 +82,11 @@ impl<'a> Plan<'a> {
     /// Decides after a failed try. `replayable` says whether the request's body can be sent again.
     pub fn after(&mut self, failure: Failure, replayable: bool) -> Option<Repeat> {
         let policy = self.policy?;
-        let class = failure.class()?;
-        let allowed = policy.on.contains(&class)
+        let wanted = wants(policy, failure)
             && replayable
-            && (failure.nothing_sent() || self.idempotent || policy.non_idempotent)
-            && self.made < policy.attempts;
-        if !allowed {
+            && (failure.nothing_sent() || self.idempotent || policy.non_idempotent);
+        self.spent = wanted && self.made == policy.attempts;
+        if !wanted || self.spent {
             return None;
         }
         self.made += 1;
@@ -92,11 +94,21 @@ impl<'a> Plan<'a> {
         Some(Repeat { next_tier: self.made == policy.attempts, backoff })
     }
 
+    /// Whether the failure asked about last would be repeated, were not all repeats used up.
+    pub fn spent(&self) -> bool {
+        self.spent
+    }
+
     /// Whether a status is a failure that this plan repeats, so that its answer is held back.
     pub fn repeats_status(&self, status: u16) -> bool {
-        let gateway = Failure::Status(status).class().is_some();
-        gateway && self.policy.is_some_and(|policy| policy.on.contains(&RetryOn::GatewayError))
+        self.policy.is_some_and(|policy| wants(policy, Failure::Status(status)))
     }
+}
+
+/// As at Envoy, a gateway error is also what a caller would be told as one: no connection, no answer, none in time.
+fn wants(policy: &RetryPolicy, failure: Failure) -> bool {
+    let class = failure.class();
+    class.is_some_and(|class| policy.on.contains(&class) || policy.on.contains(&RetryOn::GatewayError))
 }
 
 fn backoff(repeat: u32) -> Duration {
@@ -145,6 +157,25 @@ mod tests {
             let mut plan = Plan::new(Some(&policy), &method);
             assert_eq!(plan.after(failure, replayable).is_some(), repeated, "{method} {failure:?}");
         }
+    }
+
+    #[test]
+    fn a_plan_is_spent_when_a_repeat_is_wanted_and_none_is_left() {
+        let policy = policy(1, &[RetryOn::GatewayError], false);
+        let mut plan = Plan::new(Some(&policy), &Method::GET);
+        // failure, repeated, spent
+        for (failure, repeated, spent) in [
+            (Failure::Status(404), false, false),
+            (Failure::Reset, true, false),
+            (Failure::Status(500), false, false),
+            (Failure::Status(503), false, true),
+            (Failure::Malformed, false, true),
+        ] {
+            assert_eq!((plan.after(failure, true).is_some(), plan.spent()), (repeated, spent), "{failure:?}");
+        }
+        let none = RetryPolicy { attempts: 0, ..policy };
+        let mut plan = Plan::new(Some(&none), &Method::GET);
+        assert_eq!((plan.after(Failure::Timeout, true), plan.spent()), (None, true));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     http::{
         body::{Incoming, Replay, TryBody},
         fate::Busy,
+        flags::Flag,
         h1::wire::Trouble,
         h2::{self, stream::Stream},
         message,
@@ -71,15 +72,26 @@ pub struct Reply {
 pub struct Failed {
     /// For the plan of repeats.
     pub failure: Failure,
+    /// For the access log.
+    pub flag: Flag,
     /// For people.
     pub cause: String,
-    /// A circuit breaker refused it; the endpoint is not to blame.
-    pub overflow: bool,
 }
 
 impl Failed {
     fn new(failure: Failure, cause: impl Into<String>) -> Self {
-        Self { failure, cause: cause.into(), overflow: false }
+        let flag = match failure {
+            Failure::Connect => Flag::UpstreamConnectionFailure,
+            Failure::Refused | Failure::Reset | Failure::Status(_) => Flag::UpstreamConnectionTermination,
+            Failure::Timeout => Flag::UpstreamRequestTimeout,
+            Failure::Malformed => Flag::UpstreamProtocolError,
+        };
+        Self { failure, flag, cause: cause.into() }
+    }
+
+    /// A circuit breaker refused it; the endpoint is not to blame.
+    pub fn overflow(&self) -> bool {
+        self.flag == Flag::UpstreamOverflow
     }
 
     /// Nothing came in time.
@@ -102,7 +114,8 @@ impl<'a> Waiting<'a> {
     fn new(cluster: &'a Cluster, most: u32) -> Result<Self, Failed> {
         let before = cluster.pending.fetch_add(1, Ordering::Relaxed);
         let waiting = Self(cluster);
-        let full = || Failed { overflow: true, ..Failed::new(Failure::Refused, "too many waiting requests") };
+        let full =
+            || Failed { flag: Flag::UpstreamOverflow, ..Failed::new(Failure::Refused, "too many waiting requests") };
         (before < u64::from(most)).then_some(waiting).ok_or_else(full)
     }
 }
@@ -169,7 +182,8 @@ async fn exchange(
 }
 
 fn unconnected(error: ConnectError) -> Failed {
-    Failed { overflow: error == ConnectError::Overflow, ..Failed::new(Failure::Connect, error.to_string()) }
+    let failed = Failed::new(Failure::Connect, error.to_string());
+    if error == ConnectError::Overflow { Failed { flag: Flag::UpstreamOverflow, ..failed } } else { failed }
 }
 
 async fn over_http1(
@@ -196,6 +210,7 @@ async fn over_http1(
             Err(Trouble::Unsent) if again.whole() => body = again,
             Err(Trouble::Unsent) => return Err(Failed::new(Failure::Refused, "connection ended before the request")),
             Err(Trouble::Broken(cause)) => return Err(Failed::new(Failure::Reset, cause)),
+            Err(Trouble::Malformed(cause)) => return Err(Failed::new(Failure::Malformed, cause)),
         }
     }
 }
@@ -225,8 +240,7 @@ async fn over_http2(
                 return match poll_fn(|cx| stream.poll_head(cx)).await {
                     Ok(head) if stream.done() => Ok((head, Incoming::Empty, None)),
                     Ok(head) => Ok((head, Incoming::Stream(Box::new(stream)), Some(busy))),
-                    Err(h2::stream::Trouble::Unseen(cause)) => Err(Failed::new(Failure::Refused, cause)),
-                    Err(h2::stream::Trouble::Broken(cause)) => Err(Failed::new(Failure::Reset, cause)),
+                    Err(trouble) => Err(ended(trouble)),
                 };
             }
             Err(error) => {
@@ -237,6 +251,11 @@ async fn over_http2(
     }
     let cause = refused.map_or_else(String::new, |error| format!("connection ended before the request: {error}"));
     Err(Failed::new(Failure::Refused, cause))
+}
+
+fn ended(trouble: h2::stream::Trouble) -> Failed {
+    let failed = Failed::new(if trouble.seen { Failure::Reset } else { Failure::Refused }, trouble.cause);
+    if trouble.reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }
 }
 
 /// A request of our own to an endpoint, without a body and without faults: the head of its answer.

@@ -7,6 +7,8 @@ pub enum Flag {
     NoHealthyUpstream,
     /// The request's or the try's time ran out.
     UpstreamRequestTimeout,
+    /// The endpoint ended the stream, and the connection goes on (HTTP/2).
+    UpstreamRemoteReset,
     /// Connecting failed.
     UpstreamConnectionFailure,
     /// The connection ended early.
@@ -27,12 +29,15 @@ pub enum Flag {
     UpstreamRetryLimitExceeded,
     /// The caller's request was malformed.
     DownstreamProtocolError,
+    /// What the endpoint answered is not HTTP.
+    UpstreamProtocolError,
 }
 
 impl Flag {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::NoHealthyUpstream,
         Self::UpstreamRequestTimeout,
+        Self::UpstreamRemoteReset,
         Self::UpstreamConnectionFailure,
         Self::UpstreamConnectionTermination,
         Self::UpstreamOverflow,
@@ -43,6 +48,7 @@ impl Flag {
         Self::DownstreamConnectionTermination,
         Self::UpstreamRetryLimitExceeded,
         Self::DownstreamProtocolError,
+        Self::UpstreamProtocolError,
     ];
 
     fn bit(self) -> u32 {
@@ -53,6 +59,7 @@ impl Flag {
         match self {
             Self::NoHealthyUpstream => "UH",
             Self::UpstreamRequestTimeout => "UT",
+            Self::UpstreamRemoteReset => "UR",
             Self::UpstreamConnectionFailure => "UF",
             Self::UpstreamConnectionTermination => "UC",
             Self::UpstreamOverflow => "UO",
@@ -63,6 +70,7 @@ impl Flag {
             Self::DownstreamConnectionTermination => "DC",
             Self::UpstreamRetryLimitExceeded => "URX",
             Self::DownstreamProtocolError => "DPE",
+            Self::UpstreamProtocolError => "UPE",
         }
     }
 }

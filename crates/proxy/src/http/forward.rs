@@ -55,15 +55,15 @@ pub struct Refusal {
     /// HTTP status.
     pub status: StatusCode,
     /// For the access log.
-    pub flags: Vec<Flag>,
+    pub flag: Flag,
     /// For the caller.
     pub text: String,
 }
 
 impl Refusal {
-    /// With one flag.
+    /// Of this flag.
     pub fn new(status: StatusCode, flag: Flag, text: impl Into<String>) -> Self {
-        Self { status, flags: vec![flag], text: text.into() }
+        Self { status, flag, text: text.into() }
     }
 }
 
@@ -264,7 +264,7 @@ impl Race<'_> {
                 return Ok(won);
             }
             if first.is_none() && self.running.is_empty() {
-                let Some(next) = self.next() else { return self.give_up(record) };
+                let Some(next) = self.next(record) else { return self.give_up(record) };
                 let wait = next.backoff.mul_f64(self.random.f64());
                 self.due.repeat = Some((Instant::now() + wait, next));
                 self.due.hedge = None;
@@ -407,7 +407,7 @@ impl Race<'_> {
                 Some(won)
             }
             Err(failed) => {
-                if !self.body.failed() && !failed.overflow {
+                if !self.body.failed() && !failed.overflow() {
                     self.remember(&host);
                     self.cluster.failed(&host, &failed.cause, now);
                 }
@@ -428,7 +428,7 @@ impl Race<'_> {
     }
 
     /// Whether the failed request is repeated, and paid for.
-    fn next(&mut self) -> Option<Repeat> {
+    fn next(&mut self, record: &mut Record) -> Option<Repeat> {
         if self.body.failed() {
             return None;
         }
@@ -442,6 +442,8 @@ impl Race<'_> {
         if paid {
             // Who answered early may still be reading, and the wait before the repeat would outgrow what is buffered.
             self.body.hold();
+        } else {
+            record.flag(Flag::UpstreamOverflow);
         }
         paid.then_some(repeat)
     }
@@ -475,41 +477,32 @@ impl Race<'_> {
 
     /// Nothing more is tried: an answer that was held back, or one of our own.
     fn give_up(&mut self, record: &mut Record) -> Result<Won, Refusal> {
-        let repeated = self.made.len() > 1;
-        let refusal = |status, flag, text: &str| {
-            let mut refusal = Refusal::new(status, flag, text);
-            if repeated {
-                refusal.flags.push(Flag::UpstreamRetryLimitExceeded);
-            }
-            refusal
-        };
+        if self.plan.spent() {
+            record.flag(Flag::UpstreamRetryLimitExceeded);
+        }
         match self.last.take() {
-            Some(Lost::Answered(won)) => {
-                if repeated {
-                    record.flag(Flag::UpstreamRetryLimitExceeded);
-                }
-                Ok(*won)
-            }
+            Some(Lost::Answered(won)) => Ok(*won),
             Some(Lost::Failed(_)) if self.body.failed() => {
                 Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, "the body ended early"))
             }
-            Some(Lost::Failed(failed)) if failed.overflow => {
-                Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, &failed.cause))
+            Some(Lost::Failed(failed)) => {
+                let (status, text) = match failed.failure {
+                    _ if failed.overflow() => (StatusCode::SERVICE_UNAVAILABLE, failed.cause.as_str()),
+                    Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
+                    Failure::Malformed => (StatusCode::BAD_GATEWAY, "the endpoint did not answer in HTTP"),
+                    Failure::Reset | Failure::Status(_) => {
+                        (StatusCode::SERVICE_UNAVAILABLE, "the endpoint ended the connection")
+                    }
+                    Failure::Connect | Failure::Refused => {
+                        (StatusCode::SERVICE_UNAVAILABLE, "no connection to an endpoint")
+                    }
+                };
+                Err(Refusal::new(status, failed.flag, text))
             }
-            Some(Lost::Failed(failed)) => Err(match failed.failure {
-                Failure::Timeout => {
-                    refusal(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time")
-                }
-                Failure::Reset => {
-                    let text = "the endpoint ended the connection";
-                    refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionTermination, text)
-                }
-                Failure::Connect | Failure::Refused | Failure::Status(_) => {
-                    let text = "no connection to an endpoint";
-                    refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamConnectionFailure, text)
-                }
-            }),
-            None => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, "no healthy endpoint")),
+            None => {
+                let text = "no healthy endpoint";
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, text))
+            }
         }
     }
 

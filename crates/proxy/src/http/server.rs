@@ -157,7 +157,7 @@ fn lower(host: &str) -> Cow<'_, str> {
 }
 
 fn refuse(refusal: Refusal, mut record: Record, id: Option<HeaderValue>) -> Response<Answer> {
-    refusal.flags.iter().for_each(|flag| record.flag(*flag));
+    record.flag(refusal.flag);
     answer(refusal.status, refusal.text, record, id)
 }
 

@@ -64,8 +64,10 @@ impl fmt::Debug for Wire {
 pub enum Trouble {
     /// A kept connection had ended; nothing of the request was sent.
     Unsent,
-    /// It ended, or what came is not a response.
+    /// It ended.
     Broken(String),
+    /// What came is not a response.
+    Malformed(String),
 }
 
 impl Wire {
@@ -204,12 +206,12 @@ impl Wire {
             self.out.clear();
             self.keep = false;
         }
-        let malformed = |refused: parse::Refused| Trouble::Broken(format!("malformed response: {refused}"));
+        let malformed = |refused: parse::Refused| Trouble::Malformed(format!("malformed response: {refused}"));
         loop {
             if let Some(head) = self.scan.head(&mut self.buffer, HEAD).map_err(malformed)? {
                 let head = parse::response(&head, self.head_only, HEAD).map_err(malformed)?;
                 if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Poll::Ready(Err(Trouble::Broken("switched protocols unasked".to_owned())));
+                    return Poll::Ready(Err(Trouble::Malformed("switched protocols unasked".to_owned())));
                 }
                 if head.parts.status.is_informational() {
                     continue;

@@ -43,11 +43,13 @@ impl fmt::Debug for Stream {
 
 /// Why there is no response.
 #[derive(Debug)]
-pub enum Trouble {
-    /// The endpoint has not looked at the request.
-    Unseen(String),
-    /// It may have.
-    Broken(String),
+pub struct Trouble {
+    /// Whether the endpoint may have looked at the request.
+    pub seen: bool,
+    /// Whether it ended this stream only, not the connection.
+    pub reset: bool,
+    /// For people.
+    pub cause: String,
 }
 
 impl Stream {
@@ -96,7 +98,7 @@ impl Stream {
     /// The response's head.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Trouble>> {
         if let Err(error) = self.send(cx) {
-            return Poll::Ready(Err(Trouble::Broken(error.to_string())));
+            return Poll::Ready(Err(Trouble { seen: true, reset: false, cause: error.to_string() }));
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| classify(&error))?;
         self.fate.heard();
@@ -129,6 +131,6 @@ fn classify(error: &h2::Error) -> Trouble {
     // A GOAWAY without error names streams that were not looked at, as REFUSED_STREAM does.
     let unseen = error.reason() == Some(Reason::REFUSED_STREAM)
         || error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
-    let cause = format!("stream ended: {error}");
-    if unseen { Trouble::Unseen(cause) } else { Trouble::Broken(cause) }
+    let reset = error.is_reset() && error.is_remote();
+    Trouble { seen: !unseen, reset, cause: format!("stream ended: {error}") }
 }

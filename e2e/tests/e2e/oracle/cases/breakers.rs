@@ -31,6 +31,6 @@ pub fn cases() -> Vec<Case> {
                 cluster.breakers.retries_per_second = 0;
             })
             .forward(|forward| forward.retry = Some(retry(1, &[RetryOn::GatewayError])))
-            .ask_differs(get("/").script("503,200").naming(Naming::Order), "200 - 1>2", "503 - 1", BUDGET),
+            .ask_differs(get("/").script("503,200").naming(Naming::Order), "200 - 1>2", "503 UO 1", BUDGET),
     ]
 }

@@ -23,6 +23,10 @@ pub fn cases() -> Vec<Case> {
             "200~ UC a0",
             BREAKS,
         ),
+        Case::new("the answer is not HTTP", "a0").ask(get("/").script("garbage"), "502 UPE a0"),
+        http2("streams that are reset")
+            .ask(get("/").script("reset"), "503 UR a0")
+            .ask(get("/").script("refuse"), "503 UR a0"),
         Case::new("the caller goes away", "a0").ask(get("/").leaves(), "gone DC a0"),
         http2("over HTTP/2 upstream")
             .ask(get("/"), "200 - a0")

@@ -11,6 +11,8 @@ use crate::oracle::{
 
 const CROSSES: &str = "The last repeat goes to the next tier";
 
+const ELSEWHERE: &str = "A repeat never goes to an endpoint that was tried";
+
 fn gateway_errors(name: &'static str, hosts: &str) -> Case {
     Case::new(name, hosts).forward(|forward| forward.retry = Some(retry(1, &[RetryOn::GatewayError])))
 }
@@ -67,6 +69,25 @@ pub fn cases() -> Vec<Case> {
         Case::new("without a policy nothing is repeated", "a0 a1")
             .ask(tried("503,200"), "503 - 1")
             .ask(tried("reset,200"), "503 UC 1"),
+        everything("no attempts, no repeats", "a0 a1")
+            .forward(|forward| forward.retry.as_mut().unwrap().attempts = 0)
+            .ask(tried("503,200"), "503 URX 1")
+            .ask(tried("reset,200"), "503 UC,URX 1")
+            .ask(tried("404"), "404 - 1"),
+        gateway_errors("a gateway error is also what would be answered as one", "a0 a1")
+            .ask(tried("reset,200"), "200 - 1>2")
+            .ask(tried("close,200"), "200 - 1>2")
+            .ask(tried("garbage,200"), "200 - 1>2"),
+        gateway_errors("connect failures are gateway errors", "a0? a1").asks(4, &get("/"), "200 - a1"),
+        everything("an answer that is not HTTP is repeated", "a0 a1 a2")
+            .ask(tried("garbage,200"), "200 - 1>2")
+            .ask(tried("garbage"), "502 UPE,URX 1>2>3"),
+        gateway_errors("a repeat with nobody else to go to", "a0").ask_differs(
+            get("/").script("503,200"),
+            "200 - a0>a0",
+            "503 - a0",
+            ELSEWHERE,
+        ),
         everything("a try that takes too long is repeated", "a0 a1 a2")
             .forward(|forward| forward.retry.as_mut().unwrap().per_try = Some(Duration::from_millis(1500)))
             .ask(tried("hang,200"), "200 - 1>2")

@@ -15,6 +15,13 @@ pub fn cases() -> Vec<Case> {
             .forward(|forward| forward.timeout = Duration::from_millis(300))
             .ask(get("/").script("hang"), "504 UT a0")
             .ask(post("/").script("hang"), "504 UT a0"),
+        Case::new("a bound on one try without repeats", "a0")
+            .forward(|forward| {
+                let mut policy = retry(0, &[RetryOn::GatewayError]);
+                policy.per_try = Some(Duration::from_millis(200));
+                forward.retry = Some(policy);
+            })
+            .ask(get("/").script("hang"), "504 URX,UT a0"),
         Case::new("the route's timeout covers all tries", "a0 a1 a2")
             .forward(|forward| {
                 let mut policy = retry(2, &[RetryOn::GatewayError, RetryOn::Reset]);
