@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
         UPGRADE,
@@ -31,21 +31,36 @@ const REQUEST_ID_LENGTH: usize = 128;
 /// Whom a request is for, as the caller wrote it.
 ///
 /// # Errors
-/// A sentence for the caller, when the request names nobody or several.
+/// A sentence for the caller, when the request names nobody, several, or something that is no host.
 pub fn authority(request: &Parts) -> Result<Authority, &'static str> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err("more than one host header");
     }
-    let authority = match request.uri.authority() {
-        // RFC 9112, 3.2.2: the absolute form outranks the header.
-        Some(authority) => authority.clone(),
-        None => Authority::try_from(host.ok_or("no host")?.as_bytes()).map_err(|_| "malformed host")?,
+    let host = host.map(|host| Authority::try_from(host.as_bytes()).map_err(|_| "malformed host")).transpose()?;
+    let authority = match (request.uri.authority(), host) {
+        // RFC 9112, 3.2: every request has the header, also where the target outranks it.
+        (_, None) if request.version == Version::HTTP_11 => return Err("no host"),
+        (None, None) => return Err("no host"),
+        // RFC 9113, 8.3.1: both say the same.
+        (Some(authority), Some(host)) if request.version == Version::HTTP_2 && *authority != host => {
+            return Err("the host is not the authority");
+        }
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => host,
     };
     // RFC 9110, 4.2.4. What we take for the host must be what the endpoint takes for it.
     if authority.as_str().contains('@') {
         return Err("a user before the host");
+    }
+    // RFC 3986, 3.2.3; a comma is what several headers become when a proxy joins them.
+    let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    let digits = port.strip_prefix(':').unwrap_or(port);
+    let valid =
+        digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits.is_empty() || digits.parse::<u16>().is_ok());
+    if !valid || authority.host().contains(',') {
+        return Err("malformed host");
     }
     Ok(authority)
 }
@@ -56,6 +71,9 @@ pub fn refuse(request: &Parts) -> Option<&'static str> {
         return Some("both content-length and transfer-encoding");
     }
     let path = request.uri.path();
+    if path == "*" && request.method != Method::OPTIONS {
+        return Some("only OPTIONS is for everything");
+    }
     // Most paths hold nothing that could be read in two ways.
     let suspect = path.contains(['%', '\\', ';']) || path.contains("/.");
     (suspect && ambiguous(path)).then_some("ambiguous path")
@@ -96,6 +114,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| BETWEEN.contains(name)) {
         return;
     }
+    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -106,7 +125,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     for name in BETWEEN {
         headers.remove(name);
     }
@@ -234,13 +252,21 @@ mod tests {
     fn authority_is_the_uris_then_the_hosts() {
         let cases = [
             ("http://ledger:80/x", vec![("host", "other")], Ok("ledger:80")),
+            ("http://ledger/x", vec![], Err("no host")),
+            ("http://ledger/x", vec![("host", "a b")], Err("malformed host")),
+            ("/x", vec![("host", "ledger:")], Ok("ledger:")),
+            ("/x", vec![("host", "[::1]:80")], Ok("[::1]:80")),
+            ("/x", vec![("host", "ledger:http")], Err("malformed host")),
+            ("/x", vec![("host", "ledger:65536")], Err("malformed host")),
+            ("/x", vec![("host", "a, b")], Err("malformed host")),
+            ("/x", vec![("host", "a,b")], Err("malformed host")),
             ("/x", vec![("host", "ledger")], Ok("ledger")),
             ("/x", vec![], Err("no host")),
             ("/x", vec![("host", "a"), ("host", "a")], Err("more than one host header")),
             ("/x", vec![("host", "a b")], Err("malformed host")),
             ("/x", vec![("host", "")], Err("malformed host")),
             ("/x", vec![("host", "other@ledger")], Err("a user before the host")),
-            ("http://other@ledger/x", vec![], Err("a user before the host")),
+            ("http://other@ledger/x", vec![("host", "ledger")], Err("a user before the host")),
         ];
         for (uri, headers, expected) in cases {
             let found = authority(&parts(uri, &headers));

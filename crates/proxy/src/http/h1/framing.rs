@@ -140,8 +140,9 @@ impl Decoder {
                         return Ok(Piece::More);
                     }
                     let Some(lines) = self.scan.head(buffer, TRAILERS)? else { return Ok(Piece::More) };
+                    let trailers = parse::trailers(&lines, TRAILERS)?;
                     self.state = State::Done;
-                    return parse::trailers(&lines, TRAILERS).map(Piece::Trailers);
+                    return Ok(Piece::Trailers(trailers));
                 }
             }
         }
@@ -170,6 +171,7 @@ fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>, Refused> {
     let line = seen[..end].strip_suffix(b"\r").ok_or(WRONG)?;
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, rest) = line.split_at(digits);
+    // Some endpoints pad sizes with white space.
     let extension = rest.trim_ascii_start();
     if !(extension.is_empty() || extension[0] == b';')
         || rest.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')

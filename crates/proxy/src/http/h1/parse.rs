@@ -138,7 +138,7 @@ pub fn request(head: &Bytes, bounds: Bounds) -> Result<RequestHead, Refused> {
     parts.version = version(&text[two + 1..])?;
     parts.method = Method::from_bytes(&text[..one]).map_err(|_| Refused::Malformed("malformed method"))?;
     let target = head.slice(first.start + one + 1..first.start + two);
-    parts.uri = Uri::from_maybe_shared(target).map_err(|_| Refused::Malformed("malformed target"))?;
+    parts.uri = target_of(&parts.method, target)?;
     let fields = fields(head, rest, bounds)?;
     let framing = match (fields.length, fields.chunked) {
         (Some(_), true) => return Err(Refused::Malformed("both content-length and transfer-encoding")),
@@ -153,6 +153,17 @@ pub fn request(head: &Bytes, bounds: Bounds) -> Result<RequestHead, Refused> {
         && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let keep_alive = keep_alive(parts.version, &parts.headers);
     Ok(RequestHead { parts, framing, keep_alive, expects })
+}
+
+/// RFC 9112, 3.2: a path, a whole URI, `*`, and for CONNECT an authority; never a fragment.
+fn target_of(method: &Method, target: Bytes) -> Result<Uri, Refused> {
+    const WRONG: Refused = Refused::Malformed("malformed target");
+    if memchr::memchr(b'#', &target).is_some() {
+        return Err(WRONG);
+    }
+    let uri = Uri::from_maybe_shared(target).map_err(|_| WRONG)?;
+    let by_authority = uri.authority().is_some() && uri.scheme().is_none();
+    if by_authority == (*method == Method::CONNECT) { Ok(uri) } else { Err(WRONG) }
 }
 
 /// Reads a response's head, which ends in an empty line. `to_head` tells that the request was HEAD, so that no body follows.

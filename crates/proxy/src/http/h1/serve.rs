@@ -194,6 +194,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
         let inlet = self.inlet.clone();
         poll_fn(|cx| lock(&inlet).poll_interim(cx)).await?;
         let mut close = !asked.keep_alive || poll_fn(|cx| Poll::Ready(self.leaving.poll(cx).is_ready())).await;
+        // Whoever cannot be understood now may mean another thing by what follows.
+        close |= body.is_ours() && matches!(head.status.as_u16(), 400 | 405 | 431 | 501);
         close |= lock(&inlet).is_broken();
         if body.is_ours() && !close && !lock(&inlet).done() {
             close = !discard(&inlet).await;

@@ -85,12 +85,14 @@ where
             && (leaving.poll(cx).is_ready() || idle.poll(streams.is_empty(), limits.idle_timeout, cx).is_ready())
         {
             told = true;
+            idle.since = None;
             caller.graceful_shutdown();
             if caller.poll_closed(cx).is_ready() {
                 return Poll::Ready(());
             }
         }
-        Poll::Pending
+        // A caller that does not answer the farewell would stay.
+        if told { idle.poll(streams.is_empty(), limits.header_timeout, cx) } else { Poll::Pending }
     })
     .await;
 }

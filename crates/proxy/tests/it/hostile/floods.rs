@@ -273,6 +273,37 @@ async fn bodies_that_never_end_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn silence_over_http2_is_cut() {
+    let recorder = Recorder::start(Reply::ok).await;
+    let mut snapshot = plain(recorder.endpoint(), Direction::Gateway);
+    *limits(&mut snapshot) = Limits {
+        header_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let mut open = Vec::new();
+    for (name, bytes) in [
+        ("half a preface", PREFACE[..10].to_vec()),
+        ("a preface", PREFACE.to_vec()),
+        ("settings", [PREFACE, &settings].concat()),
+        ("half a frame", [PREFACE, &settings, &frames::get(1, &[])[..12]].concat()),
+        ("half a header block", [PREFACE, &settings, &frame(HEADERS, END, 1, &block(&GET))].concat()),
+        ("a request, then nothing", [PREFACE, &settings, &frames::get(1, &[])].concat()),
+    ] {
+        let mut peer = Peer::connect(to).await;
+        assert!(peer.write(&bytes).await);
+        let mut rest = Vec::new();
+        if tokio::time::timeout(Duration::from_secs(5), peer.stream.read_to_end(&mut rest)).await.is_err() {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_have_a_bound() {
     let recorder = Recorder::start(Reply::ok).await;
     let mut snapshot = plain(recorder.endpoint(), Direction::Gateway);

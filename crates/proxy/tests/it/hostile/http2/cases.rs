@@ -1,17 +1,13 @@
-//! Callers that break HTTP/2: cases after RFC 9113 and RFC 7541, frame by frame.
+//! What callers do to HTTP/2, after RFC 9113 and RFC 7541, and what must come of it.
 
-use xds::snapshot::Direction;
+use Expect::*;
 
-use super::{
-    frames::*,
-    recorder::{Recorder, Reply},
-};
-use crate::support::{Proxy, http1, plain};
+use super::super::frames::*;
 
 /// What must come of it. A stream's error may be taken for the connection's, and PROTOCOL_ERROR stands for every other
 /// code (RFC 9113, 5.4).
 #[derive(Clone, Copy, Debug)]
-enum Expect {
+pub enum Expect {
     /// GOAWAY with one of these codes, and the end of the connection.
     Connection(&'static [u32]),
     /// RST_STREAM of stream 1 with one of these codes, or the same for the connection.
@@ -22,14 +18,12 @@ enum Expect {
     Answered,
 }
 
-use Expect::*;
-
-struct Case {
-    name: &'static str,
-    bytes: Vec<u8>,
-    expect: Expect,
+pub struct Case {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    pub expect: Expect,
     /// Whether the endpoint may see the beginning of a request whose body turns out to be wrong.
-    begins: bool,
+    pub begins: bool,
 }
 
 fn case(name: &'static str, expect: Expect, parts: &[Vec<u8>]) -> Case {
@@ -68,7 +62,7 @@ fn but(without: &str, more: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// Section 4: frames.
-fn framing() -> Vec<Case> {
+pub fn framing() -> Vec<Case> {
     let large = vec![0; 16_385];
     vec![
         case("4.1: a type that nobody knows is ignored", Answered, &[frame(0x16, 0, 0, b"x"), get(1, &[])]),
@@ -149,7 +143,7 @@ fn framing() -> Vec<Case> {
 }
 
 /// Sections 5 and 6: states, settings, windows.
-fn states() -> Vec<Case> {
+pub fn states() -> Vec<Case> {
     let code = &[STREAM_CLOSED, PROTOCOL];
     vec![
         case("5.1: DATA on an idle stream", Connection(&[PROTOCOL]), &[data(1, END, b"x")]),
@@ -266,7 +260,7 @@ fn states() -> Vec<Case> {
 }
 
 /// Section 8: HTTP in frames.
-fn messages() -> Vec<Case> {
+pub fn messages() -> Vec<Case> {
     let with = |fields: &[(&str, &str)]| get(1, fields);
     let mut cases = vec![
         case("8.2.2: te: trailers, rightly", Answered, &[with(&[("te", "trailers")])]),
@@ -335,6 +329,7 @@ fn messages() -> Vec<Case> {
         one("8.3.1: two schemes", &[(":scheme", "http")]),
         one("8.3.1: two paths", &[(":path", "/y")]),
         one("8.3.1: two authorities", &[(":authority", "fx")]),
+        one("8.3.1: a host that says another thing", &[("host", "other")]),
         one("8.3.1: two hosts", &[("host", "fx"), ("host", "fx")]),
     ]);
     let swap = |name, pseudo, value: Option<&str>| {
@@ -350,6 +345,7 @@ fn messages() -> Vec<Case> {
         swap("8.3.1: white space in the method", ":method", Some("GET /x HTTP/1.1")),
         swap("8.3.1: an empty path", ":path", Some("")),
         swap("8.3.1: a path without a slash", ":path", Some("x")),
+        swap("8.3.1: an asterisk without OPTIONS", ":path", Some("*")),
         swap("8.3.1: white space in the path", ":path", Some("/x HTTP/1.1")),
         swap("8.3.1: a line's end in the path", ":path", Some("/x HTTP/1.1\r\nx: y")),
         swap("8.3.1: NUL in the path", ":path", Some("/\0")),
@@ -366,7 +362,7 @@ fn messages() -> Vec<Case> {
 }
 
 /// RFC 7541.
-fn compression() -> Vec<Case> {
+pub fn compression() -> Vec<Case> {
     let with =
         |name, bytes: &[u8]| case(name, Connection(&[COMPRESSION]), &[ended(1, &[&block(&GET)[..], bytes].concat())]);
     let first =
@@ -406,116 +402,4 @@ fn compression() -> Vec<Case> {
             &[frame(HEADERS, END, 1, &block(&GET)), frame(CONTINUATION, END_HEADERS, 1, &[0x80])],
         ),
     ]
-}
-
-/// What came of it.
-#[derive(Debug, Default)]
-struct Seen {
-    goaway: Option<u32>,
-    reset: Option<u32>,
-    status: Option<u16>,
-    closed: bool,
-}
-
-/// Reads until the case is decided, at the latest when the connection ends.
-async fn watch(peer: &mut Peer, expect: Expect) -> Seen {
-    let mut seen = Seen::default();
-    while let Some(frame) = peer.next().await {
-        match frame.kind {
-            GOAWAY => seen.goaway = Some(frame.code()),
-            // Of many streams that are one too many, the last.
-            RST_STREAM if seen.reset.is_none() => seen.reset = Some(frame.code()),
-            HEADERS if frame.stream == 1 => seen.status = frame.status(),
-            _ => {}
-        }
-        let decided = match expect {
-            Connection(_) => false,
-            Stream(_) => seen.reset.is_some(),
-            Malformed | Answered => seen.reset.is_some() || seen.status.is_some(),
-        };
-        if decided && seen.goaway.is_none() {
-            return seen;
-        }
-    }
-    seen.closed = !peer.silent;
-    seen
-}
-
-fn right(expect: Expect, seen: &Seen) -> bool {
-    let among = |code: u32, codes: &[u32]| code == PROTOCOL || codes.contains(&code);
-    let goaway = |codes: &[u32]| seen.closed && seen.goaway.is_some_and(|code| among(code, codes));
-    match expect {
-        Connection(codes) => goaway(codes),
-        Stream(codes) => goaway(codes) || seen.reset.is_some_and(|code| among(code, codes)),
-        Malformed => {
-            let refused = matches!(seen.status, Some(400 | 405 | 431 | 501));
-            refused || seen.reset == Some(PROTOCOL) || goaway(&[PROTOCOL])
-        }
-        Answered => seen.status == Some(200) && seen.reset.is_none() && seen.goaway.is_none_or(|code| code == NO_ERROR),
-    }
-}
-
-async fn check(cases: Vec<Case>, least: usize) {
-    let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
-    let to = snapshot.listeners[0].address;
-    let _proxy = Proxy::start(&snapshot);
-    let mut wrong = Vec::new();
-    for case in &cases {
-        let mut peer = Peer::greeted(to).await;
-        peer.write(&case.bytes).await;
-        let seen = watch(&mut peer, case.expect).await;
-        if !right(case.expect, &seen) {
-            wrong.push(format!("{}: expected {:?}, {seen:?}", case.name, case.expect));
-        }
-        let arrived = recorder.arrived();
-        let whole = matches!(case.expect, Answered);
-        if arrived.len() > usize::from(whole || case.begins) {
-            wrong.push(format!("{}: the endpoint saw {arrived:?}", case.name));
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    assert!(cases.len() >= least, "{}", cases.len());
-    assert_eq!(http1(to, crate::support::get("/")).await.unwrap().status, 200, "the proxy lives");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn broken_frames() {
-    check(framing(), 25).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn broken_states_settings_and_windows() {
-    check(states(), 25).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn broken_messages() {
-    check(messages(), 60).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn broken_header_compression() {
-    check(compression(), 12).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn broken_prefaces() {
-    let recorder = Recorder::start(Reply::ok).await;
-    let snapshot = plain(recorder.endpoint(), Direction::Gateway);
-    let to = snapshot.listeners[0].address;
-    let _proxy = Proxy::start(&snapshot);
-    let wrong = b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec();
-    for (name, bytes) in [
-        ("3.4: another preface", wrong),
-        ("3.4: a preface, and HTTP/1.1", [PREFACE, b"GET / HTTP/1.1\r\nhost: fx\r\n\r\n"].concat()),
-    ] {
-        let mut peer = Peer::connect(to).await;
-        peer.write(&bytes).await;
-        // An answer in HTTP/1.1 is read to its end as well.
-        let mut rest = Vec::new();
-        let ended = tokio::io::AsyncReadExt::read_to_end(&mut peer.stream, &mut rest);
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.is_ok(), "{name}");
-        assert!(recorder.arrived().is_empty(), "{name}");
-    }
 }
