@@ -9,7 +9,7 @@ use model::config::Config;
 use serde::{Deserialize, Serialize};
 use xds::{
     lease::Leases,
-    overlay::{Effect, Overlay},
+    overlay::{Effect, Overlay, Way},
 };
 
 use crate::{
@@ -241,7 +241,16 @@ pub(crate) fn check(config: &Config, request: &OverlayRequest) -> Result<(), Ref
                 return Err(Refusal::Invalid(format!("{} is not a percentage", fault.percent)));
             }
         }
-        OverlayEffect::Partition { region: name } => region(name)?,
+        OverlayEffect::Partition { regions, from, way: _ } => {
+            if regions.is_empty() {
+                return Err(Refusal::Invalid("a partition names no region".to_owned()));
+            }
+            if let Some(both) = regions.iter().find(|name| from.contains(name)) {
+                return Err(Refusal::Invalid(format!("region `{both}` is on both sides of the partition")));
+            }
+            regions.iter().chain(from).try_for_each(|name| region(name))?;
+        }
+        OverlayEffect::NoControl { region: name } => name.as_deref().map_or(Ok(()), region)?,
         OverlayEffect::Switch(switch) => {
             service(&switch.service)?;
             region(&switch.region)?;
@@ -294,15 +303,31 @@ fn part(config: &Config, placement: &Placement, request: &OverlayRequest) -> Opt
             concerned.then(|| Effect::Fault(fault.clone()))
         }
         OverlayEffect::Switch(switch) => calls(&switch.service).then(|| Effect::Switch(switch.clone())),
-        OverlayEffect::Partition { region } if own == Some(region.as_str()) => {
-            let others = config.mesh.regions.iter().map(|r| r.to_string()).filter(|other| other != region);
-            Some(others.collect::<Vec<_>>())
-                .filter(|regions| !regions.is_empty())
-                .map(|regions| Effect::CutOff { regions })
+        OverlayEffect::Partition { regions, from, way } => cut_off(config, own, regions, from, *way),
+        OverlayEffect::NoControl { region } => {
+            region.as_deref().is_none_or(|region| own == Some(region)).then_some(Effect::NoControl)
         }
-        OverlayEffect::Partition { region } => Some(Effect::CutOff { regions: vec![region.clone()] }),
         OverlayEffect::Harmless {} => Some(Effect::Harmless),
     }
+}
+
+/// A proxy's part of a partition: it can only lose what it sends and receives itself.
+fn cut_off(config: &Config, own: Option<&str>, regions: &[String], from: &[String], way: Way) -> Option<Effect> {
+    let inside = own.is_some_and(|own| regions.iter().any(|region| region == own));
+    let other = |name: &String| if from.is_empty() { !regions.contains(name) } else { from.contains(name) };
+    let (regions, way) = if inside {
+        let others = config.mesh.regions.iter().map(ToString::to_string).filter(other);
+        let seen_from_inside = match way {
+            Way::Both => Way::Both,
+            Way::To => Way::From,
+            Way::From => Way::To,
+        };
+        (others.collect(), seen_from_inside)
+    } else {
+        let concerned = from.is_empty() || own.is_some_and(|own| from.iter().any(|region| region == own));
+        (if concerned { regions.to_vec() } else { Vec::new() }, way)
+    };
+    (!regions.is_empty()).then_some(Effect::CutOff { regions, way })
 }
 
 #[cfg(test)]
@@ -344,19 +369,48 @@ mod tests {
         }
         let unknown = OverlayRequest { targets: Targets::Concerned, effect: fault(Some("gx")) };
         assert!(check(&config, &unknown).is_err());
-        let unknown = OverlayEffect::Partition { region: "north".to_owned() };
+        let unknown = partition(&["north"], &[], Way::Both);
         assert!(check(&config, &OverlayRequest { targets: Targets::Concerned, effect: unknown }).is_err());
+    }
+
+    fn partition(regions: &[&str], from: &[&str], way: Way) -> OverlayEffect {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        OverlayEffect::Partition { regions: names(regions), from: names(from), way }
     }
 
     #[test]
     fn a_partition_has_two_sides() {
         let config = bank();
-        let effect = OverlayEffect::Partition { region: "east".to_owned() };
-        let request = OverlayRequest { targets: Targets::Concerned, effect };
-        for placement in &place(&config).proxies {
-            let Some(Effect::CutOff { regions }) = part(&config, placement, &request) else { panic!("{placement:?}") };
-            let inside = region_of(placement) == Some("east");
-            assert_eq!(regions, [if inside { "west" } else { "east" }], "{}", placement.proxy);
+        for (from, way, inside, gateway) in [
+            (&[][..], Way::Both, Some(Way::Both), Some(Way::Both)),
+            (&[], Way::To, Some(Way::From), Some(Way::To)),
+            (&["west"], Way::From, Some(Way::To), None),
+        ] {
+            let request = OverlayRequest { targets: Targets::Concerned, effect: partition(&["east"], from, way) };
+            assert_eq!(check(&config, &request), Ok(()));
+            for placement in &place(&config).proxies {
+                let cut = |region: &str, way| Some(Effect::CutOff { regions: vec![region.to_owned()], way });
+                let expected = match region_of(placement) {
+                    Some("east") => inside.and_then(|way| cut("west", way)),
+                    Some(_) => cut("east", way),
+                    None => gateway.and_then(|way| cut("east", way)),
+                };
+                assert_eq!(part(&config, placement, &request), expected, "{}", placement.proxy);
+            }
+        }
+        for (regions, from) in [(&[][..], &[][..]), (&["east"], &["east"])] {
+            let request = OverlayRequest { targets: Targets::Concerned, effect: partition(regions, from, Way::Both) };
+            assert!(check(&config, &request).is_err());
+        }
+    }
+
+    #[test]
+    fn losing_the_control_plane_concerns_a_region_or_all() {
+        let config = bank();
+        for (region, expected) in [(None, 7), (Some("east"), 3)] {
+            let effect = OverlayEffect::NoControl { region: region.map(str::to_owned) };
+            let request = OverlayRequest { targets: Targets::Concerned, effect };
+            assert_eq!(told(&config, &place(&config), &request).len(), expected, "{region:?}");
         }
     }
 

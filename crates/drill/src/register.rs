@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use evidence::record::{Anchor, Objectives as Asked, Registration};
 use model::config::{
-    Config, Drill, DrillKind, FaultAction, FaultStep, GuardCondition, HttpRequest, LoseHow, Objectives, Pattern, Probe,
-    ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep, Step, Tier, Trigger,
+    Caller, Config, Delay, Drill, DrillKind, Fault, FaultAction, FaultStep, GuardCondition, HttpRequest, LoseHow,
+    Objectives, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep, Step, Tier,
+    TlsFault, Trigger, Way,
 };
 use serde_json::{Value, json};
 
@@ -175,7 +176,16 @@ fn scenario_json(step: &ScenarioStep) -> Value {
         ScenarioAction::Lose { region, how } => {
             value["lose"] = json!({"region": region, "how": how_text(*how)});
         }
-        ScenarioAction::Fault(fault) => value["fault"] = fault_json(fault),
+        ScenarioAction::Fault(Fault::Requests(fault)) => value["fault"] = fault_json(fault),
+        ScenarioAction::Fault(Fault::Partition(step)) => {
+            let way = match step.way {
+                Way::Both => "both",
+                Way::To => "to",
+                Way::From => "from",
+            };
+            value["partition"] = json!({"regions": step.regions, "from": step.from, "way": way});
+        }
+        ScenarioAction::Fault(Fault::NoControl { region }) => value["noControl"] = json!({"region": region}),
         ScenarioAction::Run { name, command, undo, timeout } => {
             value["run"] = json!({"name": name, "command": command, "undo": undo, "timeout": s(*timeout)});
         }
@@ -195,17 +205,38 @@ pub fn how_text(how: LoseHow) -> &'static str {
 
 fn fault_json(fault: &FaultStep) -> Value {
     let action = match &fault.action {
-        FaultAction::Delay(delay) => json!({"delay": s(*delay)}),
+        FaultAction::Delay(Delay::Fixed(delay)) => json!({"delay": s(*delay)}),
+        FaultAction::Delay(Delay::Normal { mean, deviation }) => {
+            json!({"delay": {"mean": s(*mean), "deviation": s(*deviation)}})
+        }
+        FaultAction::Delay(Delay::Spike { base, spike, percent }) => {
+            json!({"delay": {"base": s(*base), "spike": s(*spike), "percent": percent}})
+        }
         FaultAction::Abort(status) => json!({"abort": status}),
+        FaultAction::AbortGrpc(status) => json!({"abortGrpc": status}),
         FaultAction::Refuse => json!("refuse"),
         FaultAction::Reset => json!("reset"),
+        FaultAction::ResetAfter(bytes) => json!({"resetAfter": bytes}),
         FaultAction::Blackhole => json!("blackhole"),
+        FaultAction::DropConnect => json!("dropConnect"),
+        FaultAction::Bandwidth(bytes) => json!({"bandwidth": bytes}),
+        FaultAction::Truncate(bytes) => json!({"truncate": bytes}),
+        FaultAction::Dns => json!("dns"),
+        FaultAction::Tls(TlsFault::Expired) => json!({"tls": "expired"}),
+        FaultAction::Tls(TlsFault::Untrusted) => json!({"tls": "untrusted"}),
+        FaultAction::Tls(TlsFault::WrongIdentity) => json!({"tls": "wrongIdentity"}),
     };
+    let from = fault.from.as_ref().map(|from| match from {
+        Caller::Service(name) => name.as_str(),
+        Caller::Gateway(name) => name.as_str(),
+    });
     json!({
         "service": fault.service,
+        "from": from,
         "region": fault.region,
         "path": fault.path,
         "method": fault.method,
+        "header": fault.header,
         "percent": fault.percent,
         "action": action,
     })

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 
-use model::config::{FaultStep, LoseHow};
+use model::config::{Fault, LoseHow};
 use model::name::{PlanName, RegionName};
 use serde_json::Value;
 
@@ -218,7 +218,7 @@ pub trait Target: Send + Sync + 'static {
         &self,
         lease: &str,
         step: &str,
-        fault: &FaultStep,
+        fault: &Fault,
     ) -> impl Future<Output = Result<Vec<String>, TargetError>> + Send;
     /// Undoes one step (`lose` or `fault`) before the lease ends.
     fn undo(&self, lease: &str, step: &str) -> impl Future<Output = Result<(), TargetError>> + Send;

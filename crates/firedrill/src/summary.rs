@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use model::config::{Config, Drill, LoseHow, Pattern, ProbeKind, RecoveryPlan, ScenarioAction, Service, Tier, Trigger};
+use model::config::{
+    Config, Drill, Fault, LoseHow, Pattern, ProbeKind, RecoveryPlan, ScenarioAction, Service, Tier, Trigger,
+};
 use model::unit::print_duration;
 use serde_json::{Value, json};
 
@@ -93,7 +95,12 @@ pub fn of_action(action: &ScenarioAction) -> String {
             };
             format!("lose {region} ({how})")
         }
-        ScenarioAction::Fault(fault) => format!("fault on {}", fault.service),
+        ScenarioAction::Fault(Fault::Requests(fault)) => format!("fault on {}", fault.service),
+        ScenarioAction::Fault(Fault::Partition(step)) => format!("cut off {}", join(&step.regions)),
+        ScenarioAction::Fault(Fault::NoControl { region: None }) => "cut off the control plane".to_owned(),
+        ScenarioAction::Fault(Fault::NoControl { region: Some(region) }) => {
+            format!("cut off the control plane from {region}")
+        }
         ScenarioAction::Run { name, .. } => format!("run {name}"),
         ScenarioAction::Wait { duration } => format!("wait {}", print_duration(*duration)),
     }

@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::{
-        Allow, Backup, Caller, Config, Detection, Drill, Endpoint, FaultAction, FaultStep, Gateway, Guard,
-        GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, Pattern, Place, Prefer, Probe, ProbeHost, ProbeKind,
-        Protocol, RecoveryPlan, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TrafficPolicy,
-        Trigger,
+        Allow, Backup, Caller, Config, Delay, Detection, Drill, Endpoint, Fault, FaultAction, FaultStep, Gateway,
+        Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Probe,
+        ProbeHost, ProbeKind, Protocol, RecoveryPlan, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step,
+        Tier, TlsFault, TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -182,11 +182,14 @@ fn endpoint(endpoint: &Endpoint) -> Value {
 }
 
 fn allow(allow: &Allow) -> Value {
-    let from = match &allow.from {
-        Caller::Service(name) => name.as_str(),
-        Caller::Gateway(name) => name.as_str(),
-    };
-    json!({"from": from, "methods": allow.methods, "paths": allow.paths})
+    json!({"from": caller(&allow.from), "methods": allow.methods, "paths": allow.paths})
+}
+
+fn caller(caller: &Caller) -> Value {
+    match caller {
+        Caller::Service(name) => json!(name),
+        Caller::Gateway(name) => json!(name),
+    }
 }
 
 fn plan(plan: &RecoveryPlan) -> Value {
@@ -288,7 +291,10 @@ fn scenario(step: &ScenarioStep) -> Value {
             };
             ("lose", json!({"region": region, "how": how}))
         }
-        ScenarioAction::Fault(step) => ("fault", fault(step)),
+        ScenarioAction::Fault(Fault::Requests(step)) => ("fault", fault(step)),
+        ScenarioAction::Fault(Fault::Partition(step)) => ("partition", partition(step)),
+        ScenarioAction::Fault(Fault::NoControl { region: None }) => ("noControl", json!({})),
+        ScenarioAction::Fault(Fault::NoControl { region }) => ("noControl", json!({"region": region})),
         ScenarioAction::Run { name, command, undo, timeout } => {
             ("run", json!({"name": name, "command": command, "undo": undo, "timeout": print_duration(*timeout)}))
         }
@@ -300,17 +306,53 @@ fn scenario(step: &ScenarioStep) -> Value {
 
 fn fault(fault: &FaultStep) -> Value {
     let mut out = object(json!({"to": fault.service, "percent": fault.percent.to_string()}));
+    out.extend(fault.from.as_ref().map(|from| ("from".to_owned(), caller(from))));
     out.extend(fault.region.as_ref().map(|r| ("region".to_owned(), json!(r))));
     out.extend(fault.path.as_ref().map(|p| ("path".to_owned(), json!(p))));
     out.extend(fault.method.as_ref().map(|m| ("method".to_owned(), json!(m))));
-    let (kind, what) = match fault.action {
-        FaultAction::Delay(time) => ("delay", json!(print_duration(time))),
+    out.extend(fault.header.as_ref().map(|(name, value)| ("header".to_owned(), json!(format!("{name}: {value}")))));
+    let (kind, what) = match &fault.action {
+        FaultAction::Delay(time) => ("delay", delay(time)),
         FaultAction::Abort(status) => ("abort", json!(status)),
+        FaultAction::AbortGrpc(status) => ("abortGrpc", json!(status)),
         FaultAction::Refuse => ("refuse", json!(true)),
         FaultAction::Reset => ("reset", json!(true)),
+        FaultAction::ResetAfter(bytes) => ("resetAfter", json!(bytes)),
         FaultAction::Blackhole => ("blackhole", json!(true)),
+        FaultAction::DropConnect => ("dropConnect", json!(true)),
+        FaultAction::Bandwidth(bytes) => ("bandwidth", json!(bytes)),
+        FaultAction::Truncate(bytes) => ("truncate", json!(bytes)),
+        FaultAction::Dns => ("dns", json!(true)),
+        FaultAction::Tls(TlsFault::Expired) => ("tls", json!("expired")),
+        FaultAction::Tls(TlsFault::Untrusted) => ("tls", json!("untrusted")),
+        FaultAction::Tls(TlsFault::WrongIdentity) => ("tls", json!("wrongIdentity")),
     };
     out.insert(kind.to_owned(), what);
+    Value::Object(out)
+}
+
+fn delay(delay: &Delay) -> Value {
+    match delay {
+        Delay::Fixed(time) => json!(print_duration(*time)),
+        Delay::Normal { mean, deviation } => {
+            json!({"mean": print_duration(*mean), "deviation": print_duration(*deviation)})
+        }
+        Delay::Spike { base, spike, percent } => {
+            json!({"base": print_duration(*base), "spike": print_duration(*spike), "percent": percent.to_string()})
+        }
+    }
+}
+
+fn partition(step: &PartitionStep) -> Value {
+    let way = match step.way {
+        Way::Both => "both",
+        Way::To => "to",
+        Way::From => "from",
+    };
+    let mut out = object(json!({"regions": step.regions, "way": way}));
+    if !step.from.is_empty() {
+        out.insert("from".to_owned(), json!(step.from));
+    }
     Value::Object(out)
 }
 

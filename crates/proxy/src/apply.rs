@@ -21,6 +21,7 @@ use crate::{
     check,
     checks::Checks,
     fault::Faults,
+    gate::Shut,
     index::Index,
     listener::{Listener, Settings},
     route::Table,
@@ -194,6 +195,11 @@ impl Keeper {
         self.changed(lapsed, true, Vec::new(), now);
     }
 
+    /// Whether an overlay keeps us from hearing the control plane.
+    pub fn cut_off_from_control(&self) -> bool {
+        self.overlays.values().any(|overlay| overlay.effect == Effect::NoControl)
+    }
+
     /// When to come again for [`Keeper::expire`].
     pub fn next_deadline(&self) -> Option<Instant> {
         self.leases.next_deadline()
@@ -203,14 +209,14 @@ impl Keeper {
     fn lay(&self, now: Instant) {
         let old = self.shared.state.load_full();
         let overlays: Vec<Overlay> = self.overlays.values().cloned().collect();
-        let regions: Vec<&str> = overlays
-            .iter()
-            .filter_map(|overlay| match &overlay.effect {
-                Effect::CutOff { regions } => Some(regions.iter().map(String::as_str)),
-                Effect::Fault(_) | Effect::Switch(_) | Effect::Harmless => None,
-            })
-            .flatten()
-            .collect();
+        let mut regions: HashMap<&str, Shut> = HashMap::new();
+        for overlay in &overlays {
+            let Effect::CutOff { regions: cut_off, way } = &overlay.effect else { continue };
+            for region in cut_off {
+                let shut = regions.entry(region).or_default();
+                *shut = shut.and(Shut::of(*way));
+            }
+        }
         self.shared.cut_off(&regions);
         let state = State {
             version: old.version.clone(),

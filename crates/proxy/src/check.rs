@@ -54,8 +54,10 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
             if forward.clusters.iter().all(|choice| choice.weight == 0) {
                 return Some(format!("routes[{}]: a route whose weights sum to 0", table.name));
             }
-            if let Some(choice) = forward.clusters.iter().find(|choice| !clusters.contains(choice.cluster.as_str())) {
-                return Some(format!("routes[{}]: no cluster `{}`", table.name, choice.cluster));
+            let mirrors = forward.mirrors.iter().map(|mirror| &mirror.cluster);
+            let mut named = forward.clusters.iter().map(|choice| &choice.cluster).chain(mirrors);
+            if let Some(missing) = named.find(|name| !clusters.contains(name.as_str())) {
+                return Some(format!("routes[{}]: no cluster `{missing}`", table.name));
             }
         }
     }

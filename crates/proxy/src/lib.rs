@@ -1,7 +1,8 @@
 //! The data plane: listeners, forwarding, TLS, balancing, health, retries, faults, telemetry.
 //!
 //! Nothing in here knows what a recovery plan or a drill is. Decisions are pure (`upstream::{priority, ramp, outlier,
-//! health}`, `retry`, `hedge`, `budget`, `fault`, `route`, `http::h1::{parse, framing, encode}`, `check`); everything else carries bytes.
+//! health}`, `retry`, `hedge`, `budget`, `fault`, `grpc`, `route`, `http::h1::{parse, framing, encode}`, `check`);
+//! everything else carries bytes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod access;
@@ -17,6 +18,7 @@ mod control;
 mod events;
 mod fault;
 mod gate;
+mod grpc;
 mod hedge;
 mod http;
 mod index;

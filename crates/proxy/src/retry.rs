@@ -26,6 +26,8 @@ pub enum Failure {
     Malformed,
     /// Answered with this status.
     Status(u16),
+    /// Answered with this gRPC status, and nothing but headers.
+    Grpc(u8),
 }
 
 impl Failure {
@@ -35,13 +37,24 @@ impl Failure {
             Self::Refused => Some(RetryOn::RefusedStream),
             Self::Reset | Self::Timeout | Self::Malformed => Some(RetryOn::Reset),
             Self::Status(502..=504) => Some(RetryOn::GatewayError),
-            Self::Status(_) => None,
+            Self::Grpc(1) => Some(RetryOn::GrpcCancelled),
+            Self::Grpc(4) => Some(RetryOn::GrpcDeadlineExceeded),
+            Self::Grpc(8) => Some(RetryOn::GrpcResourceExhausted),
+            Self::Grpc(13) => Some(RetryOn::GrpcInternal),
+            Self::Grpc(14) => Some(RetryOn::GrpcUnavailable),
+            Self::Status(_) | Self::Grpc(_) => None,
         }
     }
 
     /// Whether the endpoint cannot have acted on the request.
     fn nothing_sent(self) -> bool {
         matches!(self, Self::Connect | Self::Refused)
+    }
+
+    /// Whether the policy that names it means every method: gRPC has only POST, and whoever names a status knows what it
+    /// says of the call.
+    fn of_every_method(self) -> bool {
+        self.nothing_sent() || matches!(self, Self::Grpc(_))
     }
 }
 
@@ -84,7 +97,7 @@ impl<'a> Plan<'a> {
         let policy = self.policy?;
         let wanted = wants(policy, failure)
             && replayable
-            && (failure.nothing_sent() || self.idempotent || policy.non_idempotent);
+            && (failure.of_every_method() || self.idempotent || policy.non_idempotent);
         self.spent = wanted && self.made == policy.attempts;
         if !wanted || self.spent {
             return None;
@@ -99,16 +112,17 @@ impl<'a> Plan<'a> {
         self.spent
     }
 
-    /// Whether a status is a failure that this plan repeats, so that its answer is held back.
-    pub fn repeats_status(&self, status: u16) -> bool {
-        self.policy.is_some_and(|policy| wants(policy, Failure::Status(status)))
+    /// Whether an answer is a failure that this plan repeats, so that it is held back.
+    pub fn repeats(&self, answer: Failure) -> bool {
+        self.policy.is_some_and(|policy| wants(policy, answer))
     }
 }
 
 /// As at Envoy, a gateway error is also what a caller would be told as one: no connection, no answer, none in time.
 fn wants(policy: &RetryPolicy, failure: Failure) -> bool {
     let class = failure.class();
-    class.is_some_and(|class| policy.on.contains(&class) || policy.on.contains(&RetryOn::GatewayError))
+    let gateway = !matches!(failure, Failure::Grpc(_)) && policy.on.contains(&RetryOn::GatewayError);
+    class.is_some_and(|class| gateway || policy.on.contains(&class))
 }
 
 fn backoff(repeat: u32) -> Duration {

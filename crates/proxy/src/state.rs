@@ -14,7 +14,7 @@ use crate::{
     access::AccessLog,
     events::EventLog,
     fault::Faults,
-    gate::Gate,
+    gate::{Gate, Shut},
     listener::Listener,
     metrics::Metrics,
     route::Table,
@@ -141,13 +141,13 @@ impl Shared {
     }
 
     /// Shuts the gates of these regions and opens all others.
-    pub fn cut_off(&self, regions: &[&str]) {
-        for region in regions {
+    pub fn cut_off(&self, regions: &HashMap<&str, Shut>) {
+        for region in regions.keys() {
             self.gate(region);
         }
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         for (region, gate) in gates.iter() {
-            gate.set_shut(regions.contains(&region.as_str()));
+            gate.set(regions.get(region.as_str()).copied().unwrap_or_default());
         }
     }
 

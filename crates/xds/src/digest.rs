@@ -113,7 +113,7 @@ fn feed(hash: &mut Sha256, value: &impl Serialize) {
 mod tests {
     use super::*;
     use crate::{
-        overlay::Effect,
+        overlay::{Effect, Way},
         snapshot::{Endpoint, Locality, TrustBundle},
     };
 
@@ -167,7 +167,8 @@ mod tests {
         changed.endpoints[0].localities[0].endpoints[0].weight = 2;
         assert_ne!(digest(&changed, &[]), base);
         let harmless = digest(&sample(), &[overlay("x", "", Effect::Harmless)]);
-        let cut = digest(&sample(), &[overlay("x", "", Effect::CutOff { regions: vec!["east".to_owned()] })]);
+        let cut =
+            digest(&sample(), &[overlay("x", "", Effect::CutOff { regions: vec!["east".to_owned()], way: Way::Both })]);
         assert!(harmless != base && cut != base && harmless != cut);
     }
 

@@ -17,6 +17,7 @@ mod human;
 pub mod lease;
 pub mod node;
 pub mod overlay;
+pub mod pattern;
 pub mod resource;
 pub mod server;
 pub mod snapshot;

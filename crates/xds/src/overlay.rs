@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::human;
@@ -29,11 +30,30 @@ pub enum Effect {
     CutOff {
         /// Region names.
         regions: Vec<String>,
+        /// Which way bytes are lost.
+        #[serde(default)]
+        way: Way,
     },
+    /// Take no configuration and tell nothing to the control plane, as if it were out of reach; only the renewal of
+    /// leases passes, so that this ends as every overlay does. What was published meanwhile is taken then.
+    NoControl,
     /// A routing control: decides before health does.
     Switch(Switch),
     /// Nothing; a preflight lays it and lets it lapse to prove the undo path.
     Harmless,
+}
+
+/// Which way a network loses bytes. No connection can be made in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Way {
+    /// Both ways.
+    #[default]
+    Both,
+    /// What goes to the regions is lost; what comes from them arrives.
+    To,
+    /// What comes from the regions is lost; what goes to them arrives.
+    From,
 }
 
 /// State of a service in a region, apart from health.
@@ -87,27 +107,100 @@ pub struct FaultMatch {
     pub method: Option<String>,
     /// Header that must be there with this value.
     pub header: Option<(String, String)>,
+    /// SPIFFE id of the caller: of this proxy's workload, or of the client of a gateway with mutual TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
 }
 
 /// What a fault does to a try.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum FaultAction {
     /// Wait before forwarding (flag `DI`).
-    Delay {
-        /// How long.
-        #[serde(with = "human")]
-        fixed: Duration,
-    },
-    /// Answer with this status instead of forwarding (flag `FI`).
+    Delay(Delay),
+    /// Answer with this status instead of forwarding (flag `FI`, as for everything below).
     Abort {
         /// HTTP status.
         status: u16,
+    },
+    /// Answer with this gRPC status instead of forwarding: HTTP status 200, and nothing but headers.
+    AbortGrpc {
+        /// gRPC status, 1–16.
+        status: u8,
     },
     /// As if the endpoint refused the connection.
     Refuse,
     /// As if the endpoint reset the connection after the request was sent.
     Reset,
+    /// Forward it, and break off the response's body, as a reset connection does.
+    ResetAfter {
+        /// Bytes of the body that still pass.
+        bytes: u64,
+    },
     /// As if the endpoint never answered.
     Blackhole,
+    /// As if packets to the endpoint were dropped: no connection is made until the connect timeout.
+    DropConnect,
+    /// Forward it, and let the bodies of request and response pass no faster than this.
+    Bandwidth {
+        /// Bytes in a second, each way.
+        bytes_per_second: u64,
+    },
+    /// Forward it, and end the response's body early, as if it were whole.
+    Truncate {
+        /// Bytes of the body that pass.
+        bytes: u64,
+    },
+    /// As if the endpoint's name could not be resolved.
+    Dns,
+    /// As if the TLS handshake with the endpoint failed.
+    Tls(TlsFault),
+}
+
+/// How long a fault waits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Delay {
+    /// Always as long.
+    Fixed(
+        #[serde(with = "human")]
+        #[schemars(with = "human::Text")]
+        Duration,
+    ),
+    /// Normally distributed; never below zero, nor above the mean and four deviations.
+    Normal {
+        /// Its middle.
+        #[serde(with = "human")]
+        #[schemars(with = "human::Text")]
+        mean: Duration,
+        /// Its standard deviation.
+        #[serde(with = "human")]
+        #[schemars(with = "human::Text")]
+        deviation: Duration,
+    },
+    /// Mostly one, now and then the other, as a service with pauses.
+    Spike {
+        /// Mostly.
+        #[serde(with = "human")]
+        #[schemars(with = "human::Text")]
+        base: Duration,
+        /// Now and then.
+        #[serde(with = "human")]
+        #[schemars(with = "human::Text")]
+        spike: Duration,
+        /// How often, in percent.
+        percent: f64,
+    },
+}
+
+/// Why a TLS handshake fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TlsFault {
+    /// The endpoint's certificate is no longer valid.
+    Expired,
+    /// It is signed by nobody who is trusted.
+    Untrusted,
+    /// It names another service.
+    WrongIdentity,
 }

@@ -2,7 +2,7 @@
 //!
 //! The same form is a snapshot file ([`crate::file`]) and the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,11 @@ pub use self::cluster::{
     Admission, Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
     OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
 };
+pub use self::route::*;
 use crate::human;
 
 mod cluster;
+mod route;
 
 /// The whole configuration of one proxy. Overlays are not part of it: they are leased, never stored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -149,160 +151,6 @@ impl Default for Limits {
             concurrent_streams: 100,
         }
     }
-}
-
-/// Virtual hosts under one name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RouteTable {
-    /// Unique in the snapshot.
-    pub name: String,
-    /// Searched by the request's authority: exact domain first, then `*`.
-    pub hosts: Vec<VirtualHost>,
-}
-
-/// Routes for some authorities.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct VirtualHost {
-    /// Unique in the table.
-    pub name: String,
-    /// Authorities without port, lower case; `*` takes what no other host takes. A port in the request is ignored.
-    pub domains: Vec<String>,
-    /// First match wins; no match is 404.
-    pub routes: Vec<Route>,
-}
-
-/// A match and what follows from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Route {
-    /// Which requests.
-    #[serde(rename = "match")]
-    pub matches: RouteMatch,
-    /// What is done with them.
-    pub action: RouteAction,
-}
-
-/// Conditions that must all hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RouteMatch {
-    /// On the path without query.
-    pub path: PathMatch,
-    /// One of these methods; empty matches all.
-    #[serde(default)]
-    pub methods: Vec<String>,
-    /// All of these headers.
-    #[serde(default)]
-    pub headers: Vec<HeaderMatch>,
-}
-
-/// A condition on the path.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum PathMatch {
-    /// The whole path.
-    Exact(String),
-    /// Its beginning.
-    Prefix(String),
-}
-
-/// A condition on one header.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HeaderMatch {
-    /// Lower case.
-    pub name: String,
-    /// `None` asks only that the header is there.
-    pub exact: Option<String>,
-}
-
-/// What is done with a matched request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum RouteAction {
-    /// Forward it.
-    Forward(Forward),
-    /// Answer it here.
-    Answer {
-        /// HTTP status.
-        status: u16,
-        /// Plain text.
-        body: String,
-    },
-}
-
-/// How a request is forwarded.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Forward {
-    /// Clusters with their shares; at least one, weights sum above 0.
-    pub clusters: Vec<WeightedCluster>,
-    /// Bound on the whole request, all tries included, until the response's end; zero is none. After it: 504.
-    #[serde(with = "human")]
-    #[schemars(with = "human::Text")]
-    pub timeout: Duration,
-    /// Repeats of a failed try.
-    pub retry: Option<RetryPolicy>,
-    /// A second try beside a slow first one; only for idempotent requests.
-    pub hedge: Option<HedgePolicy>,
-}
-
-/// A cluster and its share of a route.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WeightedCluster {
-    /// Cluster name.
-    pub cluster: String,
-    /// Relative to the sum over the route.
-    pub weight: u32,
-}
-
-/// When a try is repeated. A connect failure or refused stream may repeat any method (nothing was sent); other failures
-/// only idempotent methods, unless `non_idempotent`. A repeat avoids hosts already tried; the last one goes to the next tier.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RetryPolicy {
-    /// Repeats after the first try.
-    pub attempts: u32,
-    /// Bound on one try; `None` leaves only the route's timeout.
-    #[serde(with = "human::option", default)]
-    #[schemars(with = "Option<human::Text>")]
-    pub per_try: Option<Duration>,
-    /// Failures that are repeated.
-    pub on: BTreeSet<RetryOn>,
-    /// Also repeat methods that are not idempotent after bytes were sent.
-    #[serde(default)]
-    pub non_idempotent: bool,
-}
-
-/// A class of failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum RetryOn {
-    /// No connection could be made.
-    ConnectFailure,
-    /// HTTP/2 REFUSED_STREAM.
-    RefusedStream,
-    /// The connection ended, or the try's time ran out, before response headers.
-    Reset,
-    /// 502, 503 or 504.
-    GatewayError,
-}
-
-/// When a second try is started beside the first: after the route's observed p99, held within these bounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HedgePolicy {
-    /// Never earlier.
-    #[serde(with = "human")]
-    #[schemars(with = "human::Text")]
-    pub at_least: Duration,
-    /// Never later.
-    #[serde(with = "human")]
-    #[schemars(with = "human::Text")]
-    pub at_most: Duration,
 }
 
 /// The endpoints of a cluster.

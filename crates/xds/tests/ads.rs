@@ -19,7 +19,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use xds::{
     client::{self, Client, ClientConfig, Update, Verdict},
     node::NodeInfo,
-    overlay::{Effect, Overlay},
+    overlay::{Effect, Overlay, Way},
     resource::ResourceKind,
     server::{Notice, Server},
     snapshot::Snapshot,
@@ -100,7 +100,11 @@ fn sample(port: u16) -> Arc<Snapshot> {
 }
 
 fn overlay(id: &str) -> Overlay {
-    Overlay { id: id.to_owned(), reason: "test".to_owned(), effect: Effect::CutOff { regions: vec!["east".into()] } }
+    Overlay {
+        id: id.to_owned(),
+        reason: "test".to_owned(),
+        effect: Effect::CutOff { regions: vec!["east".into()], way: Way::Both },
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use proptest::{collection::vec, option, prelude::*};
 use xds::{
     codec::{Resource, decode_resource, encode_resource},
-    overlay::{Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState},
+    overlay::{Delay, Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState, TlsFault, Way},
     resource::ResourceKind,
     snapshot::*,
 };
@@ -195,32 +195,133 @@ fn endpoints() -> impl Strategy<Value = EndpointSet> {
     })
 }
 
-fn route() -> impl Strategy<Value = Route> {
+fn retry() -> impl Strategy<Value = RetryPolicy> {
     let on = prop_oneof![
         Just(RetryOn::ConnectFailure),
         Just(RetryOn::RefusedStream),
         Just(RetryOn::Reset),
-        Just(RetryOn::GatewayError)
+        Just(RetryOn::GatewayError),
+        Just(RetryOn::GrpcCancelled),
+        Just(RetryOn::GrpcDeadlineExceeded),
+        Just(RetryOn::GrpcResourceExhausted),
+        Just(RetryOn::GrpcInternal),
+        Just(RetryOn::GrpcUnavailable),
     ];
-    let retry = (any::<u32>(), option::of(time()), vec(on, 0..4), any::<bool>()).prop_map(
+    (any::<u32>(), option::of(time()), vec(on, 0..4), any::<bool>()).prop_map(
         |(attempts, per_try, on, non_idempotent)| RetryPolicy {
             attempts,
             per_try,
             on: on.into_iter().collect(),
             non_idempotent,
         },
-    );
+    )
+}
+
+fn path_change() -> impl Strategy<Value = PathChange> {
+    prop_oneof![
+        path().prop_map(PathChange::Prefix),
+        ("[a-z]{1,3}[.]?", r"[a-z$]{0,3}(\\0)?").prop_map(|(pattern, with)| PathChange::Regex { pattern, with }),
+    ]
+}
+
+/// Percentages to a ten-thousandth.
+fn percent() -> impl Strategy<Value = f64> {
+    (0_u32..=1_000_000).prop_map(|millionths| f64::from(millionths) / 10_000.0)
+}
+
+fn header_edits() -> impl Strategy<Value = HeaderEdits> {
+    let name = || "x-[a-z0-9]{0,6}";
+    let pairs = || vec((name(), "([!-~]{0,6}| [ -~]{0,3}[!-~])".prop_map(|value| value.trim().to_owned())), 0..3);
+    (pairs(), pairs(), vec(name(), 0..3)).prop_map(|(set, add, remove)| HeaderEdits { set, add, remove })
+}
+
+fn sticky() -> impl Strategy<Value = Sticky> {
+    let ttl = option::of(prop_oneof![Just(Duration::ZERO), time()]);
+    prop_oneof![
+        "x-[a-z]{1,5}".prop_map(Sticky::Header),
+        ("[A-Za-z_]{1,5}", ttl).prop_map(|(name, ttl)| Sticky::Cookie { name, ttl }),
+    ]
+}
+
+fn forward() -> impl Strategy<Value = Forward> {
     let hedge = (time(), time()).prop_map(|(a, b)| HedgePolicy { at_least: a.min(b), at_most: a.max(b) });
     let weighted = (name(), 1_u32..1000).prop_map(|(cluster, weight)| WeightedCluster { cluster, weight });
     let timeout = prop_oneof![Just(Duration::ZERO), time()];
-    let forward = (vec(weighted, 1..3), timeout, option::of(retry), option::of(hedge))
-        .prop_map(|(clusters, timeout, retry, hedge)| Forward { clusters, timeout, retry, hedge });
+    let mirror = (name(), percent()).prop_map(|(cluster, percent)| Mirror { cluster, percent });
+    let upgrades = prop_oneof![Just(vec![]), Just(vec!["websocket".to_owned(), "x".to_owned()])];
+    let fault = (percent(), fault_action()).prop_map(|(percent, action)| RouteFault { percent, action });
+    let first = (vec(weighted, 1..3), option::of(sticky()), timeout, option::of(retry()));
+    let then = (option::of(hedge), option::of(path_change()), option::of(r"([a-z.]{1,6}|\[::1\])(:[1-9][0-9]{0,2})?"));
+    let last = (header_edits(), header_edits(), vec(mirror, 0..3), upgrades, vec(fault, 0..3));
+    (first, then, last).prop_map(
+        |(
+            (clusters, sticky, timeout, retry),
+            (hedge, path, host),
+            (request_headers, response_headers, mirrors, upgrades, faults),
+        )| Forward {
+            clusters,
+            sticky,
+            timeout,
+            retry,
+            hedge,
+            path,
+            host,
+            request_headers,
+            response_headers,
+            mirrors,
+            upgrades,
+            faults,
+        },
+    )
+}
+
+fn is() -> impl Strategy<Value = Is> {
+    prop_oneof![
+        Just(Is::Present),
+        ".{0,6}".prop_map(Is::Exact),
+        ".{1,6}".prop_map(Is::Prefix),
+        "[a-z]{1,3}[.]?".prop_map(Is::Regex),
+    ]
+}
+
+fn route() -> impl Strategy<Value = Route> {
     let answer = (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Answer { status, body });
-    let action = prop_oneof![3 => forward.prop_map(RouteAction::Forward), 1 => answer];
-    let header = ("[a-z][a-z0-9-]{0,6}", option::of(".{0,6}")).prop_map(|(name, exact)| HeaderMatch { name, exact });
-    let path = prop_oneof![path().prop_map(PathMatch::Exact), path().prop_map(PathMatch::Prefix)];
-    (path, methods(), vec(header, 0..3), action)
-        .prop_map(|(path, methods, headers, action)| Route { matches: RouteMatch { path, methods, headers }, action })
+    let scheme = prop_oneof![Just("http".to_owned()), Just("https".to_owned())];
+    let status = prop_oneof![Just(301), Just(302), Just(303), Just(307), Just(308)];
+    let redirect =
+        (status, option::of(scheme), option::of("[a-z.]{1,9}"), option::of(1_u16..), option::of(path_change()))
+            .prop_flat_map(|(status, scheme, host, port, path)| {
+                any::<bool>().prop_map(move |strip_query| Redirect {
+                    status,
+                    scheme: scheme.clone(),
+                    host: host.clone(),
+                    port,
+                    path: path.clone(),
+                    strip_query,
+                })
+            });
+    let action = prop_oneof![
+        4 => forward().prop_map(RouteAction::Forward),
+        1 => redirect.prop_map(RouteAction::Redirect),
+        1 => answer,
+    ];
+    let or_absent = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
+    let cookie_is = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
+    let header = ("[a-z][a-z0-9-]{0,6}", or_absent).prop_map(|(name, is)| Named { name, is });
+    let parameter = (".{1,5}", is()).prop_map(|(name, is)| Named { name, is });
+    let cookie = ("[A-Za-z_]{1,5}", cookie_is).prop_map(|(name, is)| Named { name, is });
+    let path = prop_oneof![
+        path().prop_map(PathMatch::Exact),
+        path().prop_map(PathMatch::Prefix),
+        "/[a-z]{0,3}[.]?".prop_map(PathMatch::Regex),
+    ];
+    let rest = (vec(parameter, 0..3), vec(cookie, 0..3), vec("spiffe://[a-z./]{1,8}", 0..3));
+    (path, methods(), vec(header, 0..3), rest, action).prop_map(
+        |(path, methods, headers, (query, cookies, callers), action)| Route {
+            matches: RouteMatch { path, methods, headers, query, cookies, callers },
+            action,
+        },
+    )
 }
 
 fn table() -> impl Strategy<Value = RouteTable> {
@@ -234,23 +335,46 @@ fn table() -> impl Strategy<Value = RouteTable> {
     })
 }
 
-fn overlay() -> impl Strategy<Value = Overlay> {
-    let matches = (option::of(name()), option::of(name()), option::of(path()), option::of((name(), ".{0,4}")))
-        .prop_map(|(service, region, path, header)| FaultMatch { service, region, path, method: None, header });
-    let action = prop_oneof![
-        time().prop_map(|fixed| FaultAction::Delay { fixed }),
-        any::<u16>().prop_map(|status| FaultAction::Abort { status }),
+fn fault_action() -> impl Strategy<Value = FaultAction> {
+    let delay = prop_oneof![
+        time().prop_map(Delay::Fixed),
+        (time(), time()).prop_map(|(mean, deviation)| Delay::Normal { mean, deviation }),
+        (time(), time(), 0.0..=100.0).prop_map(|(base, spike, percent)| Delay::Spike { base, spike, percent }),
+    ];
+    let bytes = 0_u64..=1 << 53;
+    prop_oneof![
+        delay.prop_map(FaultAction::Delay),
+        (200_u16..600).prop_map(|status| FaultAction::Abort { status }),
+        (1_u8..=16).prop_map(|status| FaultAction::AbortGrpc { status }),
         Just(FaultAction::Refuse),
         Just(FaultAction::Reset),
+        bytes.clone().prop_map(|bytes| FaultAction::ResetAfter { bytes }),
         Just(FaultAction::Blackhole),
-    ];
+        Just(FaultAction::DropConnect),
+        (1_u64..=1 << 53).prop_map(|bytes_per_second| FaultAction::Bandwidth { bytes_per_second }),
+        bytes.prop_map(|bytes| FaultAction::Truncate { bytes }),
+        Just(FaultAction::Dns),
+        prop_oneof![Just(TlsFault::Expired), Just(TlsFault::Untrusted), Just(TlsFault::WrongIdentity)]
+            .prop_map(FaultAction::Tls),
+    ]
+}
+
+fn overlay() -> impl Strategy<Value = Overlay> {
+    let caller = option::of("spiffe://[a-z/]{1,8}");
+    let header = option::of((name(), ".{0,4}"));
+    let matches = (option::of(name()), option::of(name()), option::of(path()), header, caller).prop_map(
+        |(service, region, path, header, caller)| FaultMatch { service, region, path, method: None, header, caller },
+    );
+    let action = fault_action();
     let percent = prop_oneof![0.0..=100.0, (0_u8..=100).prop_map(f64::from)];
     let fault = (matches, percent, action).prop_map(|(matches, percent, action)| Fault { matches, percent, action });
     let state = prop_oneof![Just(SwitchState::On), (0_u8..=100).prop_map(SwitchState::Share), Just(SwitchState::Off)];
     let switch = (name(), name(), state).prop_map(|(service, region, state)| Switch { service, region, state });
+    let way = prop_oneof![Just(Way::Both), Just(Way::To), Just(Way::From)];
     let effect = prop_oneof![
         fault.prop_map(Effect::Fault),
-        vec(name(), 0..3).prop_map(|regions| Effect::CutOff { regions }),
+        (vec(name(), 0..3), way).prop_map(|(regions, way)| Effect::CutOff { regions, way }),
+        Just(Effect::NoControl),
         switch.prop_map(Effect::Switch),
         Just(Effect::Harmless),
     ];

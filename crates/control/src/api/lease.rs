@@ -1,7 +1,7 @@
 //! Leases and the overlays under them.
 
 use serde::{Deserialize, Serialize};
-use xds::overlay::{Fault, Switch};
+use xds::overlay::{Fault, Switch, Way};
 
 /// Longest time to live of a lease, in milliseconds.
 pub const MAX_LEASE_TTL_MS: u64 = 3_000;
@@ -79,10 +79,21 @@ pub enum Targets {
 pub enum OverlayEffect {
     /// At proxies that call the service (all proxies if it names none).
     Fault(Fault),
-    /// Cuts a region off: proxies outside drop what goes to it, proxies inside drop what goes to outside.
+    /// A network between regions that loses bytes. Gateways are outside every region.
     Partition {
+        /// One side.
+        regions: Vec<String>,
+        /// The other side; empty is all else, gateways among it.
+        #[serde(default)]
+        from: Vec<String>,
+        /// Which way bytes are lost, seen from the other side: `to` is on the way to `regions`.
+        #[serde(default)]
+        way: Way,
+    },
+    /// Cuts proxies off from the control plane: all of a region, or all there are.
+    NoControl {
         /// Which.
-        region: String,
+        region: Option<String>,
     },
     /// A routing control, at proxies that call the service.
     Switch(Switch),

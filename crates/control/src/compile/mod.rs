@@ -404,7 +404,7 @@ fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
 }
 
 fn prefix(path: &str) -> RouteMatch {
-    RouteMatch { path: PathMatch::Prefix(path.to_owned()), methods: Vec::new(), headers: Vec::new() }
+    RouteMatch { path: PathMatch::Prefix(path.to_owned()), ..RouteMatch::default() }
 }
 
 fn all_to(action: RouteAction) -> Route {
@@ -415,8 +415,7 @@ fn forward(cluster: &str, timeout: std::time::Duration) -> RouteAction {
     RouteAction::Forward(Forward {
         clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
         timeout,
-        retry: None,
-        hedge: None,
+        ..Forward::default()
     })
 }
 

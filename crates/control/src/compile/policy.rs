@@ -29,6 +29,7 @@ pub(super) fn forward(cluster: &str, policy: &TrafficPolicy) -> RouteAction {
         timeout: policy.timeout,
         retry: retry(policy),
         hedge: policy.hedge.as_ref().map(|h| HedgePolicy { at_least: h.at_least, at_most: h.at_most }),
+        ..Forward::default()
     })
 }
 

@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use xds::client::Update;
+use xds::{client::Update, overlay::Way};
 
 #[track_caller]
 fn status<T: std::fmt::Debug>(result: Result<T, ClientError>) -> u16 {
@@ -175,7 +175,7 @@ async fn overlays_are_pushed_renewed_and_taken_back() {
         })
         .await;
     assert!(renewed.iter().all(|(id, ttl)| id == "d/o" && *ttl <= Duration::from_millis(2500)), "{renewed:?}");
-    let partition = OverlayEffect::Partition { region: "east".to_owned() };
+    let partition = OverlayEffect::Partition { regions: vec!["east".to_owned()], from: Vec::new(), way: Way::Both };
     client.lay_overlay("d", "p", &OverlayRequest { targets: Targets::Concerned, effect: partition }).await.unwrap();
     edge.overlays(&["d/o", "d/p"]).await;
     client.heartbeat("d").await.unwrap();

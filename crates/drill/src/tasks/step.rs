@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use evidence::record::Point;
 use model::{
-    config::{FaultAction, FaultStep, LoseHow, ScenarioAction},
+    config::{Delay, Fault, FaultAction, FaultStep, LoseHow, PartitionStep, ScenarioAction, TlsFault, Way},
+    name::RegionName,
     unit::print_duration,
 };
 use serde_json::{Value, json};
@@ -29,13 +30,24 @@ fn id(index: usize) -> String {
 pub fn title(action: &ScenarioAction) -> String {
     match action {
         ScenarioAction::Lose { region, .. } => format!("{region} is lost"),
-        ScenarioAction::Fault(fault) => match &fault.region {
-            Some(region) => format!("fault on {} in {region}", fault.service),
-            None => format!("fault on {}", fault.service),
-        },
+        ScenarioAction::Fault(fault) => fault_title(fault),
         ScenarioAction::Run { name, .. } => name.clone(),
         ScenarioAction::Wait { duration } => format!("wait {}", print_duration(*duration)),
     }
+}
+
+fn fault_title(fault: &Fault) -> String {
+    match fault {
+        Fault::Requests(FaultStep { service, region: Some(region), .. }) => format!("fault on {service} in {region}"),
+        Fault::Requests(FaultStep { service, region: None, .. }) => format!("fault on {service}"),
+        Fault::Partition(step) => format!("{} is cut off", join(&step.regions)),
+        Fault::NoControl { region: Some(region) } => format!("no control plane in {region}"),
+        Fault::NoControl { region: None } => "no control plane".to_owned(),
+    }
+}
+
+fn join(regions: &[RegionName]) -> String {
+    regions.iter().map(RegionName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// What is taken back when a step is undone.
@@ -46,14 +58,45 @@ fn undone(action: &ScenarioAction) -> String {
     }
 }
 
-/// What the proxies do to requests.
-fn harm(fault: &FaultStep) -> String {
+/// What the proxies do.
+fn harm(fault: &Fault) -> String {
+    match fault {
+        Fault::Requests(step) => harm_to_requests(step),
+        Fault::Partition(PartitionStep { regions, from, way }) => {
+            let regions = join(regions);
+            let others = if from.is_empty() { "all else".to_owned() } else { join(from) };
+            match way {
+                Way::Both => format!("no bytes pass between {regions} and {others}"),
+                Way::To => format!("no bytes pass from {others} to {regions}"),
+                Way::From => format!("no bytes pass from {regions} to {others}"),
+            }
+        }
+        Fault::NoControl { .. } => "proxies do not hear the control plane".to_owned(),
+    }
+}
+
+fn harm_to_requests(fault: &FaultStep) -> String {
     let effect = match &fault.action {
-        FaultAction::Delay(delay) => format!("{} later", print_duration(*delay)),
+        FaultAction::Delay(Delay::Fixed(delay)) => format!("{} later", print_duration(*delay)),
+        FaultAction::Delay(Delay::Normal { mean, deviation }) => {
+            format!("{} ± {} later", print_duration(*mean), print_duration(*deviation))
+        }
+        FaultAction::Delay(Delay::Spike { base, spike, percent }) => {
+            format!("{} later, {percent} {}", print_duration(*base), print_duration(*spike))
+        }
         FaultAction::Abort(status) => format!("status {status}"),
+        FaultAction::AbortGrpc(status) => format!("gRPC status {status}"),
         FaultAction::Refuse => "connection refused".to_owned(),
         FaultAction::Reset => "connection reset".to_owned(),
+        FaultAction::ResetAfter(bytes) => format!("connection reset after {bytes} bytes"),
         FaultAction::Blackhole => "no answer".to_owned(),
+        FaultAction::DropConnect => "no connection".to_owned(),
+        FaultAction::Bandwidth(bytes) => format!("at most {bytes} bytes a second"),
+        FaultAction::Truncate(bytes) => format!("answers end after {bytes} bytes"),
+        FaultAction::Dns => "name not resolved".to_owned(),
+        FaultAction::Tls(TlsFault::Expired) => "certificate expired".to_owned(),
+        FaultAction::Tls(TlsFault::Untrusted) => "certificate not trusted".to_owned(),
+        FaultAction::Tls(TlsFault::WrongIdentity) => "certificate of another service".to_owned(),
     };
     let method = fault.method.as_ref().map_or_else(|| "requests".to_owned(), |method| format!("{method} requests"));
     let path = fault.path.as_ref().map_or_else(String::new, |path| format!(" under {path}"));

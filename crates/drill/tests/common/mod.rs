@@ -19,7 +19,7 @@ use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, serv
 use hyper_util::rt::TokioIo;
 use model::{
     config::{
-        Config, Drill, DrillKind, Failback, Failover, FaultStep, Guard, GuardCondition, HttpRequest, LoseHow, Mesh,
+        Config, Drill, DrillKind, Failback, Failover, Fault, Guard, GuardCondition, HttpRequest, LoseHow, Mesh,
         Objectives, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep,
         Stakeholders, Step, Tier, TrafficPolicy, Trigger,
     },
@@ -358,7 +358,7 @@ impl Target for Handle {
         Ok(Lost { workloads: 1, proxies: 1, effective, overlays })
     }
 
-    async fn fault(&self, lease: &str, step: &str, _: &FaultStep) -> Result<Vec<String>, TargetError> {
+    async fn fault(&self, lease: &str, step: &str, _: &Fault) -> Result<Vec<String>, TargetError> {
         let mut state = self.0.state.lock().unwrap();
         self.0.known(&mut state, lease)?;
         state.overlays.insert(step.into(), lease.into());

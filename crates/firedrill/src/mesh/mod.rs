@@ -2,6 +2,7 @@
 
 mod audit;
 mod events;
+mod faults;
 mod tls;
 
 use std::{
@@ -17,7 +18,7 @@ use control::{
 };
 use drill::target::{EndpointReport, Lost, Observed, ProxyReport, Stamp, Target, TargetError};
 use model::{
-    config::{Config, FaultAction, FaultStep, LoseHow},
+    config::{Config, Fault, LoseHow},
     name::{PlanName, RegionName},
 };
 use xds::{clock::Clock, overlay};
@@ -89,8 +90,16 @@ impl MeshTarget {
         name: &str,
         effect: OverlayEffect,
     ) -> Result<control::api::OverlayReport, TargetError> {
-        let request = OverlayRequest { targets: Targets::Concerned, effect };
-        self.control.lay_overlay(lease, &slug(name), &request).await.map_err(of_control)
+        self.lay(lease, name, &OverlayRequest { targets: Targets::Concerned, effect }).await
+    }
+
+    async fn lay(
+        &self,
+        lease: &str,
+        name: &str,
+        request: &OverlayRequest,
+    ) -> Result<control::api::OverlayReport, TargetError> {
+        self.control.lay_overlay(lease, &slug(name), request).await.map_err(of_control)
     }
 
     async fn hold(&self, lease: &str, step: &str, region: &RegionName, how: HoldHow) -> Result<Lost, TargetError> {
@@ -184,15 +193,19 @@ impl Target for MeshTarget {
             LoseHow::Kill => self.hold(lease, step, region, HoldHow::Kill).await,
             LoseHow::Pause => self.hold(lease, step, region, HoldHow::Pause).await,
             LoseHow::Partition => {
-                let effect = OverlayEffect::Partition { region: region.to_string() };
+                let effect = OverlayEffect::Partition {
+                    regions: vec![region.to_string()],
+                    from: Vec::new(),
+                    way: overlay::Way::Both,
+                };
                 let report = self.overlay(lease, step, effect).await?;
                 Ok(Lost { workloads: 0, proxies: report.proxies.len(), effective: None, overlays: vec![report.id] })
             }
         }
     }
 
-    async fn fault(&self, lease: &str, step: &str, fault: &FaultStep) -> Result<Vec<String>, TargetError> {
-        Ok(vec![self.overlay(lease, step, OverlayEffect::Fault(at_proxies(fault))).await?.id])
+    async fn fault(&self, lease: &str, step: &str, fault: &Fault) -> Result<Vec<String>, TargetError> {
+        Ok(vec![self.lay(lease, step, &faults::at_proxies(fault)).await?.id])
     }
 
     async fn undo(&self, lease: &str, step: &str) -> Result<(), TargetError> {
@@ -291,27 +304,6 @@ fn proxy_report(proxy: control::api::ProxyReport) -> ProxyReport {
         overlays: status.overlays,
         tries,
         boot: status.boot,
-    }
-}
-
-fn at_proxies(step: &FaultStep) -> overlay::Fault {
-    let action = match &step.action {
-        FaultAction::Delay(delay) => overlay::FaultAction::Delay { fixed: *delay },
-        FaultAction::Abort(status) => overlay::FaultAction::Abort { status: *status },
-        FaultAction::Refuse => overlay::FaultAction::Refuse,
-        FaultAction::Reset => overlay::FaultAction::Reset,
-        FaultAction::Blackhole => overlay::FaultAction::Blackhole,
-    };
-    overlay::Fault {
-        matches: overlay::FaultMatch {
-            service: Some(step.service.to_string()),
-            region: step.region.as_ref().map(ToString::to_string),
-            path: step.path.clone(),
-            method: step.method.clone(),
-            header: None,
-        },
-        percent: step.percent.0,
-        action,
     }
 }
 

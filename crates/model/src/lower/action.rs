@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{World, argv, method, not_empty, path, positive};
+use super::{World, argv, fault, not_empty, positive};
 use crate::{
-    config::{FaultAction, FaultStep, LoseHow, ScenarioAction, ScenarioStep},
+    config::{LoseHow, ScenarioAction, ScenarioStep},
     raw,
     read::{At, Cx},
-    unit::{Percent, print_duration},
+    unit::print_duration,
 };
 
 pub(crate) fn scenario(spec: &raw::Drill, hold: Duration, world: &World, cx: &mut Cx<'_>) -> Vec<ScenarioStep> {
@@ -46,17 +46,28 @@ fn step(written: &At<raw::ScenarioStep>, hold: Duration, world: &World, cx: &mut
         )
         .mend("shorten `for`, leave it out to last until the end, or write a longer `hold`");
     }
-    let kinds = [written.lose.is_some(), written.fault.is_some(), written.run.is_some(), written.wait.is_some()];
+    let kinds = [
+        written.lose.is_some(),
+        written.fault.is_some(),
+        written.partition.is_some(),
+        written.no_control.is_some(),
+        written.run.is_some(),
+        written.wait.is_some(),
+    ];
     if kinds.iter().filter(|k| **k).count() != 1 {
         if written.flawed {
             return None;
         }
-        cx.error("choose-one", written.head, "a scenario step is one of `lose`, `fault`, `run`, `wait`")
-            .mend("write exactly one, and a list item for each");
+        cx.error(
+            "choose-one",
+            written.head,
+            "a scenario step is one of `lose`, `fault`, `partition`, `noControl`, `run`, `wait`",
+        )
+        .mend("write exactly one, and a list item for each");
         return None;
     }
     if let (Some(lasts), true) = (&written.r#for, written.run.is_some() || written.wait.is_some()) {
-        cx.error("for-without-fault", lasts.head, "`for` only goes with `lose` and `fault`")
+        cx.error("for-without-fault", lasts.head, "`for` does not go with `run` and `wait`")
             .mend("delete it; a command is undone at the end of the hold");
     }
     let action = if let Some(lose) = &written.lose {
@@ -67,7 +78,11 @@ fn step(written: &At<raw::ScenarioStep>, hold: Duration, world: &World, cx: &mut
         };
         ScenarioAction::Lose { region: world.region(&lose.region, cx)?, how }
     } else if let Some(written) = &written.fault {
-        ScenarioAction::Fault(fault(written, world, cx)?)
+        ScenarioAction::Fault(fault::requests(written, world, cx)?)
+    } else if let Some(written) = &written.partition {
+        ScenarioAction::Fault(fault::partition(written, world, cx)?)
+    } else if let Some(written) = &written.no_control {
+        ScenarioAction::Fault(fault::no_control(written, world, cx)?)
     } else if let Some(run) = &written.run {
         ScenarioAction::Run {
             name: run.name.value.clone(),
@@ -80,49 +95,4 @@ fn step(written: &At<raw::ScenarioStep>, hold: Duration, world: &World, cx: &mut
         ScenarioAction::Wait { duration }
     };
     Some(ScenarioStep { at, lasts, action })
-}
-
-fn fault(written: &At<raw::Fault>, world: &World, cx: &mut Cx<'_>) -> Option<FaultStep> {
-    let flags = [("refuse", &written.refuse), ("reset", &written.reset), ("blackhole", &written.blackhole)];
-    for (name, flag) in flags {
-        if let Some(flag) = flag.as_ref().filter(|f| !f.value) {
-            cx.error("choose-one", flag.at, format!("`{name}: false` does nothing")).mend("delete it");
-        }
-    }
-    if let Some(status) = written.abort.as_ref().filter(|s| !(400..=599).contains(&s.value)) {
-        cx.error("out-of-range", status.at, format!("{} is not the status of a failure", status.value))
-            .mend("write 400 to 599, as `abort: 503`");
-    }
-    let actions = [
-        written.delay.as_ref().map(|d| FaultAction::Delay(positive(Some(d), Duration::ZERO, cx))),
-        written.abort.as_ref().map(|s| FaultAction::Abort(s.value)),
-        written.refuse.as_ref().map(|_| FaultAction::Refuse),
-        written.reset.as_ref().map(|_| FaultAction::Reset),
-        written.blackhole.as_ref().map(|_| FaultAction::Blackhole),
-    ];
-    let mut actions = actions.into_iter().flatten();
-    let (Some(action), None) = (actions.next(), actions.next()) else {
-        if written.flawed {
-            return None;
-        }
-        cx.error("choose-one", written.head, "a fault is one of `delay`, `abort`, `refuse`, `reset`, `blackhole`")
-            .mend("write exactly one, as `abort: 503`, and a step for each");
-        return None;
-    };
-    if let Some(zero) = written.percent.as_ref().filter(|p| p.value.0 <= 0.0) {
-        cx.error("zero", zero.at, "a fault on 0% of requests does nothing")
-            .mend("write a percentage above 0, or delete it for all");
-    }
-    let region = match &written.region {
-        None => None,
-        Some(region) => Some(world.region(region, cx)?),
-    };
-    Some(FaultStep {
-        service: world.service(&written.to, cx)?,
-        region,
-        path: written.path.as_ref().map(|p| path(p, cx)),
-        method: written.method.as_ref().and_then(|m| method(m, m.at, cx)),
-        percent: written.percent.as_ref().map_or(Percent(100.0), |p| p.value),
-        action,
-    })
 }

@@ -2,6 +2,7 @@
 
 mod action;
 mod drill;
+mod fault;
 mod guard;
 mod mesh;
 mod plan;

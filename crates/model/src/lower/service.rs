@@ -218,7 +218,7 @@ fn authorization(written: &At<raw::Authorization>, protocol: Protocol, world: &W
     allowed
 }
 
-fn caller(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Caller> {
+pub(crate) fn caller(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Caller> {
     if world.services.contains_key(&from.value) {
         return ServiceName::new(&from.value).ok().map(Caller::Service);
     }

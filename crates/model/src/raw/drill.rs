@@ -1,11 +1,14 @@
 //! Kind `Drill`.
 
-use super::{Argv, List, Text};
+use super::{
+    Argv, List, Text,
+    fault::{Fault, NoControl, Partition},
+};
 use crate::{
-    name::{PlanName, ProbeName, RegionName, ServiceName},
+    name::{PlanName, ProbeName, RegionName},
     read::{At, mapping, words},
     scalar::{Time, Unsupported},
-    unit::{Percent, Rate},
+    unit::Rate,
 };
 
 mapping! {
@@ -87,16 +90,20 @@ mapping! {
 }
 
 mapping! {
-    /// Something that is broken at a time: one of `lose`, `fault`, `run`, `wait`.
+    /// Something that is broken at a time: one of `lose`, `fault`, `partition`, `noControl`, `run`, `wait`.
     "a scenario step" ScenarioStep {
         /// When, from the start of the scenario. Default 0s.
         at: Option<At<Time>>,
-        /// Undone after this long; with `lose` and `fault`. Default: at the hold's end.
+        /// Undone after this long; not with `run` and `wait`. Default: at the hold's end.
         r#for: Option<At<Time>>,
         /// A region is gone.
         lose: Option<At<Lose>>,
         /// The proxies hurt matching requests.
         fault: Option<At<Fault>>,
+        /// The network between regions loses bytes.
+        partition: Option<At<Partition>>,
+        /// Proxies do not hear the control plane; what it says is taken when that is over.
+        no_control: Option<At<NoControl>>,
         /// A command of yours breaks something.
         run: Option<At<ScenarioRun>>,
         /// Time passes.
@@ -123,32 +130,6 @@ words! {
         Pause = "pause",
         /// Proxies drop all traffic between the region and the rest.
         Partition = "partition",
-    }
-}
-
-mapping! {
-    /// The proxies hurt matching requests: one of `delay`, `abort`, `refuse`, `reset`, `blackhole`.
-    "`fault`" Fault {
-        /// Requests to this service.
-        to: At<ServiceName>,
-        /// Only tries that go to this region.
-        region: Option<At<RegionName>>,
-        /// Only paths with this prefix.
-        path: Option<Text>,
-        /// Only this method.
-        method: Option<Text>,
-        /// Share of matching requests. Default 100%.
-        percent: Option<At<Percent>>,
-        /// Wait first.
-        delay: Option<At<Time>>,
-        /// Answer with this status.
-        abort: Option<At<u16>>,
-        /// `true`: refuse the connection.
-        refuse: Option<At<bool>>,
-        /// `true`: reset it after the request.
-        reset: Option<At<bool>>,
-        /// `true`: never answer.
-        blackhole: Option<At<bool>>,
     }
 }
 

@@ -1,13 +1,14 @@
 //! The manifest kinds as they are written. Docstrings here are what editors show.
 
 mod drill;
+mod fault;
 mod mesh;
 mod plan;
 mod service;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{drill::*, mesh::*, plan::*, service::*};
+pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, service::*};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},

@@ -8,10 +8,11 @@ use std::{
 
 use http::{Method, Request, StatusCode, request::Parts, response, uri::Authority};
 use hyper::body::Body;
-use xds::{overlay::FaultAction, snapshot::UpstreamProtocol};
+use xds::snapshot::UpstreamProtocol;
 
 use crate::{
-    fault::Hit,
+    fault::{Hit, Instead, Shape},
+    grpc,
     http::{
         body::{Incoming, Replay, TryBody},
         fate::Busy,
@@ -34,6 +35,9 @@ use crate::{
 const CHECK_BODY: u64 = 64 * 1024;
 /// How long it is read for.
 const CHECK_READ: Duration = Duration::from_secs(1);
+
+/// What a fault says to the caller.
+pub const FAULT: &str = "fault injected";
 
 /// What a try needs.
 #[derive(Debug)]
@@ -82,7 +86,9 @@ impl Failed {
     fn new(failure: Failure, cause: impl Into<String>) -> Self {
         let flag = match failure {
             Failure::Connect => Flag::UpstreamConnectionFailure,
-            Failure::Refused | Failure::Reset | Failure::Status(_) => Flag::UpstreamConnectionTermination,
+            Failure::Refused | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
+                Flag::UpstreamConnectionTermination
+            }
             Failure::Timeout => Flag::UpstreamRequestTimeout,
             Failure::Malformed => Flag::UpstreamProtocolError,
         };
@@ -105,6 +111,12 @@ impl Failed {
 pub struct Held {
     _busy: Option<Busy>,
     _active: Active,
+}
+
+/// An answer of our own in an endpoint's place.
+struct Ours {
+    status: StatusCode,
+    grpc: u8,
 }
 
 /// A request that waits for a connection.
@@ -130,16 +142,34 @@ impl Drop for Waiting<'_> {
 pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     job.host.tries.fetch_add(1, Ordering::Relaxed);
     let active = Active::new(&job.host);
+    let shape = job.hit.shape;
     if job.hit != Hit::default()
-        && let Some(status) = meet(std::mem::take(&mut job.hit)).await?
+        && let Some(ours) = meet(std::mem::take(&mut job.hit), job.view.config.connect_timeout).await?
     {
         let (mut head, ()) = http::Response::new(()).into_parts();
-        head.status = status;
+        head.status = ours.status;
+        if grpc::is_call(&job.head.headers) {
+            head.status = StatusCode::OK;
+            grpc::refuse(ours.grpc, FAULT, &mut head.headers);
+        }
         return Ok(Reply { head, body: None, held: Held { _busy: None, _active: active } });
     }
+    if let Some(rate) = shape.rate {
+        job.body.slow(rate);
+    }
     let Job { pool, cluster, view, host, head, authority, body, hit: _ } = job;
-    let (head, body, busy) = exchange(&pool, &cluster, &view, &host, (&head, &authority, body)).await?;
+    let (mut head, mut body, busy) = exchange(&pool, &cluster, &view, &host, (&head, &authority, body)).await?;
+    if shape != Shape::default() {
+        body = body.shaped(shape, &mut head.headers);
+    }
     Ok(Reply { head, body: Some(body), held: Held { _busy: busy, _active: active } })
+}
+
+/// Makes a try of which nobody wants to know anything.
+pub async fn forget(job: Job) {
+    if let Ok(Reply { body: Some(body), held, .. }) = run(job).await {
+        read_out(body, held).await;
+    }
 }
 
 /// The same within a time.
@@ -150,19 +180,20 @@ pub async fn run_within(job: Job, bound: Option<Duration>) -> Result<Reply, Fail
     }
 }
 
-/// What faults do at an endpoint: a status in its place, a failure, or nothing more than delay.
-async fn meet(hit: Hit) -> Result<Option<StatusCode>, Failed> {
+/// What faults do at an endpoint: an answer in its place, a failure, or nothing more than delay.
+async fn meet(hit: Hit, connect_timeout: Duration) -> Result<Option<Ours>, Failed> {
     if let Some(delay) = hit.delay {
         tokio::time::sleep(delay).await;
     }
-    match hit.action {
-        None | Some(FaultAction::Delay { .. }) => Ok(None),
-        Some(FaultAction::Abort { status }) => {
-            Ok(Some(StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)))
+    match hit.instead {
+        None => Ok(None),
+        Some(Instead::Answer { status, grpc }) => Ok(Some(Ours { status, grpc })),
+        Some(Instead::Fail(failure, cause)) => Err(Failed::new(failure, cause)),
+        Some(Instead::NoConnection) => {
+            tokio::time::sleep(connect_timeout).await;
+            Err(Failed::new(Failure::Connect, "no connection in time, by a fault"))
         }
-        Some(FaultAction::Refuse) => Err(Failed::new(Failure::Connect, "connection refused by a fault")),
-        Some(FaultAction::Reset) => Err(Failed::new(Failure::Reset, "connection reset by a fault")),
-        Some(FaultAction::Blackhole) => std::future::pending().await,
+        Some(Instead::Hang) => std::future::pending().await,
     }
 }
 
@@ -292,7 +323,7 @@ pub async fn ask(
 }
 
 /// Reads a short body to its end.
-async fn read_out(mut body: Incoming, _busy: Option<Busy>) {
+async fn read_out<H>(mut body: Incoming, _held: H) {
     let mut read = 0;
     while read < CHECK_BODY {
         match poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {

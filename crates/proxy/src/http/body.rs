@@ -9,16 +9,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header::CONTENT_LENGTH};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::http::{
-    alarm::Alarm,
-    h1::{inlet::Feed, wire::Wire},
-    h2::{flow::Flow, stream::Stream},
-    message,
-    pool::Pool,
+use crate::{
+    fault::Shape,
+    http::{
+        alarm::Alarm,
+        h1::{inlet::Feed, wire::Wire},
+        h2::{flow::Flow, stream::Stream},
+        message,
+        pool::Pool,
+        shape::{Pace, Shaped},
+    },
 };
 
 /// A request body up to this size can be sent again; beyond it the request is not repeated.
@@ -53,6 +57,8 @@ pub enum Incoming {
     Flow(Flow),
     /// Of an endpoint's response, HTTP/2.
     Stream(Box<Stream>),
+    /// An endpoint's, in the hand of a fault.
+    Shaped(Box<Shaped<Self>>),
 }
 
 impl fmt::Debug for Incoming {
@@ -63,6 +69,7 @@ impl fmt::Debug for Incoming {
             Self::Endpoint(..) => "Endpoint",
             Self::Flow(_) => "Flow",
             Self::Stream(_) => "Stream",
+            Self::Shaped(_) => "Shaped",
         })
     }
 }
@@ -71,6 +78,15 @@ impl Incoming {
     /// The body of a response over this connection.
     pub fn endpoint(wire: Box<Wire>, pool: Arc<Pool>) -> Self {
         Self::Endpoint(wire, pool).settled()
+    }
+
+    /// What a fault makes of a response's body, and of what its head says about it.
+    pub fn shaped(self, shape: Shape, headers: &mut HeaderMap) -> Self {
+        let shaped = Shaped::new(self, shape);
+        if let (Some(length), true) = (shaped.size_hint().exact(), headers.contains_key(CONTENT_LENGTH)) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Self::Shaped(Box::new(shaped))
     }
 
     /// Gives the connection back when the response is over.
@@ -89,6 +105,7 @@ impl Incoming {
         match self {
             Self::Endpoint(wire, _) => wire.drive(cx),
             Self::Stream(stream) => stream.drive(cx),
+            Self::Shaped(shaped) => shaped.inner().drive(cx),
             Self::Empty | Self::Caller(_) | Self::Flow(_) => {}
         }
     }
@@ -113,6 +130,7 @@ impl Body for Incoming {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Caller(error.to_string())))),
             Self::Stream(stream) => stream.poll_frame(cx),
+            Self::Shaped(shaped) => Pin::new(&mut **shaped).poll_frame(cx),
         });
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -129,6 +147,7 @@ impl Body for Incoming {
             Self::Endpoint(wire, _) => wire.done(),
             Self::Flow(flow) => flow.is_over(),
             Self::Stream(stream) => stream.done(),
+            Self::Shaped(shaped) => shaped.is_end_stream(),
         }
     }
 
@@ -139,6 +158,7 @@ impl Body for Incoming {
             Self::Endpoint(wire, _) => wire.size(),
             Self::Flow(flow) => flow.size(),
             Self::Stream(stream) => stream.size(),
+            Self::Shaped(shaped) => shaped.size_hint(),
         }
     }
 }
@@ -220,7 +240,7 @@ impl Replay {
             inner.reader += 1;
             inner.reader
         });
-        TryBody { inner: self.0.clone(), reader, position: 0, sent: 0, done: self.0.is_none() }
+        TryBody { inner: self.0.clone(), reader, position: 0, sent: 0, done: self.0.is_none(), pace: None }
     }
 }
 
@@ -236,13 +256,20 @@ pub struct TryBody {
     position: usize,
     sent: u64,
     done: bool,
+    /// Where a fault makes it slow.
+    pace: Option<Box<Pace>>,
 }
 
 impl TryBody {
+    /// Lets no more than this many bytes pass in a second.
+    pub fn slow(&mut self, rate: u64) {
+        self.pace = Some(Box::new(Pace::new(rate)));
+    }
+
     /// The same from its beginning, for when nothing of it was sent.
     pub fn anew(&self) -> Self {
         let Self { inner, reader, .. } = self;
-        Self { inner: inner.clone(), reader: *reader, position: 0, sent: 0, done: inner.is_none() }
+        Self { inner: inner.clone(), reader: *reader, position: 0, sent: 0, done: inner.is_none(), pace: None }
     }
 
     /// Whether all that was read can be read again.
@@ -322,10 +349,18 @@ impl Body for TryBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.done {
+        if self.is_end_stream() {
             return Poll::Ready(None);
         }
-        let frame = std::task::ready!(self.poll(cx));
+        let this = &mut *self;
+        let frame = std::task::ready!(match this.pace.take() {
+            None => this.poll(cx),
+            Some(mut pace) => {
+                let frame = pace.poll(cx, |cx| if this.done { Poll::Ready(None) } else { this.poll(cx) });
+                this.pace = Some(pace);
+                frame
+            }
+        });
         if let Some(Ok(frame)) = &frame {
             self.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
@@ -333,7 +368,7 @@ impl Body for TryBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.done
+        self.done && self.pace.as_ref().is_none_or(|pace| pace.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {

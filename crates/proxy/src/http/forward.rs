@@ -10,21 +10,22 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderValue, Method, Response, StatusCode, request::Parts, uri::Authority};
-use xds::{overlay::FaultAction, snapshot};
+use http::{HeaderValue, Method, Response, StatusCode, header::SET_COOKIE, request::Parts, uri::Authority};
+use xds::snapshot;
 
 use crate::{
-    fault::Hit,
+    fault::{self, Asked, Faults, Hit, Instead, Shape},
+    grpc,
     http::{
         alarm::Alarm,
         attempt::{self, Failed, Held, Job, Reply},
         body::{Answer, BodyError, Incoming, Replay, Watch},
-        message,
+        message, mirror,
         pool::Pool,
         record::{Flag, Record},
     },
     retry::{Failure, Plan, Repeat},
-    route::Entry,
+    route::{self, Entry, Rewrite},
     state::{Shared, State},
     upstream::{
         affinity,
@@ -45,6 +46,8 @@ pub struct Way<'a> {
     pub pool: &'a Arc<Pool>,
     /// Where the caller connects from.
     pub address: IpAddr,
+    /// Who calls: our workload, or a gateway's client, if it has an identity.
+    pub caller: Option<Arc<str>>,
     /// Whether faults apply and the answering endpoint is told: at the side that chooses for the client.
     pub caller_side: bool,
 }
@@ -54,6 +57,8 @@ pub struct Way<'a> {
 pub struct Refusal {
     /// HTTP status.
     pub status: StatusCode,
+    /// Status for a gRPC client, where it is not that of the HTTP status.
+    pub grpc: Option<u8>,
     /// For the access log.
     pub flag: Flag,
     /// For the caller.
@@ -63,7 +68,7 @@ pub struct Refusal {
 impl Refusal {
     /// Of this flag.
     pub fn new(status: StatusCode, flag: Flag, text: impl Into<String>) -> Self {
-        Self { status, flag, text: text.into() }
+        Self { status, grpc: None, flag, text: text.into() }
     }
 }
 
@@ -79,9 +84,11 @@ pub async fn forward(
     alarm: &mut Alarm,
     mut record: Record,
 ) -> Result<Response<Answer>, (Refusal, Record)> {
-    let (head, authority, body) = request;
-    let name = weighted(policy, &mut fastrand::Rng::new());
-    let Some(cluster) = name.and_then(|name| way.state.clusters.get(name)).cloned() else {
+    let (mut head, mut authority, body) = request;
+    let mut random = fastrand::Rng::new();
+    let choice = route::choose(policy, &head, &mut random);
+    let cluster = choice.as_ref().and_then(|choice| way.state.clusters.get(choice.cluster)).cloned();
+    let (Some(choice), Some(cluster)) = (choice, cluster) else {
         return Err((
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, "no such cluster"),
             record,
@@ -93,18 +100,33 @@ pub async fn forward(
         let text = "too many requests in flight";
         return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
     };
-    let deadline = (!policy.timeout.is_zero()).then(|| record.began().checked_add(policy.timeout)).flatten();
+    let mut faults = Faults::default();
+    if way.caller_side && !way.state.faults.is_empty() {
+        let service = &view.config.service;
+        faults = way.state.faults.of(&Asked { service, caller: way.caller.as_deref(), head: &head });
+    }
+    if let Some(rewrite) = &entry.rewrite
+        && let Err(refusal) = rewritten(rewrite, &mut head, &mut authority)
+    {
+        return Err((refusal, record));
+    }
+    let bound = match record.is_grpc() {
+        true => grpc::bound(policy.timeout, &mut head.headers),
+        false => Some(policy.timeout).filter(|timeout| !timeout.is_zero()),
+    };
+    let deadline = bound.and_then(|bound| record.began().checked_add(bound));
     let plan = Plan::new(policy.retry.as_ref(), &head.method);
     let hedge = policy.hedge.as_ref().filter(|_| plan.may_hedge());
     let mut race = Race {
         way,
         policy,
-        random: fastrand::Rng::new(),
+        random,
         head: Arc::new(head),
         authority,
         body: Replay::new(body),
         cluster,
         view,
+        faults,
         hit: Hit::default(),
         made: Vec::new(),
         running: FuturesUnordered::new(),
@@ -114,33 +136,44 @@ pub async fn forward(
         hedged: false,
         due: Due { over: deadline, ..Due::default() },
     };
+    // A copy needs the whole body: it goes now, or when the request is answered.
+    let copied = race.body.complete();
+    if copied {
+        race.mirror();
+    }
     let outcome = race.run(alarm, &mut record).await;
+    if !copied {
+        race.mirror();
+    }
     match outcome {
-        Ok(won) => Ok(race.answer(won, entry, deadline, counted, record)),
+        Ok(won) => {
+            let mut response = race.answer(won, entry, deadline, counted, record);
+            if let Some(cookie) = choice.cookie {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
+            Ok(response)
+        }
         Err(refusal) => Err((refusal, record)),
     }
 }
 
-fn weighted<'a>(policy: &'a snapshot::Forward, random: &mut fastrand::Rng) -> Option<&'a str> {
-    if let [only] = policy.clusters.as_slice() {
-        return Some(&only.cluster);
+/// What the endpoint sees instead of what the caller wrote.
+fn rewritten(rewrite: &Rewrite, head: &mut Parts, authority: &mut Authority) -> Result<(), Refusal> {
+    rewrite
+        .request(head, authority)
+        .map_err(|reason| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Flag::NoRouteFound, reason))?;
+    match message::refuse(head) {
+        None => Ok(()),
+        Some(reason) => Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, reason)),
     }
-    let total: u64 = policy.clusters.iter().map(|choice| u64::from(choice.weight)).sum();
-    let mut draw = random.u64(..total.max(1));
-    for choice in &policy.clusters {
-        if draw < u64::from(choice.weight) {
-            return Some(&choice.cluster);
-        }
-        draw -= u64::from(choice.weight);
-    }
-    None
 }
 
 /// A request that counts against its cluster's breaker.
-struct InFlight(Arc<Cluster>);
+pub struct InFlight(Arc<Cluster>);
 
 impl InFlight {
-    fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
+    /// `None` when there are as many as may be.
+    pub fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
         let before = cluster.active.fetch_add(1, Ordering::Relaxed);
         let counted = Self(cluster);
         (before < u64::from(most)).then_some(counted)
@@ -175,6 +208,8 @@ struct Race<'a> {
     body: Replay,
     cluster: Arc<Cluster>,
     view: Arc<View>,
+    /// Those that may take the request.
+    faults: Faults,
     hit: Hit,
     made: Vec<Made>,
     /// Tries after the first.
@@ -316,12 +351,12 @@ impl Race<'_> {
 
     /// Faults that hurt the request before an endpoint is chosen.
     async fn meet_faults(&mut self, record: &mut Record) -> Result<(), Refusal> {
-        let faults = &self.way.state.faults;
-        if !self.way.caller_side || faults.is_empty() {
+        if self.faults.is_empty() && self.policy.faults.is_empty() {
             return Ok(());
         }
-        let mut hit = faults.draw(&self.view.config.service, None, &self.head, &mut self.random);
-        record.hit_by(&hit.overlays);
+        let mut hit =
+            fault::standing(&self.policy.faults, &mut self.random).and(self.faults.draw(None, &mut self.random));
+        self.tell(&hit, record);
         if let Some(delay) = hit.delay.take() {
             record.flag(Flag::DelayInjected);
             let until = Instant::now() + delay;
@@ -331,12 +366,17 @@ impl Race<'_> {
                 return Err(self.out_of_time());
             }
         }
-        if let Some(FaultAction::Abort { status }) = hit.action {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            return Err(Refusal::new(status, Flag::FaultInjected, "fault injected"));
+        if let Some(Instead::Answer { status, grpc }) = hit.instead {
+            let refusal = Refusal::new(status, Flag::FaultInjected, attempt::FAULT);
+            return Err(Refusal { grpc: Some(grpc), ..refusal });
         }
         self.hit = hit;
         Ok(())
+    }
+
+    fn tell(&self, hit: &Hit, record: &mut Record) {
+        hit.kinds().for_each(|kind| self.way.shared.metrics.fault(kind));
+        record.hit_by(&hit.overlays);
     }
 
     /// Starts a try beside or after the first; false when there is nobody to send it to.
@@ -360,18 +400,15 @@ impl Race<'_> {
         });
         let chosen = chosen?;
         let mut hit = self.hit.clone();
-        let faults = &self.way.state.faults;
-        if self.way.caller_side && !faults.is_empty() {
-            let service = &self.view.config.service;
-            let at_endpoint = faults.draw(service, Some(&chosen.host.region), &self.head, &mut self.random);
-            record.hit_by(&at_endpoint.overlays);
-            hit.delay = hit.delay.or(at_endpoint.delay);
-            hit.action = hit.action.or(at_endpoint.action);
+        if !self.faults.is_empty() {
+            let there = self.faults.draw(Some(&chosen.host.region), &mut self.random);
+            self.tell(&there, record);
+            hit = hit.and(there);
         }
         if hit.delay.is_some() {
             record.flag(Flag::DelayInjected);
         }
-        if hit.action.is_some() {
+        if hit.instead.is_some() || hit.shape != Shape::default() {
             record.flag(Flag::FaultInjected);
         }
         let job = Job {
@@ -394,13 +431,17 @@ impl Race<'_> {
         let (host, sent, now) = (self.made[index].chosen.host.clone(), self.made[index].sent, Instant::now());
         match result {
             Ok(reply) => {
-                let status = reply.head.status.as_u16();
+                let answer = answered(&reply);
+                let status = match answer {
+                    Failure::Grpc(status) => grpc::to_http(status).as_u16(),
+                    _ => reply.head.status.as_u16(),
+                };
                 if status >= 500 {
                     self.remember(&host);
                 }
                 self.cluster.answered(&self.view, &host, status, sent, now);
                 let won = Won { index, reply };
-                if self.plan.repeats_status(status) {
+                if self.plan.repeats(answer) {
                     self.last = Some(Lost::Answered(Box::new(won)));
                     return None;
                 }
@@ -433,7 +474,7 @@ impl Race<'_> {
             return None;
         }
         let failure = match self.last.as_ref()? {
-            Lost::Answered(won) => Failure::Status(won.reply.head.status.as_u16()),
+            Lost::Answered(won) => answered(&won.reply),
             Lost::Failed(failed) => failed.failure,
         };
         let repeat = self.plan.after(failure, self.body.replayable())?;
@@ -490,7 +531,7 @@ impl Race<'_> {
                     _ if failed.overflow() => (StatusCode::SERVICE_UNAVAILABLE, failed.cause.as_str()),
                     Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
                     Failure::Malformed => (StatusCode::BAD_GATEWAY, "the endpoint did not answer in HTTP"),
-                    Failure::Reset | Failure::Status(_) => {
+                    Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
                         (StatusCode::SERVICE_UNAVAILABLE, "the endpoint ended the connection")
                     }
                     Failure::Connect | Failure::Refused => {
@@ -512,7 +553,14 @@ impl Race<'_> {
         for made in self.made.iter().filter(|made| !made.over) {
             self.cluster.failed(&made.chosen.host, "no answer in time", now);
         }
-        Refusal::new(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time")
+        let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time");
+        Refusal { grpc: Some(grpc::DEADLINE_EXCEEDED), ..refusal }
+    }
+
+    fn mirror(&mut self) {
+        if !self.policy.mirrors.is_empty() {
+            mirror::send(self.way, self.policy, (&self.head, &self.authority, &self.body), &mut self.random);
+        }
     }
 
     /// The winner's answer. The losers are dropped with the race, which cancels them.
@@ -538,14 +586,24 @@ impl Race<'_> {
         record.answered_by(host, tries.saturating_sub(1));
         let Reply { head, body, held } = won.reply;
         record.status(head.status.as_u16());
+        if record.is_grpc()
+            && let Some(status) = grpc::status(&head.headers)
+        {
+            record.grpc_status(status);
+        }
+        let head_is_grpc = grpc::is_call(&head.headers);
         let mut response = Response::from_parts(
             head,
             match body {
                 Some(body) => Answer::upstream(body, deadline.map(Into::into)),
-                None => Answer::text("fault injected"),
+                None if head_is_grpc => Answer::text(""),
+                None => Answer::text(attempt::FAULT),
             },
         );
         message::strip_hop_by_hop(response.headers_mut());
+        if let Some(rewrite) = &entry.rewrite {
+            rewrite.response(response.headers_mut());
+        }
         if self.way.caller_side {
             response.headers_mut().remove(message::ANSWERED_BY);
             if self.head.headers.contains_key(message::PROBE) {
@@ -557,6 +615,14 @@ impl Race<'_> {
         }
         let (cluster, host) = (self.cluster.clone(), host.clone());
         response.map(|body| body.watched(Box::new(Streaming { record, cluster, host, _held: held, _counted: counted })))
+    }
+}
+
+/// What an endpoint's answer says of the request, as a failure would.
+fn answered(reply: &Reply) -> Failure {
+    match grpc::status(&reply.head.headers) {
+        Some(status) if status != 0 && grpc::is_call(&reply.head.headers) => Failure::Grpc(status),
+        _ => Failure::Status(reply.head.status.as_u16()),
     }
 }
 

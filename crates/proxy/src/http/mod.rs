@@ -11,6 +11,8 @@ pub mod guard;
 pub mod h1;
 pub mod h2;
 pub mod message;
+pub mod mirror;
 pub mod pool;
 pub mod record;
 pub mod server;
+pub mod shape;

@@ -3,15 +3,13 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use http::{
-    HeaderMap, HeaderName, Method,
-    header::{CONTENT_TYPE, USER_AGENT},
-};
+use http::{HeaderMap, HeaderName, Method, header::USER_AGENT};
 use xds::snapshot::{self, Direction};
 
 pub use crate::http::flags::Flag;
 use crate::{
     access::Line,
+    grpc,
     http::{
         body::{BodyError, Watch},
         flags::Flags,
@@ -52,6 +50,7 @@ pub struct Record {
     caller: Option<Arc<str>>,
     head: bool,
     grpc: bool,
+    grpc_status: Option<u16>,
     sent: u64,
     cluster: Option<Arc<snapshot::Cluster>>,
     host: Option<Arc<Host>>,
@@ -83,6 +82,7 @@ impl Record {
             caller: caller.id.clone(),
             head: false,
             grpc: false,
+            grpc_status: None,
             sent: 0,
             cluster: None,
             host: None,
@@ -94,7 +94,7 @@ impl Record {
     /// What is asked for.
     pub fn asked(&mut self, request: &http::request::Parts) {
         self.head = request.method == Method::HEAD;
-        self.grpc = is_grpc(&request.headers);
+        self.grpc = grpc::is_call(&request.headers);
         if let Some(line) = &mut self.line {
             line.method = request.method.to_string();
             line.path = request.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
@@ -149,6 +149,16 @@ impl Record {
         self.head
     }
 
+    /// Whether it is a gRPC call.
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// The gRPC status that it is answered.
+    pub fn grpc_status(&mut self, status: u8) {
+        self.grpc_status = Some(status.into());
+    }
+
     /// What it is answered.
     pub fn status(&mut self, status: u16) {
         self.status = status;
@@ -172,7 +182,7 @@ impl Record {
             code: self.status,
             flags: self.flags.bits(),
             grpc: self.grpc,
-            grpc_status: None,
+            grpc_status: self.grpc_status,
         };
         let sizes = Sizes { took, sent: self.sent };
         self.shared.metrics.requests.over(key, sizes, |key| (self.peers(key), self.flags.to_string()));
@@ -225,11 +235,6 @@ impl Record {
 /// A header for the log; empty if there is none that is text.
 fn text(headers: &HeaderMap, name: HeaderName) -> String {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
-}
-
-/// As gRPC's own servers decide.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 impl Watch for Record {

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use xds::snapshot::{Direction, HttpListener, Limits, ListenerProtocol, RouteAction};
 
 use crate::{
+    grpc,
     http::{
         alarm::Alarm,
         body::{Answer, Incoming, Watch},
@@ -95,7 +96,8 @@ impl Connection {
         record.addressed(authority.as_str(), id.to_str().unwrap_or_default());
         let state = self.shared.state.load_full();
         let host = lower(authority.host());
-        let entry = state.tables.get(&http.routes).and_then(|table| table.find(&host, &head).ok());
+        let entry =
+            state.tables.get(&http.routes).and_then(|table| table.find(&host, self.caller.id.as_deref(), &head).ok());
         let Some(entry) = entry else {
             return refuse(Refusal::new(StatusCode::NOT_FOUND, Flag::NoRouteFound, "no route"), record, Some(id));
         };
@@ -104,10 +106,25 @@ impl Connection {
                 let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 answer(status, body.clone(), record, Some(id))
             }
+            RouteAction::Redirect(redirect) => {
+                let change = entry.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+                let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
+                let location = route::location(redirect, change, &head, &authority, self.caller.tls);
+                let mut response = answer(status, String::new(), record, Some(id));
+                if let Some(location) = location {
+                    response.headers_mut().insert(http::header::LOCATION, location);
+                }
+                response
+            }
             RouteAction::Forward(policy) => {
                 let caller_side = config.direction != Direction::Inbound;
+                let caller = match config.direction {
+                    // Whoever comes from this side is our own workload.
+                    Direction::Outbound if !state.faults.is_empty() => self.shared.identity.id(),
+                    _ => self.caller.id.clone(),
+                };
                 let address = self.caller.address.ip();
-                let way = Way { shared: &self.shared, state: &state, pool: &self.pool, address, caller_side };
+                let way = Way { shared: &self.shared, state: &state, pool: &self.pool, address, caller, caller_side };
                 match forward(&way, entry, policy, (head, authority, body), alarm, record).await {
                     Ok(response) => response,
                     Err((refusal, record)) => refuse(refusal, record, Some(id)),
@@ -158,11 +175,18 @@ fn lower(host: &str) -> Cow<'_, str> {
 
 fn refuse(refusal: Refusal, mut record: Record, id: Option<HeaderValue>) -> Response<Answer> {
     record.flag(refusal.flag);
+    if record.is_grpc() {
+        let status = refusal.grpc.unwrap_or_else(|| grpc::of_http(refusal.status));
+        return answer_grpc(status, &refusal.text, record, id);
+    }
     answer(refusal.status, refusal.text, record, id)
 }
 
 /// An answer of our own. It carries the request id, by which its reason is found in the access log.
 fn answer(status: StatusCode, text: String, mut record: Record, id: Option<HeaderValue>) -> Response<Answer> {
+    if record.is_grpc() {
+        return answer_grpc(grpc::of_http(status), &text, record, id);
+    }
     record.status(status.as_u16());
     if record.is_head() {
         // Nobody will read the text to its end.
@@ -174,6 +198,17 @@ fn answer(status: StatusCode, text: String, mut record: Record, id: Option<Heade
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if let Some(id) = id {
         headers.insert(message::REQUEST_ID, id);
+    }
+    response
+}
+
+fn answer_grpc(status: u8, text: &str, mut record: Record, id: Option<HeaderValue>) -> Response<Answer> {
+    record.status(StatusCode::OK.as_u16());
+    record.grpc_status(status);
+    let mut response = Response::new(Answer::text("").watched(Box::new(record)));
+    grpc::refuse(status, text, response.headers_mut());
+    if let Some(id) = id {
+        response.headers_mut().insert(message::REQUEST_ID, id);
     }
     response
 }

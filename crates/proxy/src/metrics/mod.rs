@@ -26,6 +26,8 @@ pub struct Metrics {
     pub requests: Requests,
     refused: Kinds,
     repeats: Kinds,
+    mirrors: Kinds,
+    faults: Kinds,
 }
 
 /// Things counted by kind; for what is rare.
@@ -65,6 +67,16 @@ impl Metrics {
         self.repeats.count(kind);
     }
 
+    /// A copy of a request was sent, or had to be left.
+    pub fn mirror(&self, kind: &'static str) {
+        self.mirrors.count(kind);
+    }
+
+    /// A fault took a request or a try.
+    pub fn fault(&self, kind: &'static str) {
+        self.faults.count(kind);
+    }
+
     /// Everything as text.
     pub fn render(&self, elsewhere: &Elsewhere<'_>) -> String {
         let Elsewhere { status, events, lines_dropped } = elsewhere;
@@ -72,6 +84,8 @@ impl Metrics {
         self.requests.render(&mut text);
         by_kind(&mut text, "firedrill_refused_total", "Refused input.", &self.refused.all());
         by_kind(&mut text, "firedrill_repeats_total", "Retries and hedges.", &self.repeats.all());
+        by_kind(&mut text, "firedrill_mirrors_total", "Copies of requests.", &self.mirrors.all());
+        by_kind(&mut text, "firedrill_faults_total", "Requests and tries that faults took.", &self.faults.all());
         clusters(&mut text, &status.clusters);
         let overlays = status.overlays.len();
         text.single("firedrill_overlays", Kind::Gauge, "Overlays in force.", overlays);

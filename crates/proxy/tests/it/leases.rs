@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use xds::{
     clock::Clock,
-    overlay::{Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState},
+    overlay::{Delay, Effect, Fault, FaultAction, FaultMatch, Overlay, Switch, SwitchState, TlsFault, Way},
     server::Server,
     snapshot::{Cluster, Direction, PathMatch, Snapshot},
 };
@@ -181,6 +181,10 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
         ("reset", FaultAction::Reset),
         ("blackhole", FaultAction::Blackhole),
         ("abort-east", FaultAction::Abort { status: 503 }),
+        ("abort-grpc", FaultAction::AbortGrpc { status: 14 }),
+        ("dns", FaultAction::Dns),
+        ("tls", FaultAction::Tls(TlsFault::Expired)),
+        ("drop", FaultAction::DropConnect),
     ] {
         let long = Duration::from_secs(30);
         control.server.set_overlays("p1", vec![(overlay(id, at_east(action)), long)]).unwrap();
@@ -188,7 +192,7 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
         let reply = http1(to, get("/")).await.unwrap();
         assert_eq!((reply.status, reply.header("x-origin")), (200, "fx-w"), "{id}");
     }
-    let delay = at_east(FaultAction::Delay { fixed: Duration::from_millis(100) });
+    let delay = at_east(FaultAction::Delay(Delay::Fixed(Duration::from_millis(100))));
     control.server.set_overlays("p1", vec![(overlay("delay", delay), Duration::from_secs(30))]).unwrap();
     proxy.until("fault laid", |proxy| proxy.status()["overlays"] == serde_json::json!(["delay"]));
     let began = Instant::now();
@@ -211,7 +215,7 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
     assert_eq!(last["kind"]["lapsed"], false);
 
     // Partition: the region hangs, no idempotent request fails, and it heals when the lease ends.
-    let cut = Effect::CutOff { regions: vec!["east".into()] };
+    let cut = Effect::CutOff { regions: vec!["east".into()], way: Way::Both };
     control.server.set_overlays("p1", vec![(overlay("cut", cut), Duration::from_secs(30))]).unwrap();
     proxy.until("cut off", |proxy| proxy.status()["overlays"] == serde_json::json!(["cut"]));
     let reached = east.does.requests.load(Ordering::SeqCst);
@@ -219,6 +223,26 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
     assert!(seen.failed.is_empty() && seen.slowest < Duration::from_millis(1200), "{seen:?}");
     assert_eq!(east.does.requests.load(Ordering::SeqCst), reached, "nothing passed");
     proxy.until("detected", |proxy| proxy.status()["clusters"][0]["endpoints"][0]["healthy"] == false);
+
+    // One way only: what east answers is lost, though it was asked.
+    control.server.set_overlays("p1", vec![]).unwrap();
+    proxy.until("healed", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([100, 0]));
+    let cut = Effect::CutOff { regions: vec!["east".into()], way: Way::From };
+    let reached = east.does.requests.load(Ordering::SeqCst);
+    control.server.set_overlays("p1", vec![(overlay("one-way", cut), Duration::from_secs(30))]).unwrap();
+    proxy.until("cut off", |proxy| proxy.status()["overlays"] == serde_json::json!(["one-way"]));
+    assert_eq!(http1(to, get("/")).await.unwrap().header("x-origin"), "fx-w");
+    assert!(east.does.requests.load(Ordering::SeqCst) > reached, "it was asked");
+
+    // Cut off from the control plane: a snapshot is not heard until that is over, and traffic flows.
+    control.server.set_overlays("p1", vec![(overlay("deaf", Effect::NoControl), Duration::from_secs(30))]).unwrap();
+    proxy.until("deaf", |proxy| proxy.status()["connected"] == false);
+    snapshot.clusters[0].connect_timeout = Duration::from_millis(400);
+    control.server.publish("p1", "8", Arc::new(snapshot.clone())).unwrap();
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    assert_eq!(proxy.status()["snapshot"], "7");
+    control.server.set_overlays("p1", vec![]).unwrap();
+    proxy.until("heard", |proxy| proxy.status()["snapshot"] == "8" && proxy.status()["connected"] == true);
 
     // The control plane dies: the overlay's lease is the proxy's own affair, and traffic flows.
     control.server.set_overlays("p1", vec![]).unwrap();

@@ -13,5 +13,6 @@ mod identity;
 mod leases;
 mod lifecycle;
 mod operations;
+mod routing;
 mod support;
 mod tcp;

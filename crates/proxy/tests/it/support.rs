@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -55,6 +55,10 @@ pub struct Behaviour {
     pub requests: AtomicU64,
     /// Of these, from checks.
     pub checks: AtomicU64,
+    /// Answers `/grpc` with this gRPC status, and nothing but headers.
+    pub grpc: AtomicU32,
+    /// Whom requests were for.
+    pub hosts: Mutex<Vec<String>>,
 }
 
 impl Behaviour {
@@ -133,6 +137,8 @@ async fn answer(
     does: Arc<Behaviour>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::io::Error> {
+    let host = request.headers().get("host").map_or("", |host| host.to_str().unwrap()).to_owned();
+    does.hosts.lock().unwrap().push(host);
     does.requests.fetch_add(1, Ordering::SeqCst);
     if request.headers().get("user-agent").is_some_and(|agent| agent == "firedrill-check") {
         does.checks.fetch_add(1, Ordering::SeqCst);
@@ -157,6 +163,11 @@ async fn answer(
         response = response.header(format!("seen-{key}"), value);
     }
     response = response.header("seen-uri", request.uri().to_string());
+    if request.uri().path() == "/grpc" {
+        let status = does.grpc.load(Ordering::SeqCst).to_string();
+        response = response.header("content-type", "application/grpc").header("grpc-status", status);
+        return Ok(response.body(Full::default().map_err(|never| match never {}).boxed()).unwrap());
+    }
     let body = match request.uri().path() {
         "/echo" => request.into_body().boxed(),
         "/big" => Full::from(vec![b'x'; 8 * 1024 * 1024]).map_err(|never| match never {}).boxed(),
@@ -350,13 +361,12 @@ pub fn hedge() -> HedgePolicy {
 
 pub fn routes(cluster: &str, retry: Option<RetryPolicy>, hedge: Option<HedgePolicy>) -> RouteTable {
     let clusters = vec![WeightedCluster { cluster: cluster.into(), weight: 1 }];
-    let forward = Forward { clusters, timeout: Duration::from_secs(2), retry, hedge };
-    let everything = RouteMatch { path: PathMatch::Prefix("/".into()), methods: vec![], headers: vec![] };
+    let forward = Forward { clusters, timeout: Duration::from_secs(2), retry, hedge, ..Forward::default() };
     let answer = RouteAction::Answer { status: 418, body: "teapot".into() };
-    let tea = RouteMatch { path: PathMatch::Exact("/tea".into()), methods: vec![], headers: vec![] };
+    let tea = RouteMatch { path: PathMatch::Exact("/tea".into()), ..RouteMatch::default() };
     let routes = vec![
         Route { matches: tea, action: answer },
-        Route { matches: everything, action: RouteAction::Forward(forward) },
+        Route { matches: RouteMatch::default(), action: RouteAction::Forward(forward) },
     ];
     RouteTable {
         name: "main".into(),

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::{
 };
 
 use super::{
-    routes::{read_methods, validate_methods, write_methods},
+    matching::{read_methods, validate_methods, write_methods},
     tls::{exactly, read_exactly},
     wire::{At, Checked, ensure, wrong},
 };

@@ -80,8 +80,11 @@ fn clusters_named(snapshot: &Snapshot) -> BTreeSet<&str> {
     });
     let routes = snapshot.routes.iter().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
     let forwards = routes.filter_map(|route| match &route.action {
-        RouteAction::Forward(forward) => Some(forward.clusters.iter().map(|cluster| cluster.cluster.as_str())),
-        RouteAction::Answer { .. } => None,
+        RouteAction::Forward(forward) => {
+            let mirrors = forward.mirrors.iter().map(|mirror| mirror.cluster.as_str());
+            Some(forward.clusters.iter().map(|cluster| cluster.cluster.as_str()).chain(mirrors))
+        }
+        RouteAction::Redirect(_) | RouteAction::Answer { .. } => None,
     });
     bytes.chain(forwards.flatten()).collect()
 }

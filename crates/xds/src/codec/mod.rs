@@ -9,11 +9,16 @@ mod check;
 mod cluster;
 mod differ;
 mod endpoints;
+mod fault;
+mod forward;
+mod headers;
 mod health;
 mod http;
 mod json;
 mod listener;
+mod matching;
 mod overlay;
+mod redirect;
 mod retry;
 mod routes;
 #[cfg(test)]

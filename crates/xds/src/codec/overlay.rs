@@ -3,20 +3,18 @@
 use envoy_types::pb::envoy::service::runtime::v3::Runtime;
 
 use super::{
+    fault::{self, ensure_percent},
     json,
-    wire::{At, Checked, ensure, ensure_name, need, wrong},
+    wire::{At, Checked, ensure_name, need, wrong},
 };
 use crate::overlay::{Effect, Overlay, SwitchState};
 
 pub(super) fn validate(overlay: &Overlay) -> Checked<()> {
     ensure_name(&overlay.id, "id")?;
     match &overlay.effect {
-        Effect::Fault(fault) => {
-            ensure((0.0..=100.0).contains(&fault.percent), "effect.fault.percent", || {
-                format!("{} is not a percentage", fault.percent)
-            })?;
-            // A sign on zero would not survive, and means nothing.
-            ensure(fault.percent.to_bits() != (-0.0_f64).to_bits(), "effect.fault.percent", || "is negative".to_owned())
+        Effect::Fault(laid) => {
+            ensure_percent(laid.percent, "effect.fault.percent")?;
+            fault::validate(&laid.action).at("effect.fault.action")
         }
         Effect::Switch(switch) => {
             ensure_name(&switch.service, "effect.switch.service")?;
@@ -26,7 +24,7 @@ pub(super) fn validate(overlay: &Overlay) -> Checked<()> {
                 _ => Ok(()),
             }
         }
-        Effect::CutOff { .. } | Effect::Harmless => Ok(()),
+        Effect::CutOff { .. } | Effect::NoControl | Effect::Harmless => Ok(()),
     }
 }
 

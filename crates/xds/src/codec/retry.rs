@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::{
 };
 
 use super::{
-    routes::write_methods,
+    matching::write_methods,
     wire::{Checked, duration, number, pack, read_duration, read_number, wrong},
 };
 use crate::snapshot::{RetryOn, RetryPolicy};
@@ -21,11 +21,16 @@ use crate::snapshot::{RetryOn, RetryPolicy};
 /// Methods that may be repeated after bytes were sent (RFC 9110, 9.2.2).
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
 
-const NAMES: [(RetryOn, &str); 4] = [
+const NAMES: [(RetryOn, &str); 9] = [
     (RetryOn::ConnectFailure, "connect-failure"),
     (RetryOn::RefusedStream, "refused-stream"),
     (RetryOn::Reset, "reset"),
     (RetryOn::GatewayError, "gateway-error"),
+    (RetryOn::GrpcCancelled, "cancelled"),
+    (RetryOn::GrpcDeadlineExceeded, "deadline-exceeded"),
+    (RetryOn::GrpcResourceExhausted, "resource-exhausted"),
+    (RetryOn::GrpcInternal, "internal"),
+    (RetryOn::GrpcUnavailable, "unavailable"),
 ];
 
 /// A repeat avoids hosts and tiers already tried. Envoy's policy knows methods for all failures or none: where other

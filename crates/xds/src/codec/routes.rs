@@ -1,30 +1,18 @@
 //! Route tables ↔ `RouteConfiguration`.
 
-use envoy_types::pb::envoy::{
-    config::{
-        core::v3::{DataSource, data_source::Specifier},
-        route::v3::{
-            self as pb, DirectResponseAction, HeaderMatcher, RouteConfiguration, header_matcher::HeaderMatchSpecifier,
-            route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
-        },
-    },
-    r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+use envoy_types::pb::envoy::config::{
+    core::v3::{DataSource, data_source::Specifier},
+    route::v3::{self as pb, DirectResponseAction, RouteConfiguration, route::Action},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    endpoints::ensure_weights,
-    retry,
-    tls::{exactly, read_exactly},
-    wire::{
-        At, Checked, duration, ensure, ensure_duration, ensure_name, ensure_positive, ensure_unique, metadata, need,
-        number, read_duration, read_metadata, read_number, wrong,
-    },
+    fault, forward, headers, matching, redirect,
+    wire::{At, Checked, ensure, ensure_name, ensure_unique, metadata, need, pack, read_metadata, wrong},
 };
-use crate::snapshot::{
-    Forward, HeaderMatch, HedgePolicy, PathMatch, Route, RouteAction, RouteMatch, RouteTable, VirtualHost,
-    WeightedCluster,
-};
+use crate::snapshot::{HedgePolicy, Route, RouteAction, RouteFault, RouteTable, VirtualHost};
+
+const FAULT: &str = "envoy.filters.http.fault";
 
 /// Envoy's default bound on the body of a direct response, in bytes.
 const LONGEST_BODY: usize = 4096;
@@ -32,11 +20,15 @@ const LONGEST_BODY: usize = 4096;
 /// What Envoy has no field for; the metadata is absent if there is nothing of it.
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Extra {
+pub(super) struct Extra {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    non_idempotent: bool,
+    pub(super) non_idempotent: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hedge: Option<HedgePolicy>,
+    pub(super) hedge: Option<HedgePolicy>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) callers: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) faults: Vec<RouteFault>,
 }
 
 pub(super) fn validate(table: &RouteTable) -> Checked<()> {
@@ -64,45 +56,15 @@ fn validate_domain(domain: &str) -> Checked<()> {
 }
 
 fn validate_route(route: &Route) -> Checked<()> {
-    let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = &route.matches.path;
-    let sendable = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?');
-    ensure(sendable, "match.path", || format!("{path:?} is not a path"))?;
-    validate_methods(&route.matches.methods).at("match")?;
-    for header in &route.matches.headers {
-        let token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
-        let fine = !header.name.is_empty() && header.name.bytes().all(token);
-        ensure(fine, "match.headers", || format!("{:?} is not a lower-case header name", header.name))?;
-    }
+    matching::validate(&route.matches).at("match")?;
     match &route.action {
         RouteAction::Answer { status, body } => {
             ensure((200..600).contains(status), "direct_response.status", || format!("{status} is not supported"))?;
             ensure(body.len() <= LONGEST_BODY, "direct_response.body", || "is above 4096 bytes".to_owned())
         }
-        RouteAction::Forward(forward) => validate_forward(forward).at("route"),
+        RouteAction::Redirect(redirect) => redirect::validate(redirect).at("redirect"),
+        RouteAction::Forward(forward) => forward::validate(forward).at("route"),
     }
-}
-
-fn validate_forward(forward: &Forward) -> Checked<()> {
-    ensure(!forward.clusters.is_empty(), "weighted_clusters", || "is empty".to_owned())?;
-    ensure_weights(forward.clusters.iter().map(|cluster| cluster.weight), "weighted_clusters")?;
-    forward.clusters.iter().try_for_each(|cluster| ensure_name(&cluster.cluster, "weighted_clusters"))?;
-    ensure_duration(forward.timeout, "timeout")?;
-    if let Some(per_try) = forward.retry.as_ref().and_then(|retry| retry.per_try) {
-        ensure_positive(per_try, "retry_policy.per_try_timeout")?;
-    }
-    if let Some(hedge) = &forward.hedge {
-        ensure_duration(hedge.at_most, "hedge.atMost")?;
-        ensure(hedge.at_least <= hedge.at_most, "hedge", || "atLeast is above atMost".to_owned())?;
-    }
-    Ok(())
-}
-
-pub(super) fn validate_methods(methods: &[String]) -> Checked<()> {
-    for method in methods {
-        let fine = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
-        ensure(fine, "methods", || format!("{method:?} is not a method"))?;
-    }
-    Ok(())
 }
 
 pub(super) fn write(table: &RouteTable) -> RouteConfiguration {
@@ -124,54 +86,26 @@ fn write_host(host: &VirtualHost) -> pb::VirtualHost {
 }
 
 fn write_route(route: &Route) -> pb::Route {
-    let (action, extra) = match &route.action {
-        RouteAction::Answer { status, body } => (write_answer(*status, body), Extra::default()),
+    let mut extra = Extra { callers: route.matches.callers.clone(), ..Extra::default() };
+    let mut written = pb::Route { r#match: Some(matching::write(&route.matches)), ..pb::Route::default() };
+    match &route.action {
+        RouteAction::Answer { status, body } => written.action = Some(write_answer(*status, body)),
+        RouteAction::Redirect(redirect) => written.action = Some(Action::Redirect(redirect::write(redirect))),
         RouteAction::Forward(forward) => {
-            let non_idempotent = forward.retry.as_ref().is_some_and(|retry| retry.non_idempotent);
-            (Action::Route(write_forward(forward)), Extra { non_idempotent, hedge: forward.hedge.clone() })
+            extra.non_idempotent = forward.retry.as_ref().is_some_and(|retry| retry.non_idempotent);
+            extra.hedge.clone_from(&forward.hedge);
+            extra.faults.clone_from(&forward.faults);
+            written.request_headers_to_add = headers::write(&forward.request_headers);
+            written.request_headers_to_remove.clone_from(&forward.request_headers.remove);
+            written.response_headers_to_add = headers::write(&forward.response_headers);
+            written.response_headers_to_remove.clone_from(&forward.response_headers.remove);
+            let fault = fault::write(&forward.faults).map(|fault| (FAULT.to_owned(), pack(&fault)));
+            written.typed_per_filter_config = fault.into_iter().collect();
+            written.action = Some(Action::Route(forward::write(forward)));
         }
-    };
-    pb::Route {
-        r#match: Some(write_match(&route.matches)),
-        metadata: if extra == Extra::default() { None } else { metadata(&extra) },
-        action: Some(action),
-        ..pb::Route::default()
     }
-}
-
-fn write_match(matches: &RouteMatch) -> pb::RouteMatch {
-    let headers = matches.headers.iter().map(|header| HeaderMatcher {
-        name: header.name.clone(),
-        header_match_specifier: Some(match &header.exact {
-            Some(value) => HeaderMatchSpecifier::StringMatch(exactly(value)),
-            None => HeaderMatchSpecifier::PresentMatch(true),
-        }),
-        ..HeaderMatcher::default()
-    });
-    pb::RouteMatch {
-        path_specifier: Some(match &matches.path {
-            PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
-            PathMatch::Prefix(path) => PathSpecifier::Prefix(path.clone()),
-        }),
-        headers: write_methods(&matches.methods).into_iter().chain(headers).collect(),
-        ..pb::RouteMatch::default()
-    }
-}
-
-/// "One of these methods": Envoy can only say it as a regular expression. Methods are letters, so nothing is escaped.
-pub(super) fn write_methods(methods: &[String]) -> Option<HeaderMatcher> {
-    if methods.is_empty() {
-        return None;
-    }
-    let regex = RegexMatcher { regex: methods.join("|"), ..RegexMatcher::default() };
-    Some(HeaderMatcher {
-        name: ":method".to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::SafeRegex(regex)),
-            ..StringMatcher::default()
-        })),
-        ..HeaderMatcher::default()
-    })
+    written.metadata = if extra == Extra::default() { None } else { metadata(&extra) };
+    written
 }
 
 fn write_answer(status: u16, body: &str) -> Action {
@@ -181,23 +115,6 @@ fn write_answer(status: u16, body: &str) -> Action {
         body: Some(body),
         ..DirectResponseAction::default()
     })
-}
-
-fn write_forward(forward: &Forward) -> pb::RouteAction {
-    let clusters = forward.clusters.iter().map(|cluster| ClusterWeight {
-        name: cluster.cluster.clone(),
-        weight: number(cluster.weight),
-        ..ClusterWeight::default()
-    });
-    pb::RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::WeightedClusters(pb::WeightedCluster {
-            clusters: clusters.collect(),
-            ..pb::WeightedCluster::default()
-        })),
-        timeout: duration(forward.timeout),
-        retry_policy: forward.retry.as_ref().map(retry::write),
-        ..pb::RouteAction::default()
-    }
 }
 
 pub(super) fn read(table: &RouteConfiguration) -> Checked<RouteTable> {
@@ -213,51 +130,20 @@ fn read_host(host: &pb::VirtualHost) -> Checked<VirtualHost> {
 }
 
 fn read_route(route: &pb::Route) -> Checked<Route> {
-    let matches = read_match(need(&route.r#match, "match")?).at("match")?;
-    let extra: Extra = if route.metadata.is_some() { read_metadata(&route.metadata)? } else { Extra::default() };
+    let mut extra: Extra = if route.metadata.is_some() { read_metadata(&route.metadata)? } else { Extra::default() };
+    let callers = std::mem::take(&mut extra.callers);
+    let matches = matching::read(need(&route.r#match, "match")?, callers).at("match")?;
+    let edits = [
+        headers::read(&route.request_headers_to_add, &route.request_headers_to_remove, "request_headers_to_add")?,
+        headers::read(&route.response_headers_to_add, &route.response_headers_to_remove, "response_headers_to_add")?,
+    ];
     let action = match need(&route.action, "action")? {
-        Action::Route(action) => RouteAction::Forward(read_forward(action, extra).at("route")?),
+        Action::Route(action) => RouteAction::Forward(forward::read(action, extra, edits).at("route")?),
+        Action::Redirect(redirect) => RouteAction::Redirect(redirect::read(redirect).at("redirect")?),
         Action::DirectResponse(answer) => read_answer(answer).at("direct_response")?,
-        _ => return wrong("action", "only route and direct_response are supported"),
+        _ => return wrong("action", "only route, redirect and direct_response are supported"),
     };
     Ok(Route { matches, action })
-}
-
-fn read_match(matches: &pb::RouteMatch) -> Checked<RouteMatch> {
-    let path = match &matches.path_specifier {
-        Some(PathSpecifier::Path(path)) => PathMatch::Exact(path.clone()),
-        Some(PathSpecifier::Prefix(path)) => PathMatch::Prefix(path.clone()),
-        _ => return wrong("path_specifier", "only path and prefix are supported"),
-    };
-    let mut headers = matches.headers.as_slice();
-    let mut methods = Vec::new();
-    if let Some((first, rest)) = headers.split_first()
-        && first.name == ":method"
-    {
-        methods = read_methods(first).at("headers[0]")?;
-        headers = rest;
-    }
-    Ok(RouteMatch { path, methods, headers: headers.iter().map(read_header).collect::<Checked<_>>()? })
-}
-
-pub(super) fn read_methods(matcher: &HeaderMatcher) -> Checked<Vec<String>> {
-    let Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-        match_pattern: Some(MatchPattern::SafeRegex(regex)),
-        ..
-    })) = &matcher.header_match_specifier
-    else {
-        return wrong("", "methods are only supported as alternatives in a regular expression");
-    };
-    Ok(regex.regex.split('|').map(str::to_owned).collect())
-}
-
-fn read_header(header: &HeaderMatcher) -> Checked<HeaderMatch> {
-    let exact = match &header.header_match_specifier {
-        Some(HeaderMatchSpecifier::PresentMatch(true)) => None,
-        Some(HeaderMatchSpecifier::StringMatch(matcher)) => Some(read_exactly(&Some(matcher.clone()), "headers")?),
-        _ => return wrong("headers", format!("{}: only presence and an exact value are supported", header.name)),
-    };
-    Ok(HeaderMatch { name: header.name.clone(), exact })
 }
 
 fn read_answer(answer: &DirectResponseAction) -> Checked<RouteAction> {
@@ -268,22 +154,4 @@ fn read_answer(answer: &DirectResponseAction) -> Checked<RouteAction> {
         Some(Specifier::InlineString(body)) => Ok(RouteAction::Answer { status, body: body.clone() }),
         _ => wrong("body", "only inline text is supported"),
     }
-}
-
-fn read_forward(action: &pb::RouteAction, extra: Extra) -> Checked<Forward> {
-    let Some(ClusterSpecifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
-        return wrong("cluster_specifier", "only weighted_clusters are supported");
-    };
-    let clusters = weighted.clusters.iter().map(|cluster| {
-        let weight = read_number(&cluster.weight, "weighted_clusters.weight")?;
-        Ok(WeightedCluster { cluster: cluster.name.clone(), weight })
-    });
-    let retry = action.retry_policy.as_ref();
-    let retry = retry.map(|retry| retry::read(retry, extra.non_idempotent).at("retry_policy"));
-    Ok(Forward {
-        clusters: clusters.collect::<Checked<_>>()?,
-        timeout: read_duration(&action.timeout, "timeout")?,
-        retry: retry.transpose()?,
-        hedge: extra.hedge,
-    })
 }

@@ -13,7 +13,7 @@ use envoy_types::pb::{
             self as core, Address, AggregatedConfigSource, ApiVersion, ConfigSource, Metadata, SocketAddress, address,
             config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
         },
-        r#type::v3::Percent,
+        r#type::v3::{FractionalPercent, Percent, fractional_percent::DenominatorType},
     },
     google::protobuf::{self, Any, UInt32Value},
 };
@@ -27,6 +27,9 @@ pub(super) const OURS: &str = "firedrill";
 
 /// No duration in a configuration is longer; Envoy refuses much longer ones.
 pub(super) const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Millionths in a percent.
+const PER_PERCENT: f64 = 10_000.0;
 
 /// What is wrong, and where inside the resource.
 #[derive(Debug)]
@@ -130,6 +133,23 @@ pub(super) fn read_percent(field: &Option<Percent>, path: &str) -> Checked<u8> {
     } else {
         wrong(path, format!("{value} is not a whole percentage"))
     }
+}
+
+/// Of a hundred, in the millionths that Envoy counts; see [`ensure_fraction`].
+pub(super) fn fraction(percent: f64) -> FractionalPercent {
+    let numerator = (percent * PER_PERCENT).round() as u32;
+    FractionalPercent { numerator, denominator: DenominatorType::Million.into() }
+}
+
+pub(super) fn read_fraction(field: &Option<FractionalPercent>, path: &str) -> Checked<f64> {
+    Ok(f64::from(need(field, path)?.numerator) / PER_PERCENT)
+}
+
+/// A percentage to a ten-thousandth, which is as fine as Envoy's are.
+pub(super) fn ensure_fraction(percent: f64, path: &str) -> Checked<()> {
+    let fine = (0.0..=100.0).contains(&percent)
+        && (f64::from(fraction(percent).numerator) / PER_PERCENT).to_bits() == percent.to_bits();
+    ensure(fine, path, || format!("{percent} is not a percentage to a ten-thousandth"))
 }
 
 /// Values are checked against [`LONGEST`] before they are written, so the conversion cannot saturate.

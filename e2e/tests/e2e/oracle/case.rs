@@ -284,8 +284,7 @@ fn forward(cluster: &str) -> Forward {
     Forward {
         clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
         timeout: Duration::from_secs(15),
-        retry: None,
-        hedge: None,
+        ..Forward::default()
     }
 }
 
@@ -317,7 +316,7 @@ pub fn route(matches: RouteMatch, action: RouteAction) -> Route {
 
 /// By the path's beginning.
 pub fn prefix(path: &str) -> RouteMatch {
-    RouteMatch { path: PathMatch::Prefix(path.to_owned()), methods: Vec::new(), headers: Vec::new() }
+    RouteMatch { path: PathMatch::Prefix(path.to_owned()), ..RouteMatch::default() }
 }
 
 /// By the whole path.

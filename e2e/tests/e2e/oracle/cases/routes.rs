@@ -1,6 +1,6 @@
 //! Which route a request takes, and answers that are given without forwarding.
 
-use xds::snapshot::{HeaderMatch, RouteAction, RouteMatch};
+use xds::snapshot::{Is, Named, RouteAction, RouteMatch};
 
 use crate::oracle::{
     ask::{Ask, ask, get, post},
@@ -15,7 +15,8 @@ fn shown(ask: Ask) -> Ask {
 }
 
 fn with_header(name: &str, exact: Option<&str>) -> RouteMatch {
-    let header = HeaderMatch { name: name.to_owned(), exact: exact.map(str::to_owned) };
+    let is = exact.map_or(Is::Present, |value| Is::Exact(value.to_owned()));
+    let header = Named { name: name.to_owned(), is };
     RouteMatch { headers: vec![header], ..prefix("/") }
 }
 

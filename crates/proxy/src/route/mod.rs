@@ -1,10 +1,18 @@
-//! Which route a request takes. Pure.
+//! Which route a request takes, and what the route makes of it. Pure; everything is prepared when a snapshot comes.
+
+mod headers;
+mod matching;
+mod redirect;
+mod rewrite;
+mod split;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use http::{Method, request::Parts};
-use xds::snapshot::{ANYONE, Authorization, PathMatch, Route, RouteMatch, RouteTable};
+use xds::snapshot::{ANYONE, Authorization, Mirror, Route, RouteAction, RouteTable};
 
+use self::matching::Matcher;
+pub use self::{redirect::location, rewrite::Rewrite, split::choose};
 use crate::hedge::Latency;
 
 /// A route table, indexed by authority.
@@ -23,6 +31,9 @@ pub struct Entry {
     pub route: Route,
     /// Of its tries.
     pub latency: Latency,
+    /// What becomes of path, authority and headers; `None` where nothing does.
+    pub rewrite: Option<Rewrite>,
+    matcher: Matcher,
 }
 
 /// No route for a request.
@@ -38,34 +49,34 @@ impl Table {
             for domain in &host.domains {
                 domains.entry(domain.to_ascii_lowercase()).or_insert(index);
             }
-            let entry = |route: &Route| Arc::new(Entry { route: route.clone(), latency: Latency::new(now) });
-            hosts.push(host.routes.iter().map(entry).collect());
+            hosts.push(host.routes.iter().map(|route| Arc::new(Entry::new(route.clone(), now))).collect());
         }
         Self { config, hosts, domains }
     }
 
-    /// The first route that matches, of the virtual host of this authority (without port, lower case).
-    pub fn find(&self, authority: &str, request: &Parts) -> Result<&Arc<Entry>, NoRoute> {
+    /// The first route that matches, of the virtual host of this authority (without port, lower case). `caller` is its
+    /// SPIFFE id, if it proved one.
+    pub fn find(&self, authority: &str, caller: Option<&str>, request: &Parts) -> Result<&Arc<Entry>, NoRoute> {
         let host = self.domains.get(authority).or_else(|| self.domains.get("*")).ok_or(NoRoute)?;
-        self.hosts[*host].iter().find(|entry| matches(&entry.route.matches, request)).ok_or(NoRoute)
+        self.hosts[*host].iter().find(|entry| entry.matcher.matches(caller, request)).ok_or(NoRoute)
     }
 }
 
-fn matches(condition: &RouteMatch, request: &Parts) -> bool {
-    let RouteMatch { path, methods, headers } = condition;
-    let path_fits = match path {
-        PathMatch::Exact(exact) => request.uri.path() == exact,
-        PathMatch::Prefix(prefix) => request.uri.path().starts_with(prefix.as_str()),
-    };
-    path_fits
-        && has_method(methods, &request.method)
-        && headers.iter().all(|header| {
-            let mut values = request.headers.get_all(header.name.as_str()).iter();
-            match &header.exact {
-                None => values.next().is_some(),
-                Some(exact) => values.any(|value| value.as_bytes() == exact.as_bytes()),
-            }
-        })
+impl Entry {
+    fn new(route: Route, now: Instant) -> Self {
+        let rewrite = match &route.action {
+            RouteAction::Forward(forward) => Rewrite::new(forward, &route.matches.path),
+            RouteAction::Redirect(redirect) => Rewrite::of_redirect(redirect, &route.matches.path),
+            RouteAction::Answer { .. } => None,
+        };
+        let matcher = Matcher::new(&route.matches);
+        Self { route, latency: Latency::new(now), rewrite, matcher }
+    }
+}
+
+/// The clusters that get a copy of this request.
+pub fn mirrored<'a>(mirrors: &'a [Mirror], random: &mut fastrand::Rng) -> impl Iterator<Item = &'a str> {
+    mirrors.iter().filter(|mirror| random.f64() * 100.0 < mirror.percent).map(|mirror| mirror.cluster.as_str())
 }
 
 fn has_method(methods: &[String], method: &Method) -> bool {
@@ -83,7 +94,7 @@ pub fn allowed(authorization: &Authorization, caller: Option<&str>, request: &Pa
 
 #[cfg(test)]
 mod tests {
-    use xds::snapshot::{AllowRule, HeaderMatch, RouteAction, VirtualHost};
+    use xds::snapshot::{AllowRule, Is, Named, PathMatch, RouteMatch, VirtualHost};
 
     use super::*;
 
@@ -93,16 +104,16 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn route(path: PathMatch, methods: &[&str], headers: Vec<HeaderMatch>, status: u16) -> Route {
+    fn route(path: PathMatch, methods: &[&str], headers: Vec<Named>, status: u16) -> Route {
         let methods = methods.iter().map(|m| (*m).to_owned()).collect();
         let action = RouteAction::Answer { status, body: String::new() };
-        Route { matches: RouteMatch { path, methods, headers }, action }
+        Route { matches: RouteMatch { path, methods, headers, ..RouteMatch::default() }, action }
     }
 
     #[test]
     fn first_match_of_the_authority_wins() {
-        let exact = |name: &str, value: &str| HeaderMatch { name: name.into(), exact: Some(value.into()) };
-        let present = |name: &str| HeaderMatch { name: name.into(), exact: None };
+        let exact = |name: &str, value: &str| Named { name: name.into(), is: Is::Exact(value.into()) };
+        let present = |name: &str| Named { name: name.into(), is: Is::Present };
         let table = RouteTable {
             name: "t".into(),
             hosts: vec![
@@ -133,13 +144,27 @@ mod tests {
             ("other", "GET", "/z", vec![], Some(205)),
         ];
         for (authority, method, uri, headers, expected) in cases {
-            let found = table.find(authority, &parts(method, uri, &headers)).ok().map(|entry| &entry.route.action);
+            let found =
+                table.find(authority, None, &parts(method, uri, &headers)).ok().map(|entry| &entry.route.action);
             let status = found.map(|action| match action {
                 RouteAction::Answer { status, .. } => *status,
-                RouteAction::Forward(_) => 0,
+                RouteAction::Forward(_) | RouteAction::Redirect(_) => 0,
             });
             assert_eq!(status, expected, "{authority} {method} {uri}");
         }
+    }
+
+    #[test]
+    fn a_mirror_gets_its_share() {
+        let mirror = |cluster: &str, percent| Mirror { cluster: cluster.into(), percent };
+        let mirrors = [mirror("all", 100.0), mirror("some", 10.0), mirror("none", 0.0)];
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut counts = HashMap::<&str, u32>::new();
+        for _ in 0..10_000 {
+            mirrored(&mirrors, &mut random).for_each(|cluster| *counts.entry(cluster).or_default() += 1);
+        }
+        assert_eq!((counts["all"], counts.get("none")), (10_000, None));
+        assert!((900..1100).contains(&counts["some"]), "{counts:?}");
     }
 
     #[test]

@@ -1,0 +1,83 @@
+//! Copies of requests: sent beside the request, and forgotten. What becomes of them changes nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{request::Parts, uri::Authority};
+use xds::snapshot;
+
+use crate::{
+    fault::Hit,
+    http::{
+        attempt::{self, Job},
+        body::Replay,
+        forward::{InFlight, Way},
+    },
+    route,
+    upstream::view::Aim,
+};
+
+/// Bound on a copy where the route has none.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// Sends the copies that are drawn. The body must be here as a whole: nobody waits for a copy's endpoint to read it.
+pub fn send(
+    way: &Way<'_>,
+    policy: &snapshot::Forward,
+    (head, authority, body): (&Arc<Parts>, &Authority, &Replay),
+    random: &mut fastrand::Rng,
+) {
+    let drawn: Vec<&str> = route::mirrored(&policy.mirrors, random).collect();
+    let Some(authority) = shadow(authority) else { return };
+    for name in drawn {
+        if !body.complete() {
+            way.shared.metrics.mirror("tooLarge");
+            continue;
+        }
+        let Some(cluster) = way.state.clusters.get(name) else { continue };
+        let view = cluster.view();
+        // A copy counts as a request to its own cluster, which bounds how many there are.
+        let counted = InFlight::new(cluster.clone(), view.config.breakers.requests);
+        let (Some(counted), Some(chosen)) = (counted, view.choose(Aim::Load, &[], random)) else {
+            way.shared.metrics.mirror("refused");
+            continue;
+        };
+        way.shared.metrics.mirror("sent");
+        let job = Job {
+            pool: way.pool.clone(),
+            cluster: cluster.clone(),
+            view,
+            host: chosen.host,
+            head: head.clone(),
+            authority: authority.clone(),
+            body: body.reader(),
+            hit: Hit::default(),
+        };
+        let bound = Some(policy.timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(LONGEST);
+        tokio::spawn(async move {
+            drop(tokio::time::timeout(bound, attempt::forget(job)).await);
+            drop(counted);
+        });
+    }
+}
+
+/// As Envoy names it: `-shadow` behind the host, before its port.
+fn shadow(authority: &Authority) -> Option<Authority> {
+    let host = authority.host();
+    let text = match authority.port() {
+        Some(port) => format!("{host}-shadow:{port}"),
+        None => format!("{host}-shadow"),
+    };
+    Authority::try_from(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_known_by_its_host() {
+        for (host, expected) in [("fx", "fx-shadow"), ("fx:8080", "fx-shadow:8080")] {
+            assert_eq!(shadow(&Authority::from_static(host)).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The conditions of a route.
+
+use http::{
+    HeaderMap, HeaderName, Method,
+    header::{COOKIE, GetAll, HeaderValue},
+    request::Parts,
+};
+use regex::bytes::Regex;
+use xds::{
+    pattern,
+    snapshot::{Is, Named, PathMatch, RouteMatch},
+};
+
+/// Conditions that must all hold.
+#[derive(Debug)]
+pub struct Matcher {
+    path: PathTest,
+    methods: Vec<Method>,
+    headers: Vec<(HeaderName, Test)>,
+    query: Vec<(String, Test)>,
+    cookies: Vec<(String, Test)>,
+    callers: Vec<String>,
+}
+
+#[derive(Debug)]
+enum PathTest {
+    Exact(String),
+    Prefix(String),
+    Regex(Regex),
+    Never,
+}
+
+#[derive(Debug)]
+enum Test {
+    Present,
+    Absent,
+    Exact(Vec<u8>),
+    Prefix(Vec<u8>),
+    Regex(Regex),
+    Never,
+}
+
+impl Test {
+    /// A pattern that does not compile was refused with its snapshot.
+    fn new(is: &Is) -> Self {
+        match is {
+            Is::Present => Self::Present,
+            Is::Absent => Self::Absent,
+            Is::Exact(value) => Self::Exact(value.clone().into_bytes()),
+            Is::Prefix(value) => Self::Prefix(value.clone().into_bytes()),
+            Is::Regex(regex) => pattern::whole(regex).map_or(Self::Never, Self::Regex),
+        }
+    }
+
+    fn fits(&self, value: Option<&[u8]>) -> bool {
+        match (self, value) {
+            (Self::Present, value) => value.is_some(),
+            (Self::Absent, value) => value.is_none(),
+            (_, None) | (Self::Never, _) => false,
+            (Self::Exact(expected), Some(value)) => value == expected.as_slice(),
+            (Self::Prefix(prefix), Some(value)) => value.starts_with(prefix),
+            (Self::Regex(regex), Some(value)) => regex.is_match(value),
+        }
+    }
+}
+
+impl Matcher {
+    /// Prepares a route's conditions. Names that no request can have were refused with their snapshot.
+    pub fn new(matches: &RouteMatch) -> Self {
+        let RouteMatch { path, methods, headers, query, cookies, callers } = matches;
+        let named = |conditions: &[Named]| {
+            conditions.iter().map(|condition| (condition.name.clone(), Test::new(&condition.is))).collect()
+        };
+        Self {
+            path: match path {
+                PathMatch::Exact(path) => PathTest::Exact(path.clone()),
+                PathMatch::Prefix(path) => PathTest::Prefix(path.clone()),
+                PathMatch::Regex(regex) => pattern::whole(regex).map_or(PathTest::Never, PathTest::Regex),
+            },
+            methods: methods.iter().filter_map(|method| Method::from_bytes(method.as_bytes()).ok()).collect(),
+            headers: headers
+                .iter()
+                .filter_map(|header| {
+                    Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, Test::new(&header.is)))
+                })
+                .collect(),
+            query: named(query),
+            cookies: named(cookies),
+            callers: callers.clone(),
+        }
+    }
+
+    /// Whether all of them hold.
+    pub fn matches(&self, caller: Option<&str>, request: &Parts) -> bool {
+        let path = request.uri.path();
+        let path_fits = match &self.path {
+            PathTest::Exact(exact) => path == exact,
+            PathTest::Prefix(prefix) => path.starts_with(prefix.as_str()),
+            PathTest::Regex(regex) => regex.is_match(path.as_bytes()),
+            PathTest::Never => false,
+        };
+        path_fits
+            && (self.methods.is_empty() || self.methods.contains(&request.method))
+            && self.headers.iter().all(|(name, test)| header_fits(test, &request.headers.get_all(name)))
+            && self.query.iter().all(|(name, test)| test.fits(parameter(request.uri.query(), name)))
+            && self.cookies.iter().all(|(name, test)| test.fits(cookie(&request.headers, name)))
+            && (self.callers.is_empty() || caller.is_some_and(|caller| self.callers.iter().any(|id| id == caller)))
+    }
+}
+
+/// Several values count as one, joined by commas (RFC 9110, 5.3).
+fn header_fits(test: &Test, values: &GetAll<'_, HeaderValue>) -> bool {
+    let mut all = values.iter();
+    match (all.next(), all.next()) {
+        (first, None) => test.fits(first.map(HeaderValue::as_bytes)),
+        _ => test.fits(Some(&values.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b','))),
+    }
+}
+
+/// The first parameter of this name, undecoded; empty where no `=` follows it.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a [u8]> {
+    query?.split('&').find_map(|parameter| {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        (key == name).then_some(value.as_bytes())
+    })
+}
+
+/// The first cookie of this name, without the quotes that it may stand in (RFC 6265, 4.1.1).
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request =
+            headers.iter().fold(http::Request::builder().method(method).uri(uri), |r, (k, v)| r.header(*k, *v));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn on(name: &str, is: Is) -> Vec<Named> {
+        vec![Named { name: name.into(), is }]
+    }
+
+    fn text(text: &str) -> String {
+        text.to_owned()
+    }
+
+    #[test]
+    fn every_condition_counts() {
+        let id = "spiffe://bank/service/a";
+        let request = parts(
+            "GET",
+            "/v2/rates?user=7&flag&user=8&e=%41",
+            &[
+                ("x-v", "2.1"),
+                ("x-many", "a"),
+                ("x-many", "b"),
+                ("cookie", "one=1; ab=\"q\"; a=z;;b"),
+                ("cookie", "c=3"),
+            ],
+        );
+        let any = RouteMatch::default;
+        let headers = |name: &str, is| RouteMatch { headers: on(name, is), ..any() };
+        let query = |name: &str, is| RouteMatch { query: on(name, is), ..any() };
+        let cookies = |name: &str, is| RouteMatch { cookies: on(name, is), ..any() };
+        let cases = [
+            (any(), true),
+            (RouteMatch { path: PathMatch::Regex(text("/v[0-9]/[a-z]+")), ..any() }, true),
+            (RouteMatch { path: PathMatch::Regex(text("/v[0-9]")), ..any() }, false),
+            (RouteMatch { path: PathMatch::Exact(text("/v2/rates")), ..any() }, true),
+            (RouteMatch { path: PathMatch::Prefix(text("/v3")), ..any() }, false),
+            (RouteMatch { methods: vec![text("PUT"), text("GET")], ..any() }, true),
+            (RouteMatch { methods: vec![text("PUT")], ..any() }, false),
+            (headers("x-v", Is::Exact(text("2.1"))), true),
+            (headers("x-v", Is::Exact(text("2"))), false),
+            (headers("x-v", Is::Prefix(text("2."))), true),
+            (headers("x-v", Is::Regex(text(r"2\.[0-9]"))), true),
+            (headers("x-v", Is::Regex(text("[0-9]"))), false),
+            (headers("x-v", Is::Present), true),
+            (headers("x-v", Is::Absent), false),
+            (headers("x-w", Is::Present), false),
+            (headers("x-w", Is::Absent), true),
+            (headers("x-w", Is::Exact(text(""))), false),
+            (headers("x-many", Is::Exact(text("a,b"))), true),
+            (headers("x-many", Is::Exact(text("b"))), false),
+            (query("user", Is::Exact(text("7"))), true),
+            (query("user", Is::Exact(text("8"))), false),
+            (query("flag", Is::Present), true),
+            (query("flag", Is::Exact(text(""))), true),
+            (query("e", Is::Exact(text("A"))), false),
+            (query("use", Is::Present), false),
+            (cookies("a", Is::Exact(text("z"))), true),
+            (cookies("ab", Is::Exact(text("q"))), true),
+            (cookies("b", Is::Present), false),
+            (cookies("c", Is::Prefix(text("3"))), true),
+            (cookies("d", Is::Absent), true),
+            (cookies("one", Is::Absent), false),
+            (RouteMatch { callers: vec![text("spiffe://bank/service/b"), text(id)], ..any() }, true),
+            (RouteMatch { callers: vec![text("spiffe://bank/service")], ..any() }, false),
+        ];
+        for (condition, expected) in cases {
+            assert_eq!(Matcher::new(&condition).matches(Some(id), &request), expected, "{condition:?}");
+        }
+        let named = RouteMatch { callers: vec![text(id)], ..any() };
+        assert!(!Matcher::new(&named).matches(None, &request));
+    }
+}
