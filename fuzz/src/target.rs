@@ -49,6 +49,29 @@ pub const TARGETS: &[Target] = &[
         words: &["{\"", "\":", "},", "\n", "null", "1e999", "\\u0000"],
         run: entries,
     },
+    Target { name: "http1", seeds: http1_seeds, words: HTTP_WORDS, run: http1 },
+];
+
+const HTTP_WORDS: &[&str] = &[
+    "\r\n",
+    "\n",
+    "\r",
+    "GET / HTTP/1.1\r\n",
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.0",
+    "host: a\r\n",
+    "content-length: ",
+    "transfer-encoding: chunked\r\n",
+    "connection: close\r\n",
+    "expect: 100-continue\r\n",
+    "0\r\n",
+    "3\r\nabc\r\n",
+    ";",
+    ":",
+    ",",
+    " ",
+    "\t",
+    "\0",
 ];
 
 const MANIFEST_WORDS: &[&str] = &[
@@ -229,4 +252,24 @@ fn entries(input: &[u8]) -> String {
         Err(error) => error.to_string(),
     };
     format!("{} / {}", said(input), said(&hashed))
+}
+
+fn http1_seeds() -> Vec<Vec<u8>> {
+    let messages: [&[u8]; 4] = [
+        b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.0\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nt: u\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\nrest",
+    ];
+    messages.map(<[u8]>::to_vec).into()
+}
+
+/// A caller's bytes and an endpoint's. Cut in any way, they mean the same.
+fn http1(input: &[u8]) -> String {
+    let read = |endpoint, cut| proxy::fuzz::http1(input, endpoint, cut);
+    let whole = [read(false, input.len()), read(true, input.len())];
+    for cut in [1, 7] {
+        assert_eq!([read(false, cut), read(true, cut)], whole, "cut every {cut} bytes");
+    }
+    whole.join(" / ")
 }

@@ -22,7 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("firedrill", &["model", "xds", "proxy", "control", "evidence", "drill", "console"]),
     ("bench", &[]),
     ("e2e", &[]),
-    ("fuzz", &["model", "xds", "evidence"]),
+    ("fuzz", &["model", "xds", "evidence", "proxy"]),
 ];
 
 /// Every one of these may be linked into an Apache-2.0 program without further duties than naming it.

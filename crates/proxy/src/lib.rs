@@ -17,6 +17,7 @@ mod checks;
 mod control;
 mod events;
 mod fault;
+pub mod fuzz;
 mod gate;
 mod grpc;
 mod hedge;

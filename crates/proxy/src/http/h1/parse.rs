@@ -94,6 +94,9 @@ impl Scan {
     pub fn head(&mut self, buffer: &mut BytesMut, bounds: Bounds) -> Result<Option<Bytes>, Refused> {
         while let Some(found) = memchr::memchr(b'\n', &buffer[self.seen..]) {
             let end = self.seen + found;
+            if end >= bounds.bytes {
+                return Err(self.too_long());
+            }
             if end == self.line || buffer[end - 1] != b'\r' {
                 return Err(Refused::Malformed("a line that does not end in CR LF"));
             }
@@ -110,14 +113,18 @@ impl Scan {
             if empty {
                 let head = buffer.split_to(self.seen);
                 *self = Self::default();
-                return if head.len() > bounds.bytes { Err(Refused::TooLarge) } else { Ok(Some(head.freeze())) };
+                return Ok(Some(head.freeze()));
             }
         }
         self.seen = buffer.len();
-        if buffer.len() > bounds.bytes {
-            return Err(if self.line == 0 { Refused::LongTarget } else { Refused::TooLarge });
+        if buffer.len() >= bounds.bytes {
+            return Err(self.too_long());
         }
         Ok(None)
+    }
+
+    fn too_long(self) -> Refused {
+        if self.line == 0 { Refused::LongTarget } else { Refused::TooLarge }
     }
 }
 
