@@ -40,6 +40,7 @@ fn run() -> Result<(), Failure> {
     }
     let settings = Settings::read()?;
     machine::pin_to(machine::LOAD_CORE)?;
+    let _precedence = machine::Precedence::take();
     println!("# {}", machine::described());
     runtime.block_on(async {
         let interrupted = tokio::signal::ctrl_c();

@@ -68,6 +68,10 @@ pub async fn start(name: &str, place: &Place, folder: &Path) -> Result<Result<Pr
     {
         command.env("ENVOY", envoy);
     }
+    // Most proxies let others listen beside them: requests would be shared with a stranger.
+    if tokio::net::TcpStream::connect(place.listen).await.is_ok() {
+        return Err(Failure::Program(format!("{} is taken: does another benchmark run?", place.listen)));
+    }
     let log = folder.join("said");
     let mut process = Process::start(command, &log)?;
     let answers = probe::answers(place.listen, place.speaks, "/", || process.ended().is_none()).await;

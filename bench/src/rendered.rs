@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// Where our proxy listens.
-pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 3, 1)), 18080);
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 77, 3, 1)), 18080);
 /// Its admin interface.
-pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 3, 1)), 18099);
+pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 77, 3, 1)), 18099);
 /// Origins listen on this port of every address.
 pub const ORIGIN_PORT: u16 = 18001;
 
@@ -30,13 +30,13 @@ metadata: {name: bench}
 spec:
   trustDomain: bench.example
   regions: [east, west]
-  gateways: [{name: edge, listen: "127.0.3.1:18080", routes: [{service: up}]}]
+  gateways: [{name: edge, listen: "127.77.3.1:18080", routes: [{service: up}]}]
 ---
 apiVersion: firedrill.dev/v1
 kind: Service
 metadata: {name: up}
 spec:
-  endpoints: [{region: east, address: "127.32.0.1:18001"}, {region: west, address: "127.32.0.2:18001"}]
+  endpoints: [{region: east, address: "127.78.0.1:18001"}, {region: west, address: "127.78.0.2:18001"}]
 "#;
 
 /// What one service is rendered as.
@@ -101,7 +101,7 @@ impl Template {
 }
 
 fn endpoint(service: &str, number: usize, n: usize) -> Value {
-    let address = format!("127.{}.{}.{}:{ORIGIN_PORT}", 32 + number / 60_000, number / 240 % 250, 1 + number % 240);
+    let address = format!("127.{}.{}.{}:{ORIGIN_PORT}", 78 + number / 60_000, number / 240 % 250, 1 + number % 240);
     json!({"name": format!("{service}-{n}"), "address": address, "weight": 1})
 }
 

@@ -36,9 +36,9 @@ const NOISE: f64 = 0.1;
 const BASE: &str = "envoy-sidecar";
 /// The load without a proxy.
 const DIRECT: &str = "direct";
-const A: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
-const B: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 2);
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 2, 1)), 18080);
+const A: Ipv4Addr = Ipv4Addr::new(127, 77, 1, 1);
+const B: Ipv4Addr = Ipv4Addr::new(127, 77, 1, 2);
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 77, 2, 1)), 18080);
 const ADMIN_PORT: u16 = 18099;
 
 /// One measurement of one peer.

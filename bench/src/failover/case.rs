@@ -128,7 +128,7 @@ struct Scene<'a> {
 /// # Errors
 /// When the machine refuses.
 pub async fn run(case: &Case, folder: &Path) -> Result<Result<Figures, String>, Failure> {
-    let at = |third: u8| Ipv4Addr::new(127, 0, third, case.slot + 1);
+    let at = |third: u8| Ipv4Addr::new(127, 77, third, case.slot + 1);
     let (listen, a, a2, b) = (at(11), at(12), at(13), at(14));
     let mut scene = Scene {
         case,
@@ -186,7 +186,7 @@ fn scene_delay(mode: Mode) -> Duration {
 
 impl Scene<'_> {
     async fn start_primary(&mut self) -> Result<(), Failure> {
-        let host = Ipv4Addr::new(127, 0, 12, self.case.slot + 1);
+        let host = Ipv4Addr::new(127, 77, 12, self.case.slot + 1);
         self.starts += 1;
         let log = self.folder.join(format!("a-{}", self.starts));
         self.primary = Some(Server::start("a", host, scene_delay(self.case.mode), &log).await?);
