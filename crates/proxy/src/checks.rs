@@ -71,12 +71,13 @@ impl Drop for Checks {
 async fn check(pool: Arc<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, policy: HealthCheck) {
     loop {
         let began = Instant::now();
-        let finding = match timeout(policy.timeout, find(&pool, &cluster, &host, &policy)).await {
+        // What a check needs is there only while it runs: thousands of endpoints are waited for most of the time.
+        let finding = match timeout(policy.timeout, Box::pin(find(&pool, &cluster, &host, &policy))).await {
             Ok(finding) => finding,
             Err(_) => Finding::Unreachable("no answer in time".into()),
         };
         let proof = if finding.passed() && host.ejected.load(Ordering::Relaxed) {
-            timeout(policy.timeout, prove(&pool, &cluster, &host, &policy)).await.unwrap_or(Proof::None)
+            timeout(policy.timeout, Box::pin(prove(&pool, &cluster, &host, &policy))).await.unwrap_or(Proof::None)
         } else {
             Proof::None
         };
