@@ -49,7 +49,7 @@ pub struct RouteMatch {
     /// One of these methods; empty matches all.
     #[serde(default)]
     pub methods: Vec<String>,
-    /// All of these headers. A header that comes several times counts as its values joined by commas.
+    /// All of these headers. Of a header that comes several times, one value suffices.
     #[serde(default)]
     pub headers: Vec<Named>,
     /// All of these parameters of the query, undecoded; the first of a name counts. [`Is::Absent`] is not supported.

@@ -17,6 +17,8 @@ pub enum Naming {
     Regions,
     /// By order of appearance: `1>2>1`.
     Order,
+    /// Not at all.
+    None,
 }
 
 /// A request.
@@ -64,7 +66,7 @@ impl Ask {
         self.header("x-script", script)
     }
 
-    /// With a header.
+    /// With a header; `{n}` in it is the number of the request in its step.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -101,6 +103,11 @@ impl Ask {
         self.logged
     }
 
+    /// Its line does not name endpoints: copies race with the request.
+    pub fn unnamed(self) -> Self {
+        Self { naming: Naming::None, ..self }
+    }
+
     /// Whether the caller goes away.
     pub fn is_left(&self) -> bool {
         self.leaves
@@ -109,23 +116,23 @@ impl Ask {
     /// Sends it on its own connection; `None` when the connection ended without an answer.
     pub async fn send(&self, to: SocketAddr, id: &str) -> Option<Message> {
         let mut wire = Wire::connect(to).await.ok()?;
-        self.exchange(&mut wire, Some(id)).await
+        self.exchange(&mut wire, Some(id), 0).await
     }
 
     /// Sends it on a kept connection.
-    pub async fn exchange(&self, wire: &mut Wire, id: Option<&str>) -> Option<Message> {
-        wire.write(&self.encode(id)).await.ok()?;
+    pub async fn exchange(&self, wire: &mut Wire, id: Option<&str>, number: u32) -> Option<Message> {
+        wire.write(&self.encode(id, number)).await.ok()?;
         wire.response(self.method).await.ok()?
     }
 
     /// Its bytes.
-    pub fn encode(&self, id: Option<&str>) -> Vec<u8> {
+    pub fn encode(&self, id: Option<&str>, number: u32) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", self.method, self.path, self.host);
         if let Some(id) = id {
             text += &format!("x-request-id: {id}\r\n");
         }
         for (name, value) in &self.headers {
-            text += &format!("{name}: {value}\r\n");
+            text += &format!("{name}: {}\r\n", value.replace("{n}", &number.to_string()));
         }
         if !self.body.is_empty() {
             text += &format!("content-length: {}\r\n", self.body.len());
@@ -142,7 +149,10 @@ impl Ask {
             Some(message) => format!("{}~", message.status().unwrap_or_default()),
             None => "gone".to_owned(),
         };
-        let mut line = format!("{status} {flags} {}", self.tried(tries));
+        let mut line = format!("{status} {flags}");
+        if !matches!(self.naming, Naming::None) {
+            line += &format!(" {}", self.tried(tries));
+        }
         for what in &self.shown {
             let value = answer.map_or("-", |message| match *what {
                 "body" => std::str::from_utf8(&message.body).unwrap_or("?").trim_end(),
@@ -163,7 +173,7 @@ impl Ask {
                 known.push(name);
             }
             match self.naming {
-                Naming::Hosts => name.clone(),
+                Naming::Hosts | Naming::None => name.clone(),
                 Naming::Regions => region(name).to_owned(),
                 Naming::Order => known.iter().position(|seen| *seen == name).map_or(0, |at| at + 1).to_string(),
             }

@@ -83,18 +83,25 @@ pub enum Step {
     Until(Ask, &'static str, Seen),
     /// How many endpoints the proxy sees so.
     Count(Seen, Expect<usize>),
+    /// Sends a request so many times; one endpoint must get them all.
+    Stays(Ask, u32),
+    /// Waits until of so many requests an endpoint has got this percentage, as far as chance allows.
+    Got(&'static str, u32, Expect<f64>),
+    /// Waits until the last request that an endpoint got is this: `GET /path at host`.
+    Heard(&'static str, Expect<&'static str>),
 }
 
 impl Step {
     /// Title of the difference that it proves.
     pub fn why(&self) -> Option<&'static str> {
         match self {
-            Self::Ask(_, expect) | Self::Release(expect) => expect.why,
+            Self::Ask(_, expect) | Self::Release(expect) | Self::Heard(_, expect) => expect.why,
             Self::Spread(_, _, expect) => expect.why,
             Self::Crowd(_, _, _, expect) => expect.why,
             Self::Await(_, expect) => expect.why,
             Self::Count(_, expect) => expect.why,
-            Self::Held(_) | Self::Behave(..) | Self::Pass(..) | Self::Until(..) => None,
+            Self::Got(_, _, expect) => expect.why,
+            Self::Held(_) | Self::Behave(..) | Self::Pass(..) | Self::Until(..) | Self::Stays(..) => None,
         }
     }
 }

@@ -52,6 +52,16 @@ struct Host {
     name: String,
     passes: AtomicBool,
     script: Mutex<String>,
+    got: Mutex<Got>,
+}
+
+/// What an endpoint got, checks left out.
+#[derive(Clone, Debug, Default)]
+pub struct Got {
+    /// How many requests.
+    pub requests: u64,
+    /// The last one: `GET /path at host`.
+    pub last: String,
 }
 
 struct Shared {
@@ -78,7 +88,8 @@ impl Origin {
         for (name, address, passes) in hosts {
             let socket = TcpListener::bind(address).await.unwrap_or_else(|e| panic!("{name} on {address}: {e}"));
             let script = Mutex::new("200".to_owned());
-            let host = Arc::new(Host { name: name.clone(), passes: AtomicBool::new(passes), script });
+            let (passes, got) = (AtomicBool::new(passes), Mutex::default());
+            let host = Arc::new(Host { name: name.clone(), passes, script, got });
             known.insert(name, Arc::clone(&host));
             sockets.push((socket, host));
         }
@@ -99,6 +110,11 @@ impl Origin {
     /// Changes whether an endpoint's active checks pass.
     pub fn pass(&self, name: &str, passes: bool) {
         self.shared.hosts[name].passes.store(passes, Ordering::Release);
+    }
+
+    /// What an endpoint got.
+    pub fn got(&self, name: &str) -> Got {
+        self.shared.hosts[name].got.lock().unwrap().clone()
     }
 
     /// Who got a request.
@@ -212,6 +228,11 @@ async fn act(host: &Host, shared: &Shared, request: &Message) -> Act {
         let status = if host.passes.load(Ordering::Acquire) { 200 } else { 503 };
         return Act::Answer(status, String::new());
     }
+    {
+        let mut got = host.got.lock().unwrap();
+        got.requests += 1;
+        got.last = echo(request);
+    }
     let before = request.header("x-request-id").map_or(0, |id| {
         let mut tries = shared.tries.lock().unwrap();
         let tries = tries.entry(id.to_owned()).or_default();
@@ -235,13 +256,13 @@ async fn act(host: &Host, shared: &Shared, request: &Message) -> Act {
             hold(shared).await;
             Act::Answer(200, text)
         }
-        _ => match (word.strip_prefix("late:"), word.parse()) {
-            (Some(millis), _) => {
+        _ => match word.split_once(':') {
+            Some(("late", millis)) => {
                 tokio::time::sleep(Duration::from_millis(millis.parse().expect("milliseconds"))).await;
                 Act::Answer(200, text)
             }
-            (None, Ok(status)) => Act::Answer(status, text),
-            (None, Err(_)) => panic!("no such script: {word}"),
+            Some(("tell", header)) => Act::Answer(200, tell(request, header)),
+            _ => Act::Answer(word.parse().unwrap_or_else(|_| panic!("no such script: {word}")), text),
         },
     }
 }
@@ -250,6 +271,13 @@ async fn act(host: &Host, shared: &Shared, request: &Message) -> Act {
 fn echo(request: &Message) -> String {
     let target = request.start.rsplit_once(' ').map_or("", |(target, _)| target);
     format!("{target} at {}", request.header("host").unwrap_or("-"))
+}
+
+/// All values of a header that came.
+fn tell(request: &Message, header: &str) -> String {
+    let values = request.headers.iter().filter(|(name, _)| name == header).map(|(_, value)| value.as_str());
+    let values: Vec<&str> = values.collect();
+    if values.is_empty() { "-".to_owned() } else { values.join(",") }
 }
 
 async fn hold(shared: &Shared) {

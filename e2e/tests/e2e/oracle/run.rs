@@ -1,6 +1,12 @@
 //! Runs one case on one side.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::task::JoinSet;
 
@@ -18,6 +24,9 @@ use super::{
 
 /// Connections over which many requests are sent.
 const CONNECTIONS: u32 = 4;
+
+/// Requests between two looks at what a proxy sees.
+const BATCH: u32 = 50;
 
 /// What came of a case.
 #[derive(Default)]
@@ -96,6 +105,9 @@ impl Runner {
             Step::Pass(name, passes) => self.origin.pass(name, *passes),
             Step::Await(name, expect) => self.sees(name, *expect.of(self.place.side)).await?,
             Step::Until(ask, name, seen) => self.until(ask, name, *seen).await?,
+            Step::Stays(ask, count) => self.stays(ask, *count).await?,
+            Step::Got(name, count, expect) => self.got(name, *count, *expect.of(self.place.side)).await?,
+            Step::Heard(name, expect) => self.heard(name, expect.of(self.place.side)).await?,
             Step::Count(seen, expect) => {
                 let is = self.proxy.count(&self.place.cluster(0), *seen).await?;
                 let expected = *expect.of(self.place.side);
@@ -107,15 +119,56 @@ impl Runner {
         Ok(())
     }
 
+    async fn stays(&mut self, ask: &Ask, count: u32) -> Result<(), String> {
+        let mut hosts = BTreeSet::new();
+        for _ in 0..count {
+            let id = self.id();
+            let answer = within(ask.send(self.place.listener(), &id)).await?.ok_or("no answer")?;
+            hosts.insert(answer.header("x-host").unwrap_or("nobody").to_owned());
+        }
+        if hosts.len() == 1 { Ok(()) } else { Err(format!("{hosts:?} got the same request")) }
+    }
+
+    async fn got(&self, name: &str, count: u32, percent: f64) -> Result<(), String> {
+        let started = Instant::now();
+        loop {
+            let requests = self.origin.got(name).requests;
+            let rest = u64::from(count).saturating_sub(requests);
+            let counts = Counts::from([("got".to_owned(), requests), ("rest".to_owned(), rest)]);
+            let counts = counts.into_iter().filter(|(_, number)| *number > 0).collect();
+            match spread::follows(&counts, &[("got", percent), ("rest", 100.0 - percent)]) {
+                Ok(()) => return Ok(()),
+                Err(what) if started.elapsed() > PATIENCE => return Err(format!("{name}: {what}")),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    async fn heard(&self, name: &str, expected: &str) -> Result<(), String> {
+        let started = Instant::now();
+        loop {
+            let last = self.origin.got(name).last;
+            if last == expected {
+                return Ok(());
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(format!("{name} got `{last}`, not `{expected}`"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn until(&mut self, ask: &Ask, name: &str, seen: Seen) -> Result<(), String> {
         let address = self.case.topology.address(self.place, name);
         let started = Instant::now();
-        while self.proxy.look(address).await? != seen {
+        while self.proxy.look(address).await.ok() != Some(seen) {
             if started.elapsed() > PATIENCE {
                 return Err(format!("{name} is not {seen:?} after {PATIENCE:?}"));
             }
-            let id = self.id();
-            within(ask.send(self.place.listener(), &id)).await?;
+            let mut wire = Wire::connect(self.place.listener()).await.map_err(|error| error.to_string())?;
+            for number in 0..BATCH {
+                within(ask.exchange(&mut wire, None, number)).await?.ok_or("the connection ended without an answer")?;
+            }
         }
         Ok(())
     }
@@ -141,7 +194,7 @@ impl Runner {
         let id = self.id();
         let answer = if ask.is_left() {
             let mut wire = Wire::connect(self.place.listener()).await.map_err(|error| error.to_string())?;
-            wire.write(&ask.encode(Some(&id))).await.map_err(|error| error.to_string())?;
+            wire.write(&ask.encode(Some(&id), 0)).await.map_err(|error| error.to_string())?;
             self.origin.holds(1).await?;
             drop(wire);
             None
@@ -192,8 +245,9 @@ impl Runner {
     async fn spread(&mut self, index: usize, ask: &Ask, count: u32, expect: &Expect<Shares>) -> Result<(), String> {
         let shares = *expect.of(self.place.side);
         let mut connections = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            connections.spawn(many(self.place.listener(), ask.clone(), count / CONNECTIONS, shares));
+        for part in 0..CONNECTIONS {
+            let numbers = part * count / CONNECTIONS..(part + 1) * count / CONNECTIONS;
+            connections.spawn(many(self.place.listener(), ask.clone(), numbers, shares));
         }
         let mut counts = Counts::new();
         while let Some(part) = connections.join_next().await {
@@ -209,11 +263,12 @@ impl Runner {
     }
 }
 
-async fn many(to: SocketAddr, ask: Ask, count: u32, shares: Shares) -> Result<Counts, String> {
+async fn many(to: SocketAddr, ask: Ask, numbers: Range<u32>, shares: Shares) -> Result<Counts, String> {
     let mut counts = Counts::new();
     let mut wire = Wire::connect(to).await.map_err(|error| error.to_string())?;
-    for _ in 0..count {
-        let answer = within(ask.exchange(&mut wire, None)).await?.ok_or("the connection ended without an answer")?;
+    for number in numbers {
+        let answer =
+            within(ask.exchange(&mut wire, None, number)).await?.ok_or("the connection ended without an answer")?;
         let name = match answer.header("x-host") {
             Some(host) => named(shares, host),
             None => answer.status().unwrap_or_default().to_string(),

@@ -3,11 +3,15 @@
 mod breakers;
 mod bytes;
 mod connections;
+mod detectors;
+mod faults;
+mod hashing;
 mod health;
 mod outliers;
 mod priorities;
 mod retries;
 mod routes;
+mod routing;
 mod timeouts;
 mod weights;
 
@@ -24,6 +28,10 @@ pub fn all() -> Vec<Case> {
         timeouts::cases(),
         breakers::cases(),
         routes::cases(),
+        routing::cases(),
+        hashing::cases(),
+        detectors::cases(),
+        faults::cases(),
         connections::cases(),
         bytes::cases(),
     ];
