@@ -262,7 +262,7 @@ mod tests {
     }
 
     fn overlay(id: &str, effect: Effect) -> (Overlay, Duration) {
-        (Overlay { id: id.into(), reason: "test".into(), effect }, Duration::from_secs(1))
+        (Overlay { id: id.into(), reason: "test".into(), effect }, Duration::from_secs(2))
     }
 
     #[test]
