@@ -107,6 +107,18 @@ fn decoded(path: &str) -> Vec<u8> {
     decoded
 }
 
+/// Makes one line of a cookie that HTTP/2 sent in pieces: other protocols have one (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // What was joined of valid values is one.
+    if let Ok(cookie) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookie);
+    }
+}
+
 /// Removes what is between neighbours only (RFC 9110, 7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     const BETWEEN: [HeaderName; 8] =
@@ -296,6 +308,13 @@ mod tests {
         ] {
             assert_eq!(refuse(&parts(path, &[])).is_some(), refused, "{path}");
         }
+    }
+
+    #[test]
+    fn a_cookie_in_pieces_becomes_one() {
+        let mut headers = parts("/", &[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d; e=f")]).headers;
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=b; c=d; e=f"]);
     }
 
     #[test]

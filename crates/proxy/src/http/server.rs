@@ -3,7 +3,7 @@
 use std::{borrow::Cow, future::poll_fn, sync::Arc};
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Response, StatusCode, request::Parts, uri::Authority};
+use http::{HeaderValue, Method, Response, StatusCode, Version, request::Parts, uri::Authority};
 use tokio::io::{AsyncRead, AsyncWrite};
 use xds::snapshot::{Direction, HttpListener, Limits, ListenerProtocol, RouteAction};
 
@@ -154,6 +154,9 @@ impl Connection {
             return Err(malformed(reason));
         }
         message::strip_hop_by_hop(&mut head.headers);
+        if head.version == Version::HTTP_2 {
+            message::join_cookies(&mut head.headers);
+        }
         let Caller { address, id, tls } = &self.caller;
         let mut random = fastrand::Rng::new();
         let request_id = message::mark(&mut head.headers, direction, *address, *tls, id.as_deref(), &mut random);

@@ -144,3 +144,9 @@ async fn an_endpoint_cannot_claim_to_be_another() {
     assert!(asked.contains("x-firedrill-answered-by: east;recorder;v1;tries=1\r\n"), "{asked}");
     assert!(!asked.contains("west"), "{asked}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_that_came_in_pieces_arrives_as_one() {
+    let [_, message] = arrives(Direction::Gateway, &[("cookie", "a=b"), ("cookie", "c=d")]).await;
+    assert_eq!(message.all("cookie"), ["a=b; c=d"], "RFC 9113, 8.2.3");
+}
