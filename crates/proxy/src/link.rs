@@ -116,15 +116,19 @@ pub struct Counted(Arc<Cluster>);
 
 impl Counted {
     fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
-        let before = cluster.connections.fetch_add(1, Ordering::Relaxed);
-        let counted = Self(cluster);
-        (before < u64::from(most)).then_some(counted)
+        if cluster.connections.fetch_add(1, Ordering::Relaxed) < u64::from(most) {
+            return Some(Self(cluster));
+        }
+        // Not by the destructor, which tells those who wait that one has ended.
+        cluster.connections.fetch_sub(1, Ordering::Relaxed);
+        None
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
     }
 }
 

@@ -92,12 +92,20 @@ impl<'a> Plan<'a> {
         self.idempotent
     }
 
-    /// Decides after a failed try. `replayable` says whether the request's body can be sent again.
+    fn wants(&self, policy: &RetryPolicy, failure: Failure, replayable: bool) -> bool {
+        let any_method = failure.of_every_method() || self.idempotent || policy.non_idempotent;
+        wants(policy, failure) && replayable && any_method
+    }
+
+    /// Whether there would be a repeat after this failure. `replayable` says whether the request's body can be sent again.
+    pub fn would_repeat(&self, failure: Failure, replayable: bool) -> bool {
+        self.policy.is_some_and(|policy| self.wants(policy, failure, replayable) && self.made < policy.attempts)
+    }
+
+    /// Decides after a failed try.
     pub fn after(&mut self, failure: Failure, replayable: bool) -> Option<Repeat> {
         let policy = self.policy?;
-        let wanted = wants(policy, failure)
-            && replayable
-            && (failure.of_every_method() || self.idempotent || policy.non_idempotent);
+        let wanted = self.wants(policy, failure, replayable);
         self.spent = wanted && self.made == policy.attempts;
         if !wanted || self.spent {
             return None;

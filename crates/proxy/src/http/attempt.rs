@@ -58,6 +58,8 @@ pub struct Job {
     pub body: TryBody,
     /// Faults.
     pub hit: Hit,
+    /// Whether a response that breaks off could be asked for elsewhere.
+    pub repeatable: bool,
 }
 
 /// Response headers came.
@@ -157,10 +159,14 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     if let Some(rate) = shape.rate {
         job.body.slow(rate);
     }
-    let Job { pool, cluster, view, host, head, authority, body, hit: _ } = job;
+    let Job { pool, cluster, view, host, head, authority, body, hit: _, repeatable } = job;
     let (mut head, mut body, busy) = exchange(&pool, &cluster, &view, &host, (&head, &authority, body)).await?;
     if shape != Shape::default() {
         body = body.shaped(shape, &mut head.headers);
+    } else if repeatable && body.may_break_off() {
+        // Boxed, since it is large and seldom needed.
+        let begun = Box::pin(body.begun()).await;
+        body = begun.map_err(|error| Failed::new(Failure::Reset, error.to_string()))?;
     }
     Ok(Reply { head, body: Some(body), held: Held { _busy: busy, _active: active } })
 }
@@ -230,7 +236,13 @@ async fn over_http1(
             None => {
                 let _waiting = Waiting::new(cluster, view.config.breakers.pending)?;
                 // Boxed, since it is large and seldom needed.
-                Box::pin(pool.connect(cluster, view, host)).await.map_err(unconnected)?
+                match Box::pin(pool.connect(cluster, view, host)).await {
+                    Err(ConnectError::Overflow) => {
+                        pool.freed(cluster, host).await;
+                        continue;
+                    }
+                    connected => connected.map_err(unconnected)?,
+                }
             }
         };
         let again = body.anew();

@@ -2,10 +2,13 @@
 //! with its guards.
 
 use std::{
+    collections::VecDeque,
     fmt,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +30,13 @@ use crate::{
 
 /// A request body up to this size can be sent again; beyond it the request is not repeated.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// How much of a response is waited for before any of it is passed on, where the request could be repeated.
+const BEGINNING: u64 = 16 * 1024;
+/// For how long, where the response says that it is no longer.
+const LENGTH_KNOWN: Duration = Duration::from_millis(100);
+/// For how long, where it does not: it may be a stream whose every piece is waited for.
+const LENGTH_UNKNOWN: Duration = Duration::from_millis(5);
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +69,12 @@ pub enum Incoming {
     Stream(Box<Stream>),
     /// An endpoint's, in the hand of a fault.
     Shaped(Box<Shaped<Self>>),
+    /// With its beginning already here.
+    Begun(Beginning, Box<Incoming>),
 }
+
+/// What was read ahead of a response's body, up to an error or [`BEGINNING`].
+type Beginning = VecDeque<Frame<Bytes>>;
 
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,6 +85,7 @@ impl fmt::Debug for Incoming {
             Self::Flow(_) => "Flow",
             Self::Stream(_) => "Stream",
             Self::Shaped(_) => "Shaped",
+            Self::Begun(..) => "Begun",
         })
     }
 }
@@ -106,8 +122,49 @@ impl Incoming {
             Self::Endpoint(wire, _) => wire.drive(cx),
             Self::Stream(stream) => stream.drive(cx),
             Self::Shaped(shaped) => shaped.inner().drive(cx),
+            Self::Begun(_, rest) => rest.drive(cx),
             Self::Empty | Self::Caller(_) | Self::Flow(_) => {}
         }
+    }
+
+    /// Whether it is short, or may be, and not all here.
+    pub fn may_break_off(&self) -> bool {
+        let here = match self {
+            Self::Endpoint(wire, _) => wire.is_whole(),
+            other => other.is_end_stream(),
+        };
+        !here && self.size_hint().exact().is_none_or(|length| length <= BEGINNING)
+    }
+
+    /// Waits a moment for a short response's end, so that one that breaks off can still be asked for elsewhere: as long
+    /// as nothing of it went to the caller, nobody saw it.
+    ///
+    /// # Errors
+    /// When it breaks off.
+    pub async fn begun(mut self) -> Result<Self, BodyError> {
+        let wait = if self.size_hint().exact().is_some() { LENGTH_KNOWN } else { LENGTH_UNKNOWN };
+        let mut beginning = Beginning::new();
+        let result = {
+            let mut reading = pin!(async {
+                let mut read = 0;
+                while read < BEGINNING && !self.is_end_stream() {
+                    let Some(frame) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await else { break };
+                    let frame = frame?;
+                    read += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    beginning.push_back(frame);
+                }
+                Ok(())
+            });
+            // Nearly always it is all here, and no timer is needed.
+            let at_once = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await;
+            match at_once {
+                Poll::Ready(result) => result,
+                // What takes longer is passed on as it comes.
+                Poll::Pending => tokio::time::timeout(wait, reading.as_mut()).await.unwrap_or(Ok(())),
+            }
+        };
+        result?;
+        Ok(if beginning.is_empty() { self } else { Self::Begun(beginning, Box::new(self)) })
     }
 }
 
@@ -131,6 +188,10 @@ impl Body for Incoming {
                 .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Caller(error.to_string())))),
             Self::Stream(stream) => stream.poll_frame(cx),
             Self::Shaped(shaped) => Pin::new(&mut **shaped).poll_frame(cx),
+            Self::Begun(beginning, rest) => match beginning.pop_front() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => Pin::new(&mut **rest).poll_frame(cx),
+            },
         });
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -148,6 +209,7 @@ impl Body for Incoming {
             Self::Flow(flow) => flow.is_over(),
             Self::Stream(stream) => stream.done(),
             Self::Shaped(shaped) => shaped.is_end_stream(),
+            Self::Begun(beginning, rest) => beginning.is_empty() && rest.is_end_stream(),
         }
     }
 
@@ -159,6 +221,15 @@ impl Body for Incoming {
             Self::Flow(flow) => flow.size(),
             Self::Stream(stream) => stream.size(),
             Self::Shaped(shaped) => shaped.size_hint(),
+            Self::Begun(beginning, rest) => {
+                let here = beginning.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
+                let (left, mut all) = (rest.size_hint(), SizeHint::new());
+                all.set_lower(here + left.lower());
+                if let Some(upper) = left.upper() {
+                    all.set_upper(here + upper);
+                }
+                all
+            }
         }
     }
 }

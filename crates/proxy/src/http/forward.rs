@@ -420,6 +420,7 @@ impl Race<'_> {
             authority: self.authority.clone(),
             body: self.body.reader(),
             hit,
+            repeatable: self.plan.would_repeat(Failure::Reset, self.body.replayable()),
         };
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
         Some(job)

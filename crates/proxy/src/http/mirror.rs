@@ -51,6 +51,7 @@ pub fn send(
             authority: authority.clone(),
             body: body.reader(),
             hit: Hit::default(),
+            repeatable: false,
         };
         let bound = Some(policy.timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(LONGEST);
         tokio::spawn(async move {

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, future::Shared};
 use h2::client::SendRequest;
 use rustls::pki_types::CertificateDer;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     task::AbortHandle,
 };
 
@@ -68,6 +68,8 @@ struct Entry {
     connecting: Option<Connecting>,
     /// Of all that are open.
     fates: Vec<Weak<Fate>>,
+    /// Told when one becomes idle.
+    freed: Arc<Notify>,
     warden: AbortHandle,
 }
 
@@ -108,7 +110,8 @@ impl Pool {
         None
     }
 
-    /// A new HTTP/1.1 connection.
+    /// A new HTTP/1.1 connection. When the cluster has as many as it may, there is one still to an endpoint that this
+    /// worker has none to, as in Envoy: nobody would give one back for whom its requests could wait.
     pub async fn connect(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
@@ -117,10 +120,25 @@ impl Pool {
     ) -> Result<Box<Wire>, ConnectError> {
         let epoch = host.epoch();
         let config = &view.config;
-        let Link { stream, chain, counted, .. } =
-            Link::connect(cluster, host, config.breakers.connections, config.connect_timeout).await?;
+        let most = if self.has_any(host) { config.breakers.connections } else { u32::MAX };
+        let Link { stream, chain, counted, .. } = Link::connect(cluster, host, most, config.connect_timeout).await?;
         let fate = self.register(cluster, host, epoch, chain)?;
         Ok(Box::new(Wire::new(host.id, fate, stream, counted)))
+    }
+
+    fn has_any(&self, host: &Host) -> bool {
+        let entries = self.entries();
+        entries.hosts.get(&host.id).is_some_and(|entry| entry.fates.iter().any(|fate| fate.strong_count() > 0))
+    }
+
+    /// Waits until a connection to the host becomes idle here, or one of the cluster's ends. More may wait than find one.
+    pub async fn freed(&self, cluster: &Cluster, host: &Host) {
+        let freed = self.entries().hosts.get(&host.id).map(|entry| entry.freed.clone());
+        let Some(freed) = freed else { return };
+        tokio::select! {
+            () = freed.notified() => {}
+            () = cluster.freed.notified() => {}
+        }
     }
 
     /// Takes back an HTTP/1.1 connection whose response is over; it is closed if it cannot be used again.
@@ -136,6 +154,7 @@ impl Pool {
             && entry.idle.len() < MOST_IDLE
         {
             entry.idle.push(wire);
+            entry.freed.notify_one();
         }
     }
 
@@ -192,7 +211,14 @@ impl Pool {
             let (epoch, trust) = (host.watch_epoch(), cluster.watch_trust());
             let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), epoch, trust);
             let warden = tokio::spawn(watching).abort_handle();
-            Entry { idle: Vec::new(), shared: Vec::new(), connecting: None, fates: Vec::new(), warden }
+            Entry {
+                idle: Vec::new(),
+                shared: Vec::new(),
+                connecting: None,
+                fates: Vec::new(),
+                freed: Arc::default(),
+                warden,
+            }
         })
     }
 

@@ -45,7 +45,8 @@ mod tests {
         let (header, cookie) = (HashKey::Header("x-user".into()), HashKey::Cookie("sid".into()));
         let abc = xxh64(b"abc", 0);
         let both = [header.clone(), cookie.clone()];
-        let cases: &[(&[HashKey], &[(&'static str, &'static str)], Option<u64>)] = &[
+        type Case<'a> = (&'a [HashKey], &'a [(&'static str, &'static str)], Option<u64>);
+        let cases: &[Case<'_>] = &[
             (&both[..1], &[("x-user", "abc")], Some(abc)),
             (&both[..1], &[("x-other", "abc")], None),
             (&both[1..], &[("cookie", "a=1; sid=abc; sid=z")], Some(abc)),

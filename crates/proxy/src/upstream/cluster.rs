@@ -54,6 +54,8 @@ pub struct Cluster {
     pub pending: AtomicU64,
     /// Connections to its endpoints.
     pub connections: AtomicU64,
+    /// Told when one of them ends.
+    pub freed: Notify,
     view: ArcSwap<View>,
     tls: ArcSwapOption<UpstreamTls>,
     trust: watch::Sender<u64>,
@@ -83,6 +85,7 @@ impl Cluster {
             active: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            freed: Notify::new(),
             view: ArcSwap::from_pointee(view),
             tls: ArcSwapOption::empty(),
             trust: watch::Sender::new(0),

@@ -179,3 +179,68 @@ async fn a_repeat_gets_its_own_time_before_it_is_hedged() {
     let hedged = north.does.requests.load(Ordering::SeqCst);
     assert!(hedged <= 6, "the standby's standby got {hedged} of 40, though the standby answers at once");
 }
+
+/// Answers every request with the beginning of a response, and ends the connection.
+async fn breaks_off(beginning: &'static str) -> (std::net::SocketAddr, std::sync::Arc<std::sync::atomic::AtomicU64>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind((ip(), 8080)).await.unwrap();
+    let (address, count) = (listener.local_addr().unwrap(), std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0)));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(beginning.as_bytes()).await.unwrap();
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_response_that_breaks_off_is_asked_for_elsewhere() {
+    let west = Origin::start("fx-w");
+    for beginning in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
+        let (east, asked) = breaks_off(beginning).await;
+        let mut snapshot = simple(Direction::Gateway, &[&[&west], &[&west]]);
+        let endpoint = &mut snapshot.endpoints[0].localities[0].endpoints[0];
+        (endpoint.address, endpoint.name) = (east, "fx-e".into());
+        let to = snapshot.listeners[0].address;
+        let _proxy = Proxy::start(&snapshot);
+        let reply = http1(to, get("/")).await.unwrap();
+        assert_eq!((reply.status, reply.header("x-origin"), &reply.body[..]), (200, "fx-w", &b"hello"[..]));
+        let post = Request::post("/").header("host", "fx").body(Full::default()).unwrap();
+        assert!(http1(to, post).await.is_err(), "its response breaks off, and it is not repeated");
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_for_a_connection_as_many_as_may() {
+    let east = Origin::start("fx-e");
+    east.does.slow.store(100, Ordering::SeqCst);
+    let mut snapshot = simple(Direction::Gateway, &[&[&east]]);
+    snapshot.routes = vec![routes("fx", None, None)];
+    snapshot.clusters[0].breakers.connections = 1;
+    snapshot.clusters[0].breakers.pending = 2;
+    let to = snapshot.listeners[0].address;
+    // One worker: each may have a connection.
+    let proxy = Proxy::with(&snapshot, None, |options| options.workers = 1);
+    let first = tokio::spawn(http1(to, get("/")));
+    tokio::task::block_in_place(|| {
+        proxy.until("under way", |_| east.does.requests.load(Ordering::SeqCst) == 1);
+    });
+    let answers = futures_util::future::join_all((0..5).map(|_| http1(to, get("/")))).await;
+    let mut statuses: Vec<u16> = answers.into_iter().map(|answer| answer.unwrap().status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 503, 503, 503], "two wait for the first");
+    assert_eq!(first.await.unwrap().unwrap().status, 200);
+}

@@ -259,6 +259,11 @@ impl Wire {
         self.answer.done()
     }
 
+    /// Whether all that is left of the response has been read from the connection.
+    pub fn is_whole(&self) -> bool {
+        self.answer.remaining().is_some_and(|left| left <= self.buffer.len() as u64)
+    }
+
     /// Bytes of the response still to come.
     pub fn size(&self) -> SizeHint {
         self.answer.remaining().map_or_else(SizeHint::new, SizeHint::with_exact)
