@@ -43,12 +43,17 @@ pub struct Line {
     pub response_code: u16,
     /// Envoy's flags, `-` for none.
     pub response_flags: String,
+    /// Body bytes read from the caller.
+    pub bytes_received: u64,
     /// Body bytes sent to the caller.
     pub bytes_sent: u64,
     /// Milliseconds.
     pub duration: f64,
     /// `x-request-id`.
     pub request_id: String,
+    /// Of the trace that the request belongs to, where traces are made.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub trace_id: String,
     /// `user-agent`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user_agent: String,

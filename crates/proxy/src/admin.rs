@@ -23,6 +23,7 @@ use crate::{
     access::AccessLog,
     metrics::{self, Elsewhere},
     state::Shared,
+    trace::Tracer,
 };
 
 /// Longest long poll.
@@ -219,6 +220,7 @@ fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
         status: &status(shared),
         events: &shared.around.events.counts(),
         lines_dropped: shared.access.as_ref().map_or(0, AccessLog::dropped),
+        spans: shared.tracer.as_ref().map(Tracer::counts),
     };
     let mut response = text(StatusCode::OK, shared.metrics.render(&elsewhere));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::text::CONTENT_TYPE));

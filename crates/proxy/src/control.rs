@@ -268,7 +268,8 @@ mod tests {
     #[test]
     fn what_is_said_while_cut_off_is_heard_when_that_ends() {
         let folder = tempfile::tempdir().unwrap();
-        let setting = Setting { name: "p".into(), service: String::new(), clock: Clock::anchored(), access: None };
+        let setting =
+            Setting { name: "p".into(), service: String::new(), clock: Clock::anchored(), access: None, tracer: None };
         let shared = Arc::new(Shared::new(setting));
         let (verdicts, mut given) = mpsc::channel(8);
         let keeper = Keeper::new(shared.clone(), Vec::new());

@@ -31,12 +31,15 @@ mod retry;
 mod route;
 mod run;
 mod seldom;
+mod sides;
 mod state;
 mod tcp;
 mod tls;
+mod trace;
 mod upstream;
 mod worker;
 
 pub use access::Options as AccessLogOptions;
 pub use admin::LogFilter;
 pub use run::{ControlSource, Drain, Error, FileSource, IdentityFiles, Options, Source, run};
+pub use trace::Options as TraceOptions;

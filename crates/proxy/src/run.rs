@@ -30,9 +30,12 @@ use crate::{
     lastgood::LastGood,
     state::{Setting, Shared},
     tls::identity::IdentityError,
+    trace::{self, Tracer},
     worker::Worker,
 };
 
+/// Bound on sending the last spans to their collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How often a snapshot file is looked at.
 const FILE_POLL: Duration = Duration::from_millis(200);
 
@@ -53,6 +56,8 @@ pub struct Options {
     pub source: Source,
     /// JSON access log.
     pub access_log: Option<access::Options>,
+    /// Traces, if wanted.
+    pub trace: Option<trace::Options>,
     /// How it ends.
     pub drain: Drain,
     /// Which log lines the process writes, if that can be changed.
@@ -122,6 +127,9 @@ pub enum Error {
     /// The admin address cannot be bound.
     #[error("the admin address {0} cannot be bound: {1}")]
     Admin(SocketAddr, io::Error),
+    /// There can be no traces.
+    #[error("{0}")]
+    Trace(String),
     /// The system hands out no signals.
     #[error("SIGUSR1 cannot be watched: {0}")]
     Signal(io::Error),
@@ -145,12 +153,15 @@ pub enum Error {
 /// # Errors
 /// When it cannot start. What fails later is told by events and logs.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let Options { name, service, admin: address, workers, state, source, access_log, drain, log, clock } = options;
+    let Options { name, service, admin: address, workers, state, source, access_log, trace, drain, log, clock } =
+        options;
     let opened = |options: access::Options| {
         AccessLog::open(&options).map_err(|error| Error::File(options.path.display().to_string(), error))
     };
     let access = access_log.map(opened).transpose()?;
-    let shared = Arc::new(Shared::new(Setting { name, service, clock, access }));
+    let traced = |options: trace::Options| Tracer::start(&options, &service, &name).map_err(Error::Trace);
+    let tracer = trace.map(traced).transpose()?;
+    let shared = Arc::new(Shared::new(Setting { name, service, clock, access, tracer }));
     shared.around.events.push(EventKind::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let listener = TcpListener::bind(address).await.map_err(|error| Error::Admin(address, error))?;
     let asked = Arc::new(Notify::new());
@@ -200,6 +211,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     // Traffic, leases and updates go on until then.
     let _ = tokio::time::timeout(drain.delay, keep(&shared, &mut inbox, &mut updates)).await;
     end(&shared, inbox, workers, drain.at_most).await;
+    if let Some(tracer) = &shared.tracer {
+        tracer.close(LAST_SPANS).await;
+    }
     tasks.iter().for_each(tokio::task::AbortHandle::abort);
     Ok(())
 }
@@ -334,7 +348,8 @@ mod tests {
     #[tokio::test]
     async fn leases_lapse_without_a_control_client_too() {
         let folder = tempfile::tempdir().unwrap();
-        let setting = Setting { name: "p".into(), service: String::new(), clock: Clock::anchored(), access: None };
+        let setting =
+            Setting { name: "p".into(), service: String::new(), clock: Clock::anchored(), access: None, tracer: None };
         let shared = Arc::new(Shared::new(setting));
         let mut keeper = Keeper::new(shared.clone(), Vec::new());
         let overlay = Overlay { id: "o".into(), reason: "test".into(), effect: Effect::Harmless };

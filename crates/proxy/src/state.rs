@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     route::Table,
     tls::identity::Identity,
+    trace::Tracer,
     upstream::cluster::{Cluster, Surroundings},
 };
 
@@ -84,6 +85,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The access log, if wanted.
     pub access: Option<AccessLog>,
+    /// Traces, if wanted.
+    pub tracer: Option<Tracer>,
     /// Whether the stream to the control plane is up.
     pub connected: AtomicBool,
     /// Whether every listener of the state is bound.
@@ -108,12 +111,14 @@ pub struct Setting {
     pub clock: Clock,
     /// The access log, if wanted.
     pub access: Option<AccessLog>,
+    /// Traces, if wanted.
+    pub tracer: Option<Tracer>,
 }
 
 impl Shared {
     /// Nothing in force yet.
     pub fn new(setting: Setting) -> Self {
-        let Setting { name, service, clock, access } = setting;
+        let Setting { name, service, clock, access, tracer } = setting;
         let events = Arc::new(EventLog::new(clock));
         Self {
             name,
@@ -125,6 +130,7 @@ impl Shared {
             identity: Identity::default(),
             metrics: Metrics::default(),
             access,
+            tracer,
             connected: AtomicBool::new(false),
             bound: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

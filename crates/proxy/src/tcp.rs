@@ -9,11 +9,18 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
 };
+use xds::snapshot::Direction;
 
 use crate::{
+    http::record::Caller,
     link::{ConnectError, Link},
+    sides::Sides,
     state::Shared,
-    upstream::{cluster::Cluster, host::Active, view::Aim},
+    upstream::{
+        cluster::Cluster,
+        host::{Active, Host},
+        view::Aim,
+    },
 };
 
 /// Endpoints tried before the caller's connection is closed. Nothing was sent to those that did not connect.
@@ -22,12 +29,26 @@ const TRIES: usize = 3;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Forwards a caller's connection to an endpoint of the cluster until both ways are done.
-pub async fn forward<T>(shared: &Arc<Shared>, cluster: &str, mut caller: T, mut closing: watch::Receiver<bool>)
-where
+pub async fn forward<T>(
+    shared: &Arc<Shared>,
+    cluster: &str,
+    from: (T, Caller, Direction),
+    mut closing: watch::Receiver<bool>,
+) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let Some(cluster) = shared.state.load().clusters.get(cluster).cloned() else { return };
-    let Some(Connected { mut link, mut epoch, mut trust, _active }) = connect(&cluster).await else { return };
+    let Some(Connected { mut link, host, mut epoch, mut trust, _active }) = connect(&cluster).await else { return };
+    let (stream, caller, direction) = from;
+    let sides = Sides {
+        shared,
+        direction,
+        tls: caller.tls,
+        caller: caller.id.as_deref().unwrap_or_default(),
+        cluster: Some(&cluster.view().config),
+        host: Some(&host),
+    };
+    let mut caller = shared.metrics.connections.counted(stream, sides.labels());
     let mut draining = shared.draining.subscribe();
     let ended = async {
         let distrusted = async {
@@ -69,6 +90,7 @@ where
 /// A connection to an endpoint, with what may end it: seen from before it was made, so that no change is missed.
 struct Connected {
     link: Link,
+    host: Arc<Host>,
     epoch: watch::Receiver<u64>,
     trust: watch::Receiver<u64>,
     _active: Active,
@@ -86,7 +108,8 @@ async fn connect(cluster: &Arc<Cluster>) -> Option<Connected> {
         match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
             Ok(link) => {
                 cluster.succeeded(&view, &host);
-                return Some(Connected { link, epoch, trust, _active: Active::new(&host) });
+                let active = Active::new(&host);
+                return Some(Connected { link, host, epoch, trust, _active: active });
             }
             Err(ConnectError::Overflow) => return None,
             Err(error) => cluster.failed(&host, &error.to_string(), Instant::now()),

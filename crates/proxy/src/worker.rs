@@ -218,7 +218,10 @@ async fn serve<T>(
 {
     let Context { shared, pool, listener } = context;
     match protocol {
-        ListenerProtocol::Tcp { cluster } => Box::pin(tcp::forward(shared, cluster, stream, closing)).await,
+        ListenerProtocol::Tcp { cluster } => {
+            let direction = listener.settings().config.direction;
+            Box::pin(tcp::forward(shared, cluster, (stream, caller, direction), closing)).await;
+        }
         ListenerProtocol::Http(_) => {
             let connection = Connection {
                 shared: shared.clone(),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use miette::IntoDiagnostic;
 use model::name::WorkloadName;
-use proxy::{AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source};
+use proxy::{AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source, TraceOptions};
 use xds::clock::Clock;
 
 use crate::{arguments::State, failure::Failure, logging};
@@ -51,6 +51,12 @@ pub struct Args {
     /// Size at which the access log's file becomes FILE.1 and a new one is begun, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..), requires = "access_log")]
     access_log_size: u32,
+    /// Export traces (OTLP over gRPC) to the collector at this address, http://127.0.0.1:4317 for instance
+    #[arg(long, value_name = "URL", env = "FIREDRILL_OTLP")]
+    otlp: Option<String>,
+    /// Share of the traces beginning here that are recorded, 0 to 1; traces of others go on as their caller decided
+    #[arg(long, value_name = "SHARE", env = "FIREDRILL_TRACE_SAMPLING", default_value_t = 0.01, value_parser = share)]
+    trace_sampling: f64,
     /// Time between SIGTERM, when `/ready` turns 503, and taking no more connections, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=600_000))]
     drain_delay: u32,
@@ -59,6 +65,11 @@ pub struct Args {
     drain_time: u32,
     #[command(flatten)]
     state: State,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a number from 0 to 1 is needed".to_owned())
 }
 
 /// Runs until SIGTERM or SIGINT, then lets requests in flight finish.
@@ -88,6 +99,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         access_log: args
             .access_log
             .map(|path| AccessLogOptions { path, bytes: u64::from(args.access_log_size) * 1024 * 1024 }),
+        trace: args.otlp.map(|collector| TraceOptions { collector, ratio: args.trace_sampling }),
         drain: Drain {
             delay: Duration::from_millis(args.drain_delay.into()),
             at_most: Duration::from_millis(args.drain_time.into()),

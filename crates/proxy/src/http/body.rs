@@ -6,7 +6,10 @@ use std::{
     fmt,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -245,6 +248,7 @@ struct Inner {
     trailers: Option<HeaderMap>,
     held: usize,
     total: SizeHint,
+    received: Arc<AtomicU64>,
     started: bool,
     ended: bool,
     overflowed: bool,
@@ -264,6 +268,7 @@ impl Replay {
             chunks: Vec::new(),
             trailers: None,
             held: 0,
+            received: Arc::default(),
             started: false,
             ended: false,
             overflowed: false,
@@ -276,6 +281,11 @@ impl Replay {
     /// No body at all.
     pub fn empty() -> Self {
         Self(None)
+    }
+
+    /// Counts what is read of it; `None` without a body.
+    pub fn received(&self) -> Option<Arc<AtomicU64>> {
+        self.0.as_ref().map(|inner| lock(inner).received.clone())
     }
 
     fn is(&self, holds: impl FnOnce(&Inner) -> bool) -> Option<bool> {
@@ -391,6 +401,7 @@ impl TryBody {
     fn take(&mut self, inner: &mut Inner, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_data() {
             Ok(data) => {
+                inner.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                 if !inner.overflowed && inner.held + data.len() <= REPLAY_LIMIT {
                     inner.held += data.len();
                     inner.chunks.push(data.clone());
@@ -457,6 +468,8 @@ impl Body for TryBody {
 pub trait Watch: Send {
     /// Bytes passed.
     fn passed(&mut self, bytes: usize);
+    /// Trailers passed.
+    fn trailers(&mut self, trailers: &HeaderMap);
     /// Ended as it should.
     fn finished(&mut self);
     /// Broke off on the endpoint's side, or ran out of time.
@@ -559,8 +572,10 @@ impl Body for Answer {
                 }
             }
             Some(Ok(frame)) => {
-                if let (Some(watch), Some(data)) = (&mut this.watch, frame.data_ref()) {
-                    watch.passed(data.len());
+                match (&mut this.watch, frame.data_ref(), frame.trailers_ref()) {
+                    (Some(watch), Some(data), _) => watch.passed(data.len()),
+                    (Some(watch), None, Some(trailers)) => watch.trailers(trailers),
+                    _ => {}
                 }
                 // A body of known length is over with its last byte; nobody polls it again.
                 if this.body_is_end() {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderValue, Method, Response, StatusCode, header::SET_COOKIE, request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header::SET_COOKIE, request::Parts, uri::Authority};
 use xds::snapshot;
 
 use crate::{
@@ -115,6 +115,8 @@ pub async fn forward(
         false => Some(policy.timeout).filter(|timeout| !timeout.is_zero()),
     };
     let deadline = bound.and_then(|bound| record.began().checked_add(bound));
+    let body = Replay::new(body);
+    record.receives(body.received());
     let plan = Plan::new(policy.retry.as_ref(), &head.method);
     let hedge = policy.hedge.as_ref().filter(|_| plan.may_hedge());
     let mut race = Race {
@@ -123,7 +125,7 @@ pub async fn forward(
         random,
         head: Arc::new(head),
         authority,
-        body: Replay::new(body),
+        body,
         cluster,
         view,
         faults,
@@ -587,11 +589,7 @@ impl Race<'_> {
         record.answered_by(host, tries.saturating_sub(1));
         let Reply { head, body, held } = won.reply;
         record.status(head.status.as_u16());
-        if record.is_grpc()
-            && let Some(status) = grpc::status(&head.headers)
-        {
-            record.grpc_status(status);
-        }
+        record.told(&head.headers);
         let head_is_grpc = grpc::is_call(&head.headers);
         let mut response = Response::from_parts(
             head,
@@ -639,6 +637,10 @@ struct Streaming {
 impl Watch for Streaming {
     fn passed(&mut self, bytes: usize) {
         self.record.passed(bytes);
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.record.trailers(trailers);
     }
 
     fn finished(&mut self) {

@@ -1,7 +1,14 @@
 //! What is known of one request, told to metrics and access log when it is over. Words for the access log are only
 //! collected when there is one.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use http::{HeaderMap, HeaderName, Method, header::USER_AGENT};
 use xds::snapshot::{self, Direction};
@@ -14,12 +21,10 @@ use crate::{
         body::{BodyError, Watch},
         flags::Flags,
     },
-    metrics::{
-        peers::Peers,
-        requests::{Key, Sizes},
-        text::Labels,
-    },
+    metrics::requests::{Key, Sizes},
+    sides::Sides,
     state::Shared,
+    trace::{Finished, context::Hop},
     upstream::host::Host,
 };
 
@@ -41,8 +46,10 @@ pub struct Caller {
 pub struct Record {
     shared: Arc<Shared>,
     start: Instant,
-    /// `None` without an access log.
+    /// `None` when there is neither an access log nor a trace that is recorded.
     line: Option<Box<Line>>,
+    /// Its span, if it is recorded.
+    hop: Option<Hop>,
     flags: Flags,
     status: u16,
     direction: Direction,
@@ -51,6 +58,7 @@ pub struct Record {
     head: bool,
     grpc: bool,
     grpc_status: Option<u16>,
+    received: Option<Arc<AtomicU64>>,
     sent: u64,
     cluster: Option<Arc<snapshot::Cluster>>,
     host: Option<Arc<Host>>,
@@ -59,11 +67,20 @@ pub struct Record {
 }
 
 impl Record {
-    /// At its arrival. `in_flight` is kept until it is over.
-    pub fn new(shared: Arc<Shared>, in_flight: Arc<()>, listener: &str, direction: Direction, caller: &Caller) -> Self {
+    /// At its arrival. `in_flight` is kept until it is over; `hop` is its span, where traces are made.
+    pub fn new(
+        shared: Arc<Shared>,
+        in_flight: Arc<()>,
+        listener: &str,
+        direction: Direction,
+        caller: &Caller,
+        hop: Option<Hop>,
+    ) -> Self {
         let start = Instant::now();
-        let line = shared.access.as_ref().map(|_| {
+        let recorded = hop.filter(|hop| hop.context.sampled());
+        let line = (shared.access.is_some() || recorded.is_some()).then(|| {
             Box::new(Line {
+                trace_id: hop.map(|hop| format!("{:032x}", hop.context.trace)).unwrap_or_default(),
                 start_time: shared.clock.at(start).0,
                 listener: listener.to_owned(),
                 downstream_remote_address: caller.address.to_string(),
@@ -75,6 +92,7 @@ impl Record {
             shared,
             start,
             line,
+            hop: recorded,
             flags: Flags::default(),
             status: 0,
             direction,
@@ -83,6 +101,7 @@ impl Record {
             head: false,
             grpc: false,
             grpc_status: None,
+            received: None,
             sent: 0,
             cluster: None,
             host: None,
@@ -127,6 +146,20 @@ impl Record {
             line.upstream_request_attempt_count = tries;
         }
         self.host = Some(host.clone());
+    }
+
+    /// Counts the bytes of its body that are read.
+    pub fn receives(&mut self, bytes: Option<Arc<AtomicU64>>) {
+        self.received = bytes;
+    }
+
+    /// The response's headers, or its trailers: either may hold gRPC's status.
+    pub fn told(&mut self, headers: &HeaderMap) {
+        if self.grpc
+            && let Some(status) = grpc::status(headers)
+        {
+            self.grpc_status(status);
+        }
     }
 
     /// Sets a flag.
@@ -184,51 +217,33 @@ impl Record {
             grpc: self.grpc,
             grpc_status: self.grpc_status,
         };
-        let sizes = Sizes { took, sent: self.sent };
-        self.shared.metrics.requests.over(key, sizes, |key| (self.peers(key), self.flags.to_string()));
-        if let (Some(access), Some(mut line)) = (&self.shared.access, self.line.take()) {
+        let received = self.received.as_ref().map_or(0, |received| received.load(Ordering::Relaxed));
+        let sizes = Sizes { took, received, sent: self.sent };
+        self.shared.metrics.requests.over(key, sizes, |key| {
+            let sides = Sides {
+                shared: &self.shared,
+                direction: self.direction,
+                tls: self.tls,
+                caller: key.caller.as_deref().unwrap_or_default(),
+                cluster: key.cluster.as_deref(),
+                host: self.host.as_deref(),
+            };
+            (sides.labels(), self.flags.to_string())
+        });
+        if let Some(mut line) = self.line.take() {
             line.response_code = self.status;
             line.response_flags = self.flags.to_string();
+            line.bytes_received = received;
             line.bytes_sent = self.sent;
             line.duration = took.as_secs_f64() * 1e3;
-            access.line(line.into());
+            let line = Arc::from(line);
+            if let Some((tracer, hop)) = self.shared.tracer.as_ref().zip(self.hop) {
+                tracer.finished(Finished { hop, direction: self.direction, took, line: Arc::clone(&line) });
+            }
+            if let Some(access) = &self.shared.access {
+                access.line(line);
+            }
         }
-    }
-
-    /// Both sides of the request, in labels.
-    fn peers(&self, key: &Key) -> Labels {
-        let caller = key.caller.as_deref().unwrap_or_default();
-        let own = self.shared.identity.id();
-        let own = own.as_deref().unwrap_or_default();
-        let service = key.cluster.as_ref().map_or("", |cluster| cluster.service.as_str());
-        let (region, version) = self.host.as_ref().map_or(("", ""), |host| (&*host.region, host.version.as_str()));
-        let tls = key.cluster.as_ref().and_then(|cluster| cluster.tls.as_ref());
-        let towards = Peers {
-            destination: service,
-            // With several ids it is not known here which of them answered.
-            destination_principal: match tls.map(|tls| tls.server_ids.as_slice()) {
-                Some([only]) => only,
-                _ => "",
-            },
-            destination_version: version,
-            destination_region: region,
-            mutual_tls: tls.is_some(),
-            ..Peers::default()
-        };
-        match self.direction {
-            Direction::Inbound => Peers {
-                destination_side: true,
-                source: caller.rsplit('/').next().unwrap_or_default(),
-                source_principal: caller,
-                destination: if service.is_empty() { &self.shared.service } else { service },
-                destination_principal: own,
-                mutual_tls: self.tls,
-                ..towards
-            },
-            Direction::Outbound => Peers { source: &self.shared.service, source_principal: own, ..towards },
-            Direction::Gateway => Peers { source: &self.shared.name, source_principal: own, ..towards },
-        }
-        .labels()
     }
 }
 
@@ -240,6 +255,10 @@ fn text(headers: &HeaderMap, name: HeaderName) -> String {
 impl Watch for Record {
     fn passed(&mut self, bytes: usize) {
         self.sent += bytes as u64;
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.told(trailers);
     }
 
     fn finished(&mut self) {
@@ -277,7 +296,13 @@ mod tests {
 
     fn shared(direction: Direction) -> Arc<Shared> {
         let service = if direction == Direction::Gateway { "" } else { "shop" }.to_owned();
-        Arc::new(Shared::new(Setting { name: "here".into(), service, clock: Clock::anchored(), access: None }))
+        Arc::new(Shared::new(Setting {
+            name: "here".into(),
+            service,
+            clock: Clock::anchored(),
+            access: None,
+            tracer: None,
+        }))
     }
 
     fn cluster() -> Arc<snapshot::Cluster> {
@@ -312,7 +337,8 @@ mod tests {
         let (in_flight, caller) = (Arc::new(()), caller(None));
         let (head, ()) = http::Request::get("/v1/rates?x=1").header("host", "fx").body(()).unwrap().into_parts();
         let request = || {
-            let mut record = Record::new(shared.clone(), in_flight.clone(), "outbound", Direction::Outbound, &caller);
+            let mut record =
+                Record::new(shared.clone(), in_flight.clone(), "outbound", Direction::Outbound, &caller, None);
             record.asked(&head);
             record.addressed("fx", "0123");
             record.routed(&cluster);
@@ -337,7 +363,7 @@ mod tests {
         ];
         for (direction, id, reporter, source, principal, policy) in cases {
             let shared = shared(direction);
-            let mut record = Record::new(shared.clone(), Arc::new(()), "l", direction, &caller(id));
+            let mut record = Record::new(shared.clone(), Arc::new(()), "l", direction, &caller(id), None);
             record.routed(&cluster());
             record.answered_by(&host(), 1);
             record.status(503);
@@ -358,9 +384,9 @@ mod tests {
     #[test]
     fn a_dropped_record_is_a_caller_that_went_away() {
         let shared = shared(Direction::Outbound);
-        let record = Record::new(shared.clone(), Arc::new(()), "l", Direction::Outbound, &caller(None));
+        let record = Record::new(shared.clone(), Arc::new(()), "l", Direction::Outbound, &caller(None), None);
         drop(record);
-        let mut finished = Record::new(shared.clone(), Arc::new(()), "l", Direction::Outbound, &caller(None));
+        let mut finished = Record::new(shared.clone(), Arc::new(()), "l", Direction::Outbound, &caller(None), None);
         finished.finished();
         drop(finished);
         assert_eq!(total(&shared, &["response_flags=\"DC\""]), 1);

@@ -75,8 +75,10 @@ impl Connection {
     pub async fn request(&self, mut head: Parts, body: Incoming, alarm: &mut Alarm) -> Response<Answer> {
         let settings = self.listener.settings();
         let config = &settings.config;
-        let mut record =
-            Record::new(self.shared.clone(), self.requests.clone(), &config.name, config.direction, &self.caller);
+        let tracer = self.shared.tracer.as_ref();
+        let hop = tracer.map(|tracer| tracer.hop(&mut head.headers, config.direction));
+        let (shared, in_flight) = (self.shared.clone(), self.requests.clone());
+        let mut record = Record::new(shared, in_flight, &config.name, config.direction, &self.caller, hop);
         record.asked(&head);
         let ListenerProtocol::Http(http) = &config.protocol else {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, Flag::NoRouteFound, "not an HTTP listener");

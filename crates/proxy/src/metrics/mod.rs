@@ -1,6 +1,7 @@
 //! Metrics in the Prometheus text format, with the names that mesh dashboards read. Labels come from configuration, from
 //! certificates of the mesh and from status codes, never from what callers write, and their number is bounded.
 
+pub mod connections;
 mod histogram;
 pub mod peers;
 pub mod requests;
@@ -15,6 +16,7 @@ use std::{
 use xds::status::{ClusterStatus, EndpointStatus, ProxyStatus};
 
 use crate::metrics::{
+    connections::Connections,
     requests::Requests,
     text::{Kind, Labels, Text},
 };
@@ -24,6 +26,8 @@ use crate::metrics::{
 pub struct Metrics {
     /// HTTP requests that are over.
     pub requests: Requests,
+    /// TCP connections.
+    pub connections: Connections,
     refused: Kinds,
     repeats: Kinds,
     mirrors: Kinds,
@@ -54,6 +58,8 @@ pub struct Elsewhere<'a> {
     pub events: &'a [(&'static str, u64)],
     /// Access log lines that were dropped.
     pub lines_dropped: u64,
+    /// Spans that the collector took, and those that were dropped; `None` when there are no traces.
+    pub spans: Option<(u64, u64)>,
 }
 
 impl Metrics {
@@ -79,9 +85,10 @@ impl Metrics {
 
     /// Everything as text.
     pub fn render(&self, elsewhere: &Elsewhere<'_>) -> String {
-        let Elsewhere { status, events, lines_dropped } = elsewhere;
+        let Elsewhere { status, events, lines_dropped, spans } = elsewhere;
         let mut text = Text::default();
         self.requests.render(&mut text);
+        self.connections.render(&mut text);
         by_kind(&mut text, "firedrill_refused_total", "Refused input.", &self.refused.all());
         by_kind(&mut text, "firedrill_repeats_total", "Retries and hedges.", &self.repeats.all());
         by_kind(&mut text, "firedrill_mirrors_total", "Copies of requests.", &self.mirrors.all());
@@ -94,6 +101,11 @@ impl Metrics {
         by_kind(&mut text, "firedrill_events_total", "Transitions.", events);
         let help = "Access log lines that the disk could not follow.";
         text.single("firedrill_access_log_dropped_total", Kind::Counter, help, lines_dropped);
+        if let Some((exported, dropped)) = spans {
+            text.single("firedrill_spans_exported_total", Kind::Counter, "Spans that the collector took.", exported);
+            let help = "Spans that found no room, or that the collector did not take.";
+            text.single("firedrill_spans_dropped_total", Kind::Counter, help, dropped);
+        }
         text.finish()
     }
 }

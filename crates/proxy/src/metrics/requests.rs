@@ -105,6 +105,8 @@ impl Hash for Key {
 pub struct Sizes {
     /// From its arrival to the end of its response.
     pub took: Duration,
+    /// Bytes of its body that were read.
+    pub received: u64,
     /// Bytes of the response's body.
     pub sent: u64,
 }
@@ -112,18 +114,21 @@ pub struct Sizes {
 #[derive(Debug)]
 struct Numbers {
     durations: Histogram,
+    received: Histogram,
     sent: Histogram,
 }
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self { durations: Histogram::new(&DURATIONS), sent: Histogram::new(&SIZES) }
+        let sizes = || Histogram::new(&SIZES);
+        Self { durations: Histogram::new(&DURATIONS), received: sizes(), sent: sizes() }
     }
 }
 
 impl Numbers {
     fn observe(&self, sizes: Sizes) {
         self.durations.observe(u64::try_from(sizes.took.as_nanos()).unwrap_or(u64::MAX));
+        self.received.observe(sizes.received);
         self.sent.observe(sizes.sent);
     }
 }
@@ -212,6 +217,7 @@ impl Requests {
         };
         let help = "From a request's arrival to the end of its response.";
         family("istio_request_duration_milliseconds", help, |numbers| &numbers.durations);
+        family("istio_request_bytes", "Bodies of requests.", |numbers| &numbers.received);
         family("istio_response_bytes", "Bodies of responses.", |numbers| &numbers.sent);
     }
 }
@@ -224,7 +230,7 @@ mod tests {
     use crate::metrics::peers::Peers;
 
     fn sizes(millis: u64) -> Sizes {
-        Sizes { took: Duration::from_millis(millis), sent: 2_000 }
+        Sizes { took: Duration::from_millis(millis), received: 10, sent: 2_000 }
     }
 
     fn page(requests: &Requests) -> String {

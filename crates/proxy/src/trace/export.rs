@@ -21,7 +21,8 @@ use crate::{
         Counts, Finished,
         otlp::{
             AnyValue, ArrayValue, CLIENT, ERROR, ExportTraceServiceRequest, ExportTraceServiceResponse,
-            InstrumentationScope, KeyValue, Resource, ResourceSpans, SERVER, ScopeSpans, Span, Status as Outcome, Value,
+            InstrumentationScope, KeyValue, Resource, ResourceSpans, SERVER, ScopeSpans, Span, Status as Outcome,
+            Value,
         },
     },
 };
@@ -64,15 +65,16 @@ impl Exporter {
         let mut last = false;
         while !last {
             // An ended sender means the same as its word.
+            let asked = async { drop(closing.wait_for(|closing| *closing).await) };
             tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => {
-                    last = true;
-                    spans.close();
-                    // Closed, so this ends with what waits, and that is bounded.
-                    while spans.recv_many(&mut batch, BATCH).await > 0 {}
-                }
+                () = asked => last = true,
                 open = gather(&mut spans, &mut batch) => last = !open,
+            }
+            if last {
+                spans.close();
+                // Closed, so this ends with what waits, and that is bounded.
+                while spans.recv_many(&mut batch, BATCH).await > 0 {}
             }
             while !batch.is_empty() {
                 let rest = batch.split_off(batch.len().min(BATCH));
@@ -175,7 +177,7 @@ fn number(key: &str, number: u64) -> KeyValue {
 
 /// A span as OpenTelemetry's conventions for HTTP have it. The query stays out: it may hold secrets.
 fn span(finished: &Finished) -> Span {
-    let Finished { hop, direction, line } = finished;
+    let Finished { hop, direction, took, line } = finished;
     let client = *direction == Direction::Outbound;
     let Line { method, authority, response_code, upstream_cluster, .. } = &**line;
     let path = line.path.split('?').next().unwrap_or_default();
@@ -188,6 +190,7 @@ fn span(finished: &Finished) -> Span {
         text("firedrill.listener", &line.listener),
         text("firedrill.request_id", &line.request_id),
         text("firedrill.response_flags", &line.response_flags),
+        number("http.request.body.size", line.bytes_received),
         number("http.response.body.size", line.bytes_sent),
         number("http.request.resend_count", line.upstream_request_attempt_count.into()),
     ];
@@ -215,7 +218,7 @@ fn span(finished: &Finished) -> Span {
         name: upstream_cluster.as_ref().map_or_else(|| method.clone(), |cluster| format!("{method} {cluster}")),
         kind: if client { CLIENT } else { SERVER },
         start_time_unix_nano: start,
-        end_time_unix_nano: start.saturating_add(line.took()),
+        end_time_unix_nano: start.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
         attributes,
         status: failed.then_some(Outcome { code: ERROR }),
     }

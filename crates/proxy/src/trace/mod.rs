@@ -44,6 +44,8 @@ pub struct Finished {
     pub hop: Hop,
     /// Which way its listener looks.
     pub direction: Direction,
+    /// From its arrival to the end of its response.
+    pub took: Duration,
     /// What the access log would say of it.
     pub line: Arc<Line>,
 }
@@ -99,9 +101,10 @@ impl Tracer {
         }
     }
 
-    /// What became of spans.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// Spans that the collector took, and those that were dropped.
+    pub fn counts(&self) -> (u64, u64) {
+        let Counts { exported, dropped } = &*self.counts;
+        (exported.load(Ordering::Relaxed), dropped.load(Ordering::Relaxed))
     }
 
     /// Sends what waits, for at most this long.
@@ -112,6 +115,35 @@ impl Tracer {
             && tokio::time::timeout(bound, exporter).await.is_err()
         {
             tracing::warn!("the last spans could not be exported in time");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(collector: &str) -> Result<Tracer, String> {
+        Tracer::start(&Options { collector: collector.to_owned(), ratio: 1.0 }, "fx", "fx-1")
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_dropped_and_counted() {
+        let tracer = start("http://127.0.0.1:9").unwrap();
+        // The exporter has no chance to run meanwhile.
+        for _ in 0..WAITING + 10 {
+            let hop = tracer.hop(&mut HeaderMap::new(), Direction::Outbound);
+            let line = Arc::default();
+            tracer.finished(Finished { hop, direction: Direction::Outbound, took: Duration::ZERO, line });
+        }
+        assert_eq!(tracer.counts(), (0, 10));
+    }
+
+    #[tokio::test]
+    async fn a_collector_has_an_address() {
+        for wrong in ["", "127.0.0.1:4317", "https://127.0.0.1:4317", "http://127.0.0.1", "http://a b"] {
+            let reason = start(wrong).unwrap_err();
+            assert!(reason.contains("is not a collector's address"), "{reason}");
         }
     }
 }

@@ -70,6 +70,7 @@ impl Control {
                 region: "east".into(),
             }),
             access_log: None,
+            trace: None,
             drain: Drain::default(),
             log: None,
             clock: Clock::anchored(),

@@ -16,3 +16,4 @@ mod operations;
 mod routing;
 mod support;
 mod tcp;
+mod tracing;

@@ -212,6 +212,7 @@ impl Proxy {
             state: folder.path().join("state"),
             source: Source::File(FileSource { snapshot: path, identity }),
             access_log: Some(AccessLogOptions { path: folder.path().join("access.log"), bytes: 1 << 20 }),
+            trace: None,
             drain: Drain::default(),
             log: None,
             clock: Clock::anchored(),

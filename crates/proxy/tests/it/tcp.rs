@@ -18,7 +18,7 @@ async fn bytes_pass_each_way_until_its_own_end() {
     snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
     snapshot.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
     let to = snapshot.listeners[0].address;
-    let _proxy = Proxy::start(&snapshot);
+    let proxy = Proxy::start(&snapshot);
     let serving = tokio::spawn(async move {
         let (mut stream, _) = server.accept().await.unwrap();
         let mut all = Vec::new();
@@ -34,4 +34,14 @@ async fn bytes_pass_each_way_until_its_own_end() {
     stream.read_to_end(&mut received).await.unwrap();
     assert!(received == sent, "{} bytes", received.len());
     serving.await.unwrap();
+    let number = |family: &str| {
+        let metrics = proxy.admin("/metrics").unwrap().1;
+        let labels = ["destination_service=\"fx\"", "destination_region=\"west\"", "request_protocol=\"tcp\""];
+        let fits = |line: &&str| line.starts_with(&format!("{family}{{")) && labels.iter().all(|l| line.contains(l));
+        metrics.lines().find(fits).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+    };
+    proxy.until("closed", |_| number("istio_tcp_connections_closed_total") == Some(1));
+    assert_eq!(number("istio_tcp_connections_opened_total"), Some(1));
+    assert_eq!(number("istio_tcp_received_bytes_total"), Some(1_000_000));
+    assert_eq!(number("istio_tcp_sent_bytes_total"), Some(1_000_000));
 }
