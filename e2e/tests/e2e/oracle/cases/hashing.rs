@@ -25,7 +25,8 @@ pub fn cases() -> Vec<Case> {
     let key = |key| get("/").header("x-key", key);
     let keys = || get("/").header("x-key", "key-{n}");
     let mut cases = Vec::new();
-    let balancers: [(fn(&mut Cluster), [&'static str; 5]); 2] = [
+    type Set = fn(&mut Cluster);
+    let balancers: [(Set, [&'static str; 5]); 2] = [
         (
             ring,
             [
