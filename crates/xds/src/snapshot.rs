@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::cluster::{
-    Admission, Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
+    Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
     OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
 };
 pub use self::route::*;

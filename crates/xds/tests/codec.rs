@@ -141,16 +141,13 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         },
     );
     let ramp = option::of((1_u8..50, time()).prop_map(|(first, dwell)| Ramp { steps: vec![first, 60, 100], dwell }));
-    let admission = option::of((1_u32..100, 100_u32.., 100_u16..)).prop_map(|admission| {
-        admission.map(|(at_least, at_most, tolerance)| Admission { at_least, at_most, tolerance })
-    });
     let panic = (0_u8..=100, prop_oneof![Just(PanicPolicy::Spray), Just(PanicPolicy::FailFast)]);
     let first = (name(), name(), protocol, time(), balancing(), tls);
-    let rest = (option::of(outlier()), breakers, panic, ramp, admission, 0_u32..=256);
+    let rest = (option::of(outlier()), breakers, panic, ramp);
     (first, rest).prop_map(
         |(
             (name, service, (protocol, health_check), connect_timeout, (balancer, mut balancing), tls),
-            (outlier, breakers, (panic_threshold, panic_policy), ramp, admission, standby_connections),
+            (outlier, breakers, (panic_threshold, panic_policy), ramp),
         )| {
             if protocol == UpstreamProtocol::Tcp {
                 balancing.hash.clear();
@@ -169,8 +166,6 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 panic_threshold,
                 panic_policy,
                 ramp,
-                admission,
-                standby_connections,
             }
         },
     )

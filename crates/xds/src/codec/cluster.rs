@@ -35,7 +35,7 @@ use super::{
     },
 };
 use crate::snapshot::{
-    Admission, Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, HashKey, PanicPolicy, Ramp, UpstreamProtocol,
+    Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, HashKey, PanicPolicy, Ramp, UpstreamProtocol,
 };
 
 /// Envoy's default for `min_retry_concurrency`.
@@ -45,9 +45,6 @@ const LEAST_RETRIES: u32 = 3;
 /// requests under way, and would shrink just when a region dies and every request needs a repeat: it is given our savings
 /// as the number that is always allowed at once.
 const SAVED_SECONDS: u32 = 10;
-
-/// Idle connections that are kept open to one endpoint, at most.
-const MOST_STANDBY: u32 = 256;
 
 /// The rate itself has no field there.
 #[derive(Serialize, Deserialize)]
@@ -62,10 +59,6 @@ struct Extra {
     /// Envoy has it only where it balances by zones, which excludes weighted localities.
     #[serde(default, skip_serializing_if = "is_false")]
     fail_fast: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    admission: Option<Admission>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    standby_connections: Option<u32>,
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -86,15 +79,6 @@ pub(super) fn validate(cluster: &Cluster) -> Checked<()> {
     }
     ensure(cluster.panic_threshold <= 100, "common_lb_config.healthy_panic_threshold", || "is above 100".to_owned())?;
     balancing::validate(cluster)?;
-    if let Some(Admission { at_least, at_most, tolerance }) = &cluster.admission {
-        ensure(*at_least > 0 && at_least <= at_most, "metadata.firedrill.admission.atLeast", || {
-            "must be 1 to `atMost`".to_owned()
-        })?;
-        ensure(*tolerance >= 100, "metadata.firedrill.admission.tolerance", || "is below 100".to_owned())?;
-    }
-    ensure(cluster.standby_connections <= MOST_STANDBY, "metadata.firedrill.standbyConnections", || {
-        format!("is above {MOST_STANDBY}")
-    })?;
     ensure(cluster.breakers.retry_percent <= 100, "circuit_breakers.retry_budget", || "is above 100".to_owned())?;
     if let Some(ramp) = &cluster.ramp {
         let rising = ramp.steps.windows(2).all(|pair| pair[0] < pair[1]);
@@ -139,8 +123,6 @@ pub(super) fn write(cluster: &Cluster) -> pb::Cluster {
             ramp: cluster.ramp.clone(),
             peak_ewma: cluster.balancer == Balancer::PeakEwma,
             fail_fast: cluster.panic_policy == PanicPolicy::FailFast,
-            admission: cluster.admission.clone(),
-            standby_connections: Some(cluster.standby_connections).filter(|count| *count > 0),
         }),
         // Discovery decides who belongs to a service, health does not keep an endpoint that was taken out.
         ignore_health_on_host_removal: true,
@@ -214,8 +196,6 @@ pub(super) fn read(cluster: &pb::Cluster) -> Checked<Cluster> {
         panic_threshold: read_percent(&common.healthy_panic_threshold, "common_lb_config.healthy_panic_threshold")?,
         panic_policy: if extra.fail_fast { PanicPolicy::FailFast } else { PanicPolicy::Spray },
         ramp: extra.ramp,
-        admission: extra.admission,
-        standby_connections: extra.standby_connections.unwrap_or_default(),
     })
 }
 

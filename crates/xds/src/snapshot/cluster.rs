@@ -42,13 +42,6 @@ pub struct Cluster {
     pub panic_policy: PanicPolicy,
     /// How a tier's share grows when it comes back; `None` is at once.
     pub ramp: Option<Ramp>,
-    /// Bound on requests in flight that follows what the endpoints can bear; `None` leaves only the breakers.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub admission: Option<Admission>,
-    /// Connections that each worker keeps open to every endpoint of the tier that would take over, so that a failover pays
-    /// no handshake; 0 is none.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub standby_connections: u32,
 }
 
 impl Cluster {
@@ -69,8 +62,6 @@ impl Cluster {
             panic_threshold: 0,
             panic_policy: PanicPolicy::default(),
             ramp: None,
-            admission: None,
-            standby_connections: 0,
         }
     }
 }
@@ -179,19 +170,6 @@ pub enum PanicPolicy {
     Spray,
     /// Gets nothing: its requests go to another tier, or are refused with 503 `UH`.
     FailFast,
-}
-
-/// Adaptive bound on requests in flight: it rises while answers are as fast as they have been, and falls with the gradient
-/// of their latency. What is beyond it is refused at once with `Retry-After`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Admission {
-    /// The bound never falls below this.
-    pub at_least: u32,
-    /// Nor rises above this.
-    pub at_most: u32,
-    /// Percent of the latency at rest that is still taken for unloaded: 150 tolerates half as much again.
-    pub tolerance: u16,
 }
 
 /// Mutual TLS towards a cluster. The server must present one of the SPIFFE ids.
