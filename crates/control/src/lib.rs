@@ -25,5 +25,6 @@ pub mod store;
 mod testing;
 mod trust;
 
+pub use mesh::{prepare_folder, revision_of};
 pub use run::{Options, RunError, run};
 pub use secret::join_token;

@@ -66,6 +66,10 @@ enum Command {
     Diff(command::diff::Args),
     /// Put an old revision in force again
     Rollback(command::rollback::Args),
+    /// Write all that the control plane's store holds to a file
+    Backup(command::backup::Args),
+    /// Make a store of a backup
+    Restore(command::restore::Args),
     /// Run a drill; list, show or abort drills
     #[command(subcommand)]
     Drill(command::drill::Command),
@@ -128,6 +132,8 @@ impl Cli {
             Command::History(args) => command::history::run(&args, terminal),
             Command::Diff(args) => command::diff::run(&args, terminal),
             Command::Rollback(args) => command::rollback::run(&args, terminal),
+            Command::Backup(args) => command::backup::run(&args, terminal),
+            Command::Restore(args) => command::restore::run(&args, terminal),
             Command::Drill(command) => command::drill::run(&command, terminal),
             Command::Evidence(command) => command::evidence::run(&command, terminal),
             Command::Get(args) => command::get::run(&args, terminal),

@@ -10,5 +10,6 @@ mod kill;
 mod nginx;
 mod oracle;
 mod security;
+mod store;
 mod supervise;
 mod verdict;

@@ -116,6 +116,16 @@ pub enum ControlEvent {
         /// Why.
         detail: String,
     },
+    /// A proxy's stream was refused for what it holds.
+    ProxyRefused {
+        /// Its name.
+        proxy: String,
+        /// Why.
+        reason: String,
+        /// As in [`ControlEvent::CertificateRefused`].
+        #[serde(default)]
+        untold: u64,
+    },
     /// Entries of a proxy's log were lost before they could be read.
     EventsMissed {
         /// Its name.

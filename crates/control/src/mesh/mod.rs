@@ -58,6 +58,8 @@ pub(crate) struct Mesh {
     /// Counts changes of configuration, placements, leases and health; the recovery controller follows it.
     changes: watch::Sender<u64>,
     leases_changed: Notify,
+    /// The store came from a backup: proxies that hold a newer revision than it has are not pushed an older one.
+    restored: bool,
     /// Random per start: which of several control planes over one store this is.
     pub(crate) instance: String,
     /// Held over a change of leases that are shared, so that what is copied last is what is there.
@@ -136,6 +138,7 @@ impl Mesh {
         }
         let instance = secret::random_hex(8)?;
         let (said, unheard) = mpsc::channel(UNHEARD);
+        let restored = store.is_restored().await?;
         let mut state = State { placements: store.placements().await?, trust, ..State::default() };
         if let Some(revision) = store.latest().await? {
             match model::parse(&sources(&revision.files)) {
@@ -168,6 +171,7 @@ impl Mesh {
                 changing: tokio::sync::Mutex::new(()),
                 changes: watch::Sender::new(0),
                 leases_changed: Notify::new(),
+                restored,
                 instance,
                 leasing: tokio::sync::Mutex::new(()),
                 said,
@@ -194,6 +198,19 @@ impl Mesh {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn say_newer(&self, proxy: &str, held: u64) {
+        if let Some(untold) = self.refusals().happened(Instant::now()) {
+            let (proxy, reason) = (
+                proxy.to_owned(),
+                format!(
+                    "it holds revision {held}, which is newer than the store, that was restored from a backup; it keeps that \
+                 until one as new is applied, or the backup is restored with --force"
+                ),
+            );
+            self.log.say(ControlEvent::ProxyRefused { proxy, reason, untold });
+        }
+    }
+
     /// Follows changes of configuration, placements, leases and health.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -213,8 +230,14 @@ impl Mesh {
             }
             return Err("the join token is not of this proxy".to_owned());
         }
-        if !self.state().placements.proxies.iter().any(|p| p.proxy == *proxy) {
+        let state = self.state();
+        if !state.placements.proxies.iter().any(|p| p.proxy == *proxy) {
             return Err(format!("proxy {proxy} is not placed"));
+        }
+        if let Some(held) = revision_of(credentials.version).filter(|held| self.restored && *held > state.revision) {
+            drop(state);
+            self.say_newer(proxy, held);
+            return Err(format!("revision {held} of proxy {proxy} is newer than the store, which was restored"));
         }
         Ok(proxy.clone())
     }
@@ -256,7 +279,7 @@ impl Mesh {
         let Some(config) = state.config.clone() else { return };
         let switches: Switches =
             state.switches.values().flatten().map(|(s, r, to)| ((s.clone(), r.clone()), *to)).collect();
-        let version = format!("r{}", state.revision);
+        let version = version_of(state.revision);
         for (proxy, compiled) in compile::compile(&config, &state.placements, &switches, &state.trust) {
             let published = compiled.map(Arc::new).map_err(|e| e.reason).and_then(|snapshot| {
                 self.ads.publish(&proxy, &version, snapshot.clone()).map_err(|e| e.to_string()).map(|_| snapshot)
@@ -322,6 +345,18 @@ impl Mesh {
     }
 }
 
+/// What snapshots of a revision are called on the wire.
+fn version_of(revision: u64) -> String {
+    format!("r{revision}")
+}
+
+/// The revision that a version on the wire is of; what is behind its number counts contents of the same revision.
+pub fn revision_of(version: &str) -> Option<u64> {
+    let digits = version.strip_prefix('r')?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
+
 fn sources(files: &[crate::api::ManifestFile]) -> Vec<Source> {
     files.iter().map(|file| Source { path: file.path.clone(), text: file.text.clone() }).collect()
 }
@@ -359,7 +394,10 @@ fn check_placements(placements: &Placements) -> Result<(), String> {
 }
 
 /// Makes the folder that only its owner can enter, for all that the control plane writes.
-pub(crate) fn prepare_folder(state_dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// If it cannot be made.
+pub fn prepare_folder(state_dir: &Path) -> io::Result<()> {
     crate::secret::private_folder(state_dir)?;
     crate::secret::private_folder(&state_dir.join("run"))
 }

@@ -55,6 +55,8 @@ pub(crate) enum Errand {
 /// The plans that were asked for.
 pub(crate) type Answer = Result<Vec<RecoveryReport>, Refusal>;
 
+/// Bound on waiting for the leader to take something into account.
+const SETTLE: Duration = Duration::from_millis(1500);
 /// Between two looks for the leader's answer.
 const LOOK: Duration = Duration::from_millis(30);
 
@@ -120,8 +122,8 @@ impl Handle {
 
     /// Waits until everything that happened before has been taken into account.
     pub(crate) async fn settle(&self) {
-        // Without a controller there is nothing to wait for.
-        let _ = self.ask(Errand::Settle).await;
+        // Without a controller there is nothing to wait for; one that begins to lead reads everything first.
+        let _ = tokio::time::timeout(SETTLE, self.ask(Errand::Settle)).await;
     }
 }
 

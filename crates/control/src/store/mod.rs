@@ -4,6 +4,7 @@
 //! Every change is one transaction (SQLite: WAL with `synchronous = FULL`): after a kill or a power cut a change is there
 //! as a whole or not at all, and what was answered is there. Writers come one after the other.
 
+mod backup;
 mod recovery;
 mod revision;
 mod shared;
@@ -27,6 +28,7 @@ use thiserror::Error;
 
 use crate::api::Placements;
 
+pub use backup::Backup;
 pub use revision::digest_of;
 pub(crate) use revision::{Before, NewRevision};
 pub(crate) use shared::{ERRAND_TTL, LEAD_TTL, LeaseRow, Pulse, SharedLease};
@@ -36,32 +38,45 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections to PostgreSQL at most. SQLite has one: its writes are rare and must come one after the other anyway.
 const CONNECTIONS: u32 = 4;
 
-/// Steps from an empty store to the present schema, in SQL that both databases take.
-const MIGRATIONS: [&str; 2] = [
-    "CREATE TABLE revision (
-        number BIGINT PRIMARY KEY,
-        author TEXT NOT NULL,
-        message TEXT NOT NULL,
-        time BIGINT NOT NULL,
-        digest TEXT NOT NULL
-    );
-    CREATE TABLE revision_file (
-        revision BIGINT NOT NULL REFERENCES revision (number),
-        position BIGINT NOT NULL,
-        path TEXT NOT NULL,
-        text TEXT NOT NULL,
-        PRIMARY KEY (revision, position)
-    );
-    CREATE TABLE placements (
-        \"only\" BIGINT PRIMARY KEY CHECK (\"only\" = 1),
-        body TEXT NOT NULL
-    );
-    CREATE TABLE recovery (
-        plan TEXT PRIMARY KEY,
-        body TEXT NOT NULL
-    );",
-    "ALTER TABLE revision ADD COLUMN git_commit TEXT;
-    ALTER TABLE revision ADD COLUMN restores BIGINT;",
+/// Steps from an empty store to the present schema: in SQL that both databases take, and what only PostgreSQL has.
+const MIGRATIONS: [(&str, &str); 3] = [
+    (
+        "CREATE TABLE revision (
+            number BIGINT PRIMARY KEY,
+            author TEXT NOT NULL,
+            message TEXT NOT NULL,
+            time BIGINT NOT NULL,
+            digest TEXT NOT NULL
+        );
+        CREATE TABLE revision_file (
+            revision BIGINT NOT NULL REFERENCES revision (number),
+            position BIGINT NOT NULL,
+            path TEXT NOT NULL,
+            text TEXT NOT NULL,
+            PRIMARY KEY (revision, position)
+        );
+        CREATE TABLE placements (
+            \"only\" BIGINT PRIMARY KEY CHECK (\"only\" = 1),
+            body TEXT NOT NULL
+        );
+        CREATE TABLE recovery (
+            plan TEXT PRIMARY KEY,
+            body TEXT NOT NULL
+        );",
+        "",
+    ),
+    (
+        "ALTER TABLE revision ADD COLUMN git_commit TEXT;
+        ALTER TABLE revision ADD COLUMN restores BIGINT;",
+        shared::SCHEMA,
+    ),
+    (
+        "CREATE TABLE restored (
+            \"only\" BIGINT PRIMARY KEY CHECK (\"only\" = 1),
+            forced BIGINT NOT NULL
+        );",
+        "",
+    ),
 ];
 
 /// Where a store is.
@@ -144,6 +159,9 @@ pub enum StoreError {
         /// Ours.
         known: usize,
     },
+    /// It is in use.
+    #[error("a control plane works on this store")]
+    InUse,
     /// Another control plane leads by now.
     #[error("another control plane leads by now")]
     Superseded,
@@ -242,10 +260,10 @@ impl Store {
         let known = MIGRATIONS.len();
         let done = usize::try_from(found).ok().filter(|done| *done <= known);
         let Some(done) = done else { return Err(StoreError::TooNew { found, known }) };
-        for (number, migration) in (1..).zip(MIGRATIONS).skip(done) {
-            transaction.execute(sqlx::raw_sql(migration)).await?;
-            if number == MIGRATIONS.len() && self.is_shared() {
-                transaction.execute(sqlx::raw_sql(shared::SCHEMA)).await?;
+        for (number, (both, postgres)) in (1..).zip(MIGRATIONS).skip(done) {
+            transaction.execute(sqlx::raw_sql(both)).await?;
+            if self.is_shared() && !postgres.is_empty() {
+                transaction.execute(sqlx::raw_sql(postgres)).await?;
             }
             self.dialect.set_version(&mut transaction, number).await?;
         }

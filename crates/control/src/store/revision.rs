@@ -91,10 +91,7 @@ impl Store {
     /// If the store cannot be read.
     pub async fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError> {
         let Ok(number) = i64::try_from(number) else { return Ok(None) };
-        let mut transaction = self.pool.begin().await?;
-        let query = sqlx::query("SELECT * FROM revision WHERE number = $1").bind(number);
-        let row = query.fetch_optional(&mut *transaction).await?;
-        with_files(&mut transaction, row).await
+        one(&mut self.pool.begin().await?, number).await
     }
 
     /// The last revisions, newest first, without files.
@@ -109,6 +106,15 @@ impl Store {
 
 async fn latest(transaction: &mut Transaction<'static, Any>) -> Result<Option<Revision>, StoreError> {
     let query = sqlx::query("SELECT * FROM revision ORDER BY number DESC LIMIT 1");
+    let row = query.fetch_optional(&mut **transaction).await?;
+    with_files(transaction, row).await
+}
+
+pub(super) async fn one(
+    transaction: &mut Transaction<'static, Any>,
+    number: i64,
+) -> Result<Option<Revision>, StoreError> {
+    let query = sqlx::query("SELECT * FROM revision WHERE number = $1").bind(number);
     let row = query.fetch_optional(&mut **transaction).await?;
     with_files(transaction, row).await
 }

@@ -1,6 +1,6 @@
 //! A control plane in this process, and proxies that are nothing but an ADS client.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use control::{
     Options,
@@ -68,10 +68,19 @@ impl Plane {
     }
 
     pub async fn start_on(state: &Path, store: StoreAddress) -> Self {
+        Self::start_at(state, store, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// Where proxies connect.
+    pub fn ads(&self, state: &Path) -> SocketAddr {
+        read_run_file(state).unwrap().ads
+    }
+
+    pub async fn start_at(state: &Path, store: StoreAddress, ads: SocketAddr) -> Self {
         let _ = std::fs::remove_file(state.join("run/control.json"));
         let free = "127.0.0.1:0".parse().unwrap();
         let clock = Clock::anchored();
-        let options = Options { state_dir: state.to_owned(), store, api: free, ads: free, clock };
+        let options = Options { state_dir: state.to_owned(), store, api: free, ads, clock };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(control::run(options, async { drop(stopped.await) }));
         let ready = async {

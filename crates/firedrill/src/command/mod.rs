@@ -1,6 +1,7 @@
 //! One module for each command: its arguments, and what it does with the crates.
 
 pub mod apply;
+pub mod backup;
 pub mod check;
 pub mod completion;
 pub mod control;
@@ -16,6 +17,7 @@ pub mod history;
 pub mod init;
 pub mod proxy;
 pub mod render;
+pub mod restore;
 pub mod rollback;
 pub mod sample;
 pub mod schema;

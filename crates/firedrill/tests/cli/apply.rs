@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A control plane, killed when it is dropped.
-struct Plane(Child);
+pub struct Plane(Child);
 
 impl Drop for Plane {
     fn drop(&mut self) {
@@ -26,7 +26,7 @@ impl Drop for Plane {
 }
 
 /// `firedrill control` with state folder `state`, ready.
-fn control(folder: &Path, more: &[&str]) -> Plane {
+pub fn control(folder: &Path, more: &[&str]) -> Plane {
     let free = ["control", "--api", "127.0.0.1:0", "--ads", "127.0.0.1:0", "--state", "state"];
     let log = fs::File::create(folder.join("control.log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_firedrill"));
@@ -49,7 +49,7 @@ fn eventually(folder: &Path, arguments: &[&str], done: impl Fn(&super::Ran) -> b
     }
 }
 
-fn write(folder: &Path, files: &[(&str, &str)]) {
+pub fn write(folder: &Path, files: &[(&str, &str)]) {
     fs::create_dir_all(folder.join("mesh")).unwrap();
     for (name, text) in files {
         fs::write(folder.join("mesh").join(name), text).unwrap();

@@ -11,6 +11,8 @@ const COMMANDS: &[&[&str]] = &[
     &["history"],
     &["diff"],
     &["rollback"],
+    &["backup"],
+    &["restore"],
     &["control"],
     &["schema"],
     &["up"],

@@ -81,6 +81,8 @@ impl ClientCore {
         let mut requests: Vec<_> = kinds.into_iter().map(|kind| self.request(kind, None)).collect();
         if let Some(first) = requests.first_mut() {
             first.node = Some(self.node.to_proto());
+            // What is in force, so that the control plane can tell a proxy that comes back from a new one.
+            first.version_info = self.emitted.as_ref().map(|(version, _)| version.clone()).unwrap_or_default();
         }
         requests
     }

@@ -33,6 +33,8 @@ use crate::{codec::CodecError, node::NodeInfo, overlay::Overlay, resource::Resou
 pub struct Credentials<'a> {
     /// The token of `authorization: Bearer <token>`, if there was one.
     pub token: Option<&'a str>,
+    /// The version that it says it has of the kind that it asks for; empty if it has none.
+    pub version: &'a str,
     /// The node of the first message.
     pub node: &'a NodeInfo,
 }
@@ -119,7 +121,8 @@ pub struct Server {
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// A server that knows no proxy yet. The authenticator is called with each stream's first message.
+    /// A server that knows no proxy yet. The authenticator is called with each stream's first message, and with the first
+    /// for each kind after that.
     pub fn new(authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
         Self { shared: Arc::new(Shared::new(Box::new(authenticator))) }
     }

@@ -68,10 +68,12 @@ async fn serve(
     let first = timeout(INTRODUCTION, requests.message()).await;
     let Some(first) = first.map_err(|_| Status::deadline_exceeded("no first message"))?? else { return Ok(()) };
     let node = NodeInfo::from_proto(first.node.as_ref().ok_or_else(|| Status::invalid_argument("no node"))?);
-    let proxy =
-        shared.authenticate(Credentials { token: token.as_deref(), node: &node }).map_err(Status::unauthenticated)?;
-    let ticket = shared.open(&proxy, node);
-    let end = converse(shared, &ticket, first, &mut requests, answers).await;
+    let admit = |request: &DiscoveryRequest| {
+        let credentials = Credentials { token: token.as_deref(), version: &request.version_info, node: &node };
+        shared.authenticate(credentials).map_err(Status::unauthenticated)
+    };
+    let ticket = shared.open(&admit(&first)?, node.clone());
+    let end = converse(shared, &ticket, first, &mut requests, answers, &admit).await;
     let reason = match &end {
         Ok(()) => "the proxy closed it".to_owned(),
         Err(status) => status.message().to_owned(),
@@ -86,12 +88,17 @@ async fn converse(
     first: DiscoveryRequest,
     requests: &mut Streaming<DiscoveryRequest>,
     answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
+    admit: &(impl Fn(&DiscoveryRequest) -> Result<String, Status> + Sync),
 ) -> Result<(), Status> {
     let mut core = StreamCore::default();
     let mut closing = shared.closing();
     let mut request = Some(first);
     loop {
         if let Some(request) = request.take() {
+            // What it has of each kind is told when it asks for that kind first.
+            if request.response_nonce.is_empty() {
+                admit(&request)?;
+            }
             let heard = core.on_request(&request).map_err(Status::invalid_argument)?;
             shared.heard(ticket, heard);
         }
