@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn losing_the_control_plane_concerns_a_region_or_all() {
         let config = bank();
-        for (region, expected) in [(None, 7), (Some("east"), 3)] {
+        for (region, expected) in [(None, 9), (Some("east"), 4)] {
             let effect = OverlayEffect::NoControl { region: region.map(str::to_owned) };
             let request = OverlayRequest { targets: Targets::Concerned, effect };
             assert_eq!(told(&config, &place(&config), &request).len(), expected, "{region:?}");
