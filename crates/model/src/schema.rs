@@ -109,10 +109,26 @@ fn document(kind: Kind, generator: &mut SchemaGenerator) -> Map<String, Value> {
 /// Mappings of which exactly one of these fields must be written.
 const CHOICES: [(&str, &[&str]); 6] = [
     ("Endpoint", &["run", "address", "addresses"]),
-    ("Fault", &["delay", "abort", "refuse", "reset", "blackhole"]),
+    (
+        "Fault",
+        &[
+            "delay",
+            "abort",
+            "abortGrpc",
+            "refuse",
+            "reset",
+            "resetAfter",
+            "blackhole",
+            "dropConnect",
+            "bandwidth",
+            "truncate",
+            "dns",
+            "tls",
+        ],
+    ),
     ("Guard", &["successRate", "latencyP99", "indeterminate"]),
     ("Probe", &["http", "writes"]),
-    ("ScenarioStep", &["lose", "fault", "run", "wait"]),
+    ("ScenarioStep", &["lose", "fault", "partition", "noControl", "run", "wait"]),
     ("Step", &["shift", "run"]),
 ];
 

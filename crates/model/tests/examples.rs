@@ -63,7 +63,7 @@ fn every_field() {
     let codes: Vec<_> = warnings.iter().map(|w| (w.code, w.message.as_str())).collect();
     assert_eq!(codes, []);
     let drill = config.drills.values().next().unwrap();
-    assert_eq!((drill.scenario.len(), drill.guards.len(), drill.probes.len()), (8, 3, 3));
+    assert_eq!((drill.scenario.len(), drill.guards.len(), drill.probes.len()), (24, 3, 3));
     assert_eq!(config.backups.len(), 1);
 }
 
