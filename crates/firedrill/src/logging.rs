@@ -53,12 +53,12 @@ mod tests {
     #[test]
     fn a_running_process_can_be_told_otherwise() {
         to_stderr();
-        set_filter("info,proxy=trace").unwrap();
-        assert_eq!(filter(), "info,proxy=trace");
+        set_filter("proxy=trace,info").unwrap();
+        assert_eq!(filter(), "proxy=trace,info");
         for wrong in ["", "proxy=loud", "=info,["] {
             let reason = set_filter(wrong).unwrap_err();
             assert!(reason.starts_with(&format!("`{wrong}` is no log filter")), "{reason}");
         }
-        assert_eq!(filter(), "info,proxy=trace");
+        assert_eq!(filter(), "proxy=trace,info");
     }
 }

@@ -1,6 +1,6 @@
 //! What one proxy is told to do: plain data, complete, free of wire types.
 //!
-//! The same form is a snapshot file ([`crate::file`]) and the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
+//! The same form is a snapshot file and the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
 
 use std::{net::SocketAddr, time::Duration};
 
