@@ -94,7 +94,7 @@ async fn look(mesh: &Arc<Mesh>, handle: &recovery::Handle, known: &mut Pulse) ->
         mesh.follow_configuration().await?;
     }
     if pulse.recovery != known.recovery && !handle.leads() {
-        mesh.follow_recovery().await?;
+        mesh.follow_recovery(recovery::switches_of).await?;
     }
     if pulse.leases != known.leases {
         mesh.follow_leases().await?;

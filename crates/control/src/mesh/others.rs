@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use model::config::RecoveryPlan;
+
 use super::{Failure, Mesh, PlanSwitches, sources};
-use crate::recovery::switches_of;
 
 impl Mesh {
     /// Takes over manifests and placements.
@@ -36,15 +37,19 @@ impl Mesh {
         Ok(())
     }
 
-    /// Takes over where the leader's recovery stands: the routing controls that are compiled into snapshots.
-    pub(crate) async fn follow_recovery(&self) -> Result<(), Failure> {
-        let stored = self.store.recovery().await?;
+    /// Takes over where the leader's recovery stands: the routing controls that are compiled into snapshots, which recovery
+    /// itself derives from what is stored.
+    pub(crate) async fn follow_recovery<Saved: serde::de::DeserializeOwned>(
+        &self,
+        switches_of: fn(&RecoveryPlan, Saved) -> PlanSwitches,
+    ) -> Result<(), Failure> {
+        let stored = self.store.recovery::<Saved>().await?;
         let mut state = self.state();
         let Some(config) = state.config.clone() else { return Ok(()) };
         let mut switches = BTreeMap::new();
         for (name, saved) in stored {
             if let Some((name, plan)) = config.plans.iter().find(|(plan, _)| plan.as_str() == name) {
-                let of_plan: PlanSwitches = switches_of(plan, saved);
+                let of_plan = switches_of(plan, saved);
                 if !of_plan.is_empty() {
                     switches.insert(name.clone(), of_plan);
                 }

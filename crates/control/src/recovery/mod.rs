@@ -179,7 +179,7 @@ impl Controller {
             controller.stored = controller.mesh.store.recovery().await?;
             controller.take_up(false).await?;
         } else {
-            controller.mesh.follow_recovery().await?;
+            controller.mesh.follow_recovery(switches_of).await?;
         }
         Ok((controller, handle))
     }
