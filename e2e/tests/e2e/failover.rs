@@ -6,13 +6,15 @@ use e2e::{
     load::{Load, Shot, failed, slowest},
     mesh::{Mesh, bank, rows, until},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Idempotent reads at 200 a second through the gateway while `east` is held down for five seconds, comes back, and is
 /// given its traffic again. Nobody holds a lease, so the recovery controller takes it for a real disaster.
 async fn reads_while_east_is(how: &str, gateway: &str) -> (Vec<Shot>, BTreeSet<String>) {
     let gateway = gateway.parse().unwrap();
     let mesh = Mesh::up(bank(gateway, |text| text), &[]).await;
+    // Right after a start, a region that is away is no disaster yet.
+    plan(&mesh, "armed", &json!(true)).await;
     let load = Load::start(gateway, "/accounts/42", 200);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let report = mesh.hold("east", how, Duration::from_secs(5)).await;
@@ -40,10 +42,15 @@ async fn reads_while_east_is(how: &str, gateway: &str) -> (Vec<Shot>, BTreeSet<S
 
 /// Waits until the plan of the bank is in this state.
 async fn state(mesh: &Mesh, wanted: &str) {
+    plan(mesh, "state", &json!(wanted)).await;
+}
+
+/// Waits until the plan of the bank says this.
+async fn plan(mesh: &Mesh, field: &str, wanted: &Value) {
     until(Duration::from_secs(30), async || {
         let plans = mesh.control("/v1/recovery").await;
         let plan = rows(&plans).find(|p| p["plan"] == "bank-west").expect("the plan");
-        if plan["state"] == wanted { Ok(()) } else { Err(plan.to_string()) }
+        if plan[field] == *wanted { Ok(()) } else { Err(plan.to_string()) }
     })
     .await;
 }
