@@ -20,7 +20,7 @@ use tokio::{io::AsyncReadExt, process::Child};
 /// Longest lease, and what the issue grants on top.
 const BOUND: Duration = Duration::from_secs(4);
 /// From its registration to its end a drill takes longer than this, so that every strike hits it.
-const DRILL: Duration = Duration::from_secs(11);
+const DRILL: Duration = Duration::from_secs(9);
 /// An engine without a control plane: it gives its lease up, sees it lapse, and waits for the lost region.
 const GIVE_UP: Duration = Duration::from_secs(12);
 
