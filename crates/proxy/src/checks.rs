@@ -1,6 +1,7 @@
-//! Active health checks: a task for each endpoint, over the same transport as traffic.
+//! Active health checks of every endpoint, over the same transport as traffic.
 
 mod grpc;
+mod rota;
 
 use std::{
     collections::HashMap,
@@ -9,9 +10,14 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use tokio::{task::AbortHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
 use xds::snapshot::{HealthCheck, UpstreamProtocol};
 
+use self::rota::Rota;
 use crate::{
     http::{attempt, pool::Pool},
     link::Link,
@@ -28,69 +34,115 @@ const DEGRADED: &str = "x-envoy-degraded";
 /// The user agent of checks.
 const AGENT: &str = "firedrill-check";
 
-/// The checks that run.
+/// Between the first checks of endpoints that came together: thousands of them do not start in one burst.
+const PACE: Duration = Duration::from_micros(200);
+
+/// An endpoint that is to be checked.
+#[derive(Clone, Debug)]
+struct Target {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    policy: Arc<HealthCheck>,
+}
+
+type Targets = HashMap<HostId, Target>;
+
+/// The checks that run: one task that knows whose turn is next, and one for each check under way.
 #[derive(Debug, Default)]
 pub struct Checks {
-    running: HashMap<HostId, (HealthCheck, AbortHandle)>,
-    pool: Arc<Pool>,
+    running: Option<(watch::Sender<Targets>, AbortHandle)>,
 }
 
 impl Checks {
     /// Starts and ends checks so that they fit the clusters. New ones begin at once.
     pub fn follow<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<Cluster>>) {
-        let mut wanted = HashMap::new();
+        let mut targets = Targets::new();
         for cluster in clusters {
-            let Some(policy) = cluster.view().config.health_check.clone() else { continue };
+            let Some(policy) = cluster.view().config.health_check.clone().map(Arc::new) else { continue };
             for host in cluster.hosts() {
-                wanted.insert(host.id, (policy.clone(), cluster.clone(), host));
+                targets.insert(host.id, Target { cluster: cluster.clone(), host, policy: policy.clone() });
             }
         }
-        self.running.retain(|id, (policy, task)| {
-            let stays = wanted.get(id).is_some_and(|(wanted, ..)| wanted == policy);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for (id, (policy, cluster, host)) in wanted {
-            self.running.entry(id).or_insert_with(|| {
-                let task = tokio::spawn(check(self.pool.clone(), cluster, host, policy.clone()));
-                (policy, task.abort_handle())
-            });
+        if let Some((sender, _)) = &self.running {
+            sender.send_replace(targets);
+        } else if !targets.is_empty() {
+            let (sender, mut wanted) = watch::channel(targets);
+            wanted.mark_changed();
+            self.running = Some((sender, tokio::spawn(run(wanted)).abort_handle()));
         }
-        self.pool.sweep(Instant::now());
     }
 }
 
 impl Drop for Checks {
     fn drop(&mut self) {
-        self.running.values().for_each(|(_, task)| task.abort());
+        self.running.iter().for_each(|(_, task)| task.abort());
     }
 }
 
-async fn check(pool: Arc<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, policy: HealthCheck) {
+async fn run(mut wanted: watch::Receiver<Targets>) {
+    let pool = Arc::new(Pool::default());
+    let mut rota = Rota::default();
+    let mut targets = Targets::new();
+    let mut under_way = JoinSet::new();
     loop {
-        let began = Instant::now();
-        // What a check needs is there only while it runs: thousands of endpoints are waited for most of the time.
-        let finding = match timeout(policy.timeout, Box::pin(find(&pool, &cluster, &host, &policy))).await {
-            Ok(finding) => finding,
-            Err(_) => Finding::Unreachable("no answer in time".into()),
+        let next = rota.next_deadline();
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
         };
-        let proof = if finding.passed() && host.ejected.load(Ordering::Relaxed) {
-            timeout(policy.timeout, Box::pin(prove(&pool, &cluster, &host, &policy))).await.unwrap_or(Proof::None)
-        } else {
-            Proof::None
-        };
-        let out = cluster.checked(host.id, &finding, proof, began, Instant::now());
-        let every = match policy.every_without_traffic {
-            _ if out => policy.every_when_out(),
-            Some(every) if !cluster.is_used() => every,
-            _ => policy.every,
-        };
-        // Never a busy loop, whatever the configuration says.
-        let pause = every.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = Instant::now();
+                follow(&mut rota, &targets, &wanted.borrow_and_update(), now);
+                targets.clone_from(&wanted.borrow());
+                pool.sweep(now);
+            }
+            Some(Ok((id, turn, at))) = under_way.join_next() => rota.again(id, turn, at),
+            () = due => while let Some((id, turn)) = rota.due(Instant::now()) {
+                if let Some(target) = targets.get(&id).cloned() {
+                    let pool = pool.clone();
+                    under_way.spawn(async move { (id, turn, check(&pool, &target).await) });
+                }
+            },
+        }
     }
+}
+
+/// Who is new, or checked otherwise than before, has its turn soon.
+fn follow(rota: &mut Rota, before: &Targets, after: &Targets, now: Instant) {
+    before.keys().filter(|id| !after.contains_key(id)).for_each(|id| rota.leave(*id));
+    let fresh = after.iter().filter(|(id, target)| before.get(id).is_none_or(|old| old.policy != target.policy));
+    for ((id, _), place) in fresh.zip(0u32..) {
+        rota.enter(*id, now + PACE * place);
+    }
+}
+
+/// Checks an endpoint once; when it is to be checked again.
+async fn check(pool: &Arc<Pool>, target: &Target) -> Instant {
+    let Target { cluster, host, policy } = target;
+    let began = Instant::now();
+    let finding = match timeout(policy.timeout, find(pool, cluster, host, policy)).await {
+        Ok(finding) => finding,
+        Err(_) => Finding::Unreachable("no answer in time".into()),
+    };
+    let proof = if finding.passed() && host.ejected.load(Ordering::Relaxed) {
+        timeout(policy.timeout, prove(pool, cluster, host, policy)).await.unwrap_or(Proof::None)
+    } else {
+        Proof::None
+    };
+    let out = cluster.checked(host.id, &finding, proof, began, Instant::now());
+    let every = match policy.every_without_traffic {
+        _ if out => policy.every_when_out(),
+        Some(every) if !cluster.is_used() => every,
+        _ => policy.every,
+    };
+    // Never a busy loop, whatever the configuration says.
+    (began + every).max(Instant::now() + Duration::from_millis(1))
 }
 
 async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Finding {

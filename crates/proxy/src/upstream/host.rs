@@ -46,6 +46,12 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct HostId(u64);
 
 impl HostId {
+    /// For tests of what is handed ids.
+    #[cfg(test)]
+    pub fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     /// From 1.
     pub fn number(self) -> u64 {
         self.0
