@@ -162,14 +162,14 @@ async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy
 }
 
 /// Asks an ejected endpoint what it failed at, so that nobody's request has to find out. A request that may not be sent
-/// twice is not asked again; instead of it, any sign of life counts.
+/// twice is not asked again; the check that has passed, or an answer to a harmless question, stands in for it.
 async fn prove(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Proof {
     if cluster.view().config.protocol == UpstreamProtocol::Tcp {
         return Proof::Well;
     }
     let question = host.question();
     if question.is_none() && (policy.http_path.is_some() || policy.grpc_service.is_some()) {
-        return Proof::Well;
+        return Proof::Seeming;
     }
     let asked = match &question {
         Some(path) => attempt::ask(pool, cluster, host, (Method::GET, path), AGENT).await,
@@ -177,6 +177,7 @@ async fn prove(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, polic
     };
     match asked {
         Ok(head) if question.is_some() && !head.status.is_server_error() => Proof::Well,
+        Ok(head) if !head.status.is_server_error() => Proof::Seeming,
         Ok(_) => Proof::Alive,
         Err(_) => Proof::None,
     }

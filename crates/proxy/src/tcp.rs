@@ -38,7 +38,7 @@ pub async fn forward<T>(
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let Some(cluster) = shared.state.load().clusters.get(cluster).cloned() else { return };
-    let Some(Connected { mut link, host, mut epoch, mut trust, _active }) = connect(&cluster).await else { return };
+    let Some(Connected { mut link, host, epoch, mut trust, _active }) = connect(&cluster).await else { return };
     let (stream, caller, direction) = from;
     let sides = Sides {
         shared,
@@ -63,7 +63,7 @@ pub async fn forward<T>(
         // An ended sender means the same as its word.
         let told = async {
             tokio::select! {
-                changed = epoch.changed() => drop(changed),
+                () = host.epoch_over(epoch) => {}
                 closing = closing.wait_for(|closing| *closing) => drop(closing),
                 draining = draining.wait_for(|draining| *draining) => drop(draining),
             }
@@ -91,7 +91,7 @@ pub async fn forward<T>(
 struct Connected {
     link: Link,
     host: Arc<Host>,
-    epoch: watch::Receiver<u64>,
+    epoch: u64,
     trust: watch::Receiver<u64>,
     _active: Active,
 }
@@ -104,7 +104,7 @@ async fn connect(cluster: &Arc<Cluster>) -> Option<Connected> {
         let chosen = view.choose(Aim::Load, &tried, &mut random)?;
         let host = chosen.host;
         host.tries.fetch_add(1, Ordering::Relaxed);
-        let (epoch, trust, config) = (host.watch_epoch(), cluster.watch_trust(), &view.config);
+        let (epoch, trust, config) = (host.epoch(), cluster.watch_trust(), &view.config);
         match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
             Ok(link) => {
                 cluster.succeeded(&view, &host);

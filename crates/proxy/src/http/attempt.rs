@@ -34,7 +34,7 @@ use crate::{
 /// The part of a health check's answer that is read, so that its connection can be used again.
 const CHECK_BODY: u64 = 64 * 1024;
 /// How long it is read for.
-const CHECK_READ: Duration = Duration::from_secs(1);
+const CHECK_READ: Duration = Duration::from_millis(100);
 
 /// What a fault says to the caller.
 pub const FAULT: &str = "fault injected";
@@ -174,7 +174,8 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
 /// Makes a try of which nobody wants to know anything.
 pub async fn forget(job: Job) {
     if let Ok(Reply { body: Some(body), held, .. }) = run(job).await {
-        read_out(body, held).await;
+        // Nobody asks how it ends.
+        let _ = read_out(body, held).await;
     }
 }
 
@@ -301,7 +302,8 @@ fn ended(trouble: h2::stream::Trouble) -> Failed {
     if trouble.reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }
 }
 
-/// A request of our own to an endpoint, without a body and without faults: the head of its answer.
+/// A request of our own to an endpoint, without a body and without faults: the head of its answer, whose body did not
+/// break off.
 ///
 /// # Errors
 /// A sentence, when there is no answer.
@@ -322,10 +324,11 @@ pub async fn ask(
     for _ in 0..2 {
         match exchange(pool, cluster, &view, host, (&head, &authority, Replay::empty().reader())).await {
             Ok((head, body, busy)) => {
-                if !body.is_end_stream() {
-                    tokio::spawn(tokio::time::timeout(CHECK_READ, read_out(body, busy)));
-                }
-                return Ok(head);
+                // A long one proves by its beginning what a short one proves by its end.
+                return match tokio::time::timeout(CHECK_READ, read_out(body, busy)).await {
+                    Ok(Err(())) => Err("the answer broke off".to_owned()),
+                    Ok(Ok(())) | Err(_) => Ok(head),
+                };
             }
             Err(error) if error.failure == Failure::Connect => return Err(error.cause),
             Err(error) => failed = Some(error.cause),
@@ -334,13 +337,15 @@ pub async fn ask(
     Err(failed.unwrap_or_default())
 }
 
-/// Reads a short body to its end.
-async fn read_out<H>(mut body: Incoming, _held: H) {
+/// Reads a short body to its end, which leaves its connection for others; an error when it breaks off.
+async fn read_out<H>(mut body: Incoming, _held: H) -> Result<(), ()> {
     let mut read = 0;
     while read < CHECK_BODY {
         match poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
             Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Some(Err(_)) | None => return,
+            Some(Err(_)) => return Err(()),
+            None => break,
         }
     }
+    Ok(())
 }

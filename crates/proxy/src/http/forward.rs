@@ -118,7 +118,6 @@ pub async fn forward(
     let body = Replay::new(body);
     record.receives(body.received());
     let plan = Plan::new(policy.retry.as_ref(), &head.method);
-    let hedge = policy.hedge.as_ref().filter(|_| plan.may_hedge());
     let mut race = Race {
         way,
         policy,
@@ -134,7 +133,7 @@ pub async fn forward(
         running: FuturesUnordered::new(),
         last: None,
         plan,
-        patience: hedge.map(|hedge| entry.latency.hedge_after(hedge)),
+        patience: policy.hedge.as_ref().map(|hedge| entry.latency.hedge_after(hedge)),
         hedged: false,
         due: Due { over: deadline, ..Due::default() },
     };
@@ -218,7 +217,8 @@ struct Race<'a> {
     running: FuturesUnordered<BoxFuture<'static, Tried>>,
     /// What came of the try that failed last.
     last: Option<Lost>,
-    /// How long a try is waited for before one is made beside it; `None` is for ever.
+    /// How long a try is waited for before one is made beside it, or, where it may not be sent twice, before its silence
+    /// is told; `None` is for ever.
     patience: Option<Duration>,
     /// One beside the others is enough.
     hedged: bool,
@@ -499,9 +499,15 @@ impl Race<'_> {
         }
     }
 
-    /// Makes a try beside the slow one; true when it is worth asking again later.
+    /// Makes a try beside the slow one, or tells its silence where it may not be sent twice; true when it is worth asking
+    /// again later.
     fn hedge(&mut self, record: &mut Record) -> bool {
         let Some(made) = self.made.last() else { return false };
+        if !self.plan.may_hedge() {
+            let waited = self.patience.unwrap_or_default();
+            self.cluster.unanswered(&made.chosen.host, made.sent, waited, Instant::now());
+            return false;
+        }
         // Two tries at once can only share a body that is wholly here.
         if !self.body.complete() {
             return true;
@@ -581,7 +587,7 @@ impl Race<'_> {
         if let Some(waited) = self.patience {
             for loser in self.made.iter().filter(|other| !other.over && other.sent < made.sent) {
                 self.remember(&loser.chosen.host);
-                self.cluster.abandoned(&loser.chosen.host, loser.sent, waited, now);
+                self.cluster.unanswered(&loser.chosen.host, loser.sent, waited, now);
             }
         }
         let host = &made.chosen.host;
@@ -644,11 +650,14 @@ impl Watch for Streaming {
     }
 
     fn finished(&mut self) {
+        self.cluster.came_whole(&self.host);
         self.record.finished();
     }
 
     fn broken(&mut self, error: &BodyError) {
-        self.cluster.failed(&self.host, "response broke off", Instant::now());
+        if matches!(error, BodyError::Upstream(_) | BodyError::Timeout) {
+            self.cluster.broke_off(&self.host, Instant::now());
+        }
         self.record.broken(error);
     }
 }

@@ -208,7 +208,7 @@ impl Pool {
         host: &Arc<Host>,
     ) -> &'a mut Entry {
         entries.hosts.entry(host.id).or_insert_with(|| {
-            let (epoch, trust) = (host.watch_epoch(), cluster.watch_trust());
+            let (epoch, trust) = (host.epoch(), cluster.watch_trust());
             let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), epoch, trust);
             let warden = tokio::spawn(watching).abort_handle();
             Entry {
@@ -340,14 +340,15 @@ async fn watch_over(
     pool: Weak<Pool>,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
-    mut epoch: watch::Receiver<u64>,
+    mut epoch: u64,
     mut trust: watch::Receiver<u64>,
 ) {
     loop {
         let changed = tokio::select! {
-            changed = epoch.changed() => changed,
+            () = host.epoch_over(epoch) => Ok(()),
             changed = trust.changed() => changed,
         };
+        epoch = host.epoch();
         let (Ok(()), Some(pool)) = (changed, pool.upgrade()) else { return };
         pool.look_again(&cluster, &host);
     }

@@ -238,13 +238,31 @@ impl Cluster {
         }
     }
 
-    /// A try was abandoned for a faster hedge before its host had answered. `waited` is how long the hedge was held back:
-    /// about what nearly all answers take.
-    pub fn abandoned(&self, host: &Host, sent: Instant, waited: Duration, now: Instant) {
+    /// A response whose head had come broke off. Ejects at the threshold, at once: its head was no success.
+    pub fn broke_off(&self, host: &Host, now: Instant) {
+        const CAUSE: &str = "response broke off";
+        self.failed(host, CAUSE, now);
+        let view = self.view.load();
+        let Some(policy) = &view.config.outlier else { return };
+        if host.rows.ended(policy, true) && !host.ejected.load(Ordering::Relaxed) {
+            self.eject(host.id, CAUSE, true, now);
+        }
+    }
+
+    /// A response came whole.
+    pub fn came_whole(&self, host: &Host) {
+        if let Some(policy) = &self.view.load().config.outlier {
+            host.rows.ended(policy, false);
+        }
+    }
+
+    /// A try had no answer after `waited`, about what nearly all answers take: it was abandoned for a faster hedge, or is
+    /// waited for further since it may not be sent twice.
+    pub fn unanswered(&self, host: &Host, sent: Instant, waited: Duration, now: Instant) {
         let view = self.view.load();
         let Some(policy) = &view.config.outlier else { return };
         let consecutive = policy.consecutive_errors.max(1);
-        let Some(hangs_at) = host.abandoned(sent, now, consecutive, Patience::after(waited)) else { return };
+        let Some(hangs_at) = host.unanswered(sent, now, consecutive, Patience::after(waited)) else { return };
         if hangs_at > now {
             // Nobody is sent there any more who could find that out.
             self.around.wake.notify_one();

@@ -20,6 +20,8 @@ pub struct Rows {
     gateway: AtomicU32,
     server: AtomicU32,
     local: AtomicU32,
+    /// Responses that broke off, among those that ended: their heads alone look like success.
+    broken: AtomicU32,
 }
 
 impl Rows {
@@ -42,9 +44,15 @@ impl Rows {
         gateway || server
     }
 
+    /// Takes note of a response's end, broken off or whole; whether that is enough.
+    pub fn ended(&self, policy: &OutlierDetection, broken: bool) -> bool {
+        let enough = policy.consecutive_local.unwrap_or(policy.consecutive_errors);
+        step(&self.broken, broken, Some(enough).filter(|count| *count > 0))
+    }
+
     /// Forgets them.
     pub fn clear(&self) {
-        for row in [&self.gateway, &self.server, &self.local] {
+        for row in [&self.gateway, &self.server, &self.local, &self.broken] {
             row.store(0, Ordering::Relaxed);
         }
     }

@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
 use xds::snapshot::Endpoint;
 
 use crate::{
     gate::Gate,
     upstream::{
         detect::{Rows, Tally},
+        epoch::Epoch,
         ewma::PeakEwma,
         silence::{Patience, Silence},
     },
@@ -93,7 +93,7 @@ pub struct Host {
     latency: Mutex<PeakEwma>,
     /// Path of the safe request that failed last: the question that proves that the endpoint is well again.
     question: Mutex<Option<String>>,
-    retired: watch::Sender<u64>,
+    epoch: Epoch,
 }
 
 impl Host {
@@ -117,7 +117,7 @@ impl Host {
             silence: Mutex::default(),
             latency: Mutex::default(),
             question: Mutex::default(),
-            retired: watch::Sender::new(0),
+            epoch: Epoch::default(),
         }
     }
 
@@ -137,11 +137,11 @@ impl Host {
         }
     }
 
-    /// A try sent at `sent` was abandoned unanswered; when the endpoint counts as hanging. See [`Silence`].
-    pub fn abandoned(&self, sent: Instant, now: Instant, consecutive: u32, patience: Patience) -> Option<Instant> {
+    /// A try sent at `sent` is unanswered for too long; when the endpoint counts as hanging. See [`Silence`].
+    pub fn unanswered(&self, sent: Instant, now: Instant, consecutive: u32, patience: Patience) -> Option<Instant> {
         self.silent.store(true, Ordering::Relaxed);
         let mut silence = lock(&self.silence);
-        let hangs_at = silence.abandoned(sent, now, consecutive, patience);
+        let hangs_at = silence.unanswered(sent, now, consecutive, patience);
         self.suspect.store(hangs_at.is_some(), Ordering::Relaxed);
         hangs_at
     }
@@ -188,17 +188,17 @@ impl Host {
 
     /// Closes its pooled connections: idle ones at once, busy ones when they are done or the drain time is over.
     pub fn retire_connections(&self) {
-        self.retired.send_modify(|epoch| *epoch += 1);
+        self.epoch.end();
     }
 
     /// Connections made in an earlier epoch are not used any more.
     pub fn epoch(&self) -> u64 {
-        *self.retired.borrow()
+        self.epoch.number()
     }
 
-    /// Sees epochs change.
-    pub fn watch_epoch(&self) -> watch::Receiver<u64> {
-        self.retired.subscribe()
+    /// Waits until this epoch is over.
+    pub async fn epoch_over(&self, epoch: u64) {
+        self.epoch.over(epoch).await;
     }
 }
 

@@ -4,6 +4,7 @@ pub mod affinity;
 pub mod balance;
 pub mod cluster;
 pub mod detect;
+mod epoch;
 mod ewma;
 mod hashing;
 pub mod health;

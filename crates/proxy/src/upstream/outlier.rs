@@ -1,8 +1,13 @@
 //! Outlier detection: who is ejected, for how long, and how many at once. Pure: time is handed in.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use xds::snapshot::OutlierDetection;
+
+/// How long an endpoint that seems well stays out the first time; twice as long each further time.
+const FIRST_HOLD: Duration = Duration::from_secs(1);
+/// Doublings of it at most.
+const MOST_HOLDS: u32 = 5;
 
 /// One endpoint's ejections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +66,7 @@ impl Record {
             && fresh
             && match proof {
                 Proof::Well => true,
+                Proof::Seeming => over || !self.answering || self.held(now),
                 Proof::Alive => over || !self.answering,
                 Proof::None => false,
             };
@@ -68,6 +74,12 @@ impl Record {
             self.readmit(now);
         }
         proves
+    }
+
+    /// Whether it is out for long enough to be believed by its looks: who fails again at once is believed later.
+    fn held(&self, now: Instant) -> bool {
+        let hold = FIRST_HOLD * 2u32.pow(self.count.saturating_sub(1).min(MOST_HOLDS));
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= hold)
     }
 
     fn readmit(&mut self, now: Instant) {
@@ -81,6 +93,9 @@ impl Record {
 pub enum Proof {
     /// What failed works again: the ejection ends.
     Well,
+    /// What failed may not be asked again, and something else works: as [`Proof::Well`], after a while that grows with
+    /// recent ejections.
+    Seeming,
     /// It answers, but not what failed: the ejection ends when its time is over, or at once if silence was its reason.
     Alive,
     /// It does not even answer.
@@ -148,6 +163,22 @@ mod tests {
         assert!(record.check_passed(at(30), Proof::Alive, at(30)));
         record.eject(&policy, false, at(40));
         assert!(record.check_passed(at(41), Proof::Alive, at(41)), "it was silent, and answers");
+    }
+
+    #[test]
+    fn who_seems_well_and_fails_again_is_believed_later_each_time() {
+        let (policy, mut now) = (policy(), Instant::now());
+        let mut record = Record::default();
+        for hold in [1, 2, 4, 8] {
+            record.eject(&policy, true, now);
+            let early = now + Duration::from_secs(hold) - Duration::from_millis(1);
+            assert!(!record.check_passed(early, Proof::Seeming, early), "{hold} s");
+            now += Duration::from_secs(hold);
+            assert!(record.check_passed(now, Proof::Seeming, now), "{hold} s");
+        }
+        record.eject(&policy, false, now);
+        now += Duration::from_millis(1);
+        assert!(record.check_passed(now, Proof::Seeming, now), "it was silent, and answers");
     }
 
     #[test]

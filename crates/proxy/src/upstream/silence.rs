@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Tries that were abandoned for a faster hedge although their endpoint had not answered at all. Each alone proves
-/// nothing (the endpoint may be slow); a run of them without any answer makes the endpoint a suspect, and a run over a
+/// Tries that waited for longer than nearly all answers take although their endpoint had not answered anybody: abandoned
+/// for a faster hedge, or still waited for where they may not be sent twice. Each alone proves nothing (the endpoint may be slow); a run of them without any answer makes the endpoint a suspect, and a run over a
 /// time that is too long for anyone to wait is an endpoint that hangs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Silence {
-    abandoned: u32,
+    unanswered: u32,
     /// When the first of them was sent.
     since: Option<Instant>,
     patience: Duration,
@@ -36,14 +36,14 @@ impl Patience {
 }
 
 impl Silence {
-    /// A try sent at `sent` was abandoned unanswered. From at least `consecutive` in a row, over the patience for suspects:
+    /// A try sent at `sent` is unanswered for too long. From at least `consecutive` in a row, over the patience for suspects:
     /// when the endpoint hangs, if it stays silent until then.
-    pub fn abandoned(&mut self, sent: Instant, now: Instant, consecutive: u32, patience: Patience) -> Option<Instant> {
-        self.abandoned = self.abandoned.saturating_add(1);
+    pub fn unanswered(&mut self, sent: Instant, now: Instant, consecutive: u32, patience: Patience) -> Option<Instant> {
+        self.unanswered = self.unanswered.saturating_add(1);
         let since = self.since.map_or(sent, |since| since.min(sent));
         self.since = Some(since);
         self.patience = patience.hang;
-        let suspect = self.abandoned >= consecutive && now.saturating_duration_since(since) >= patience.suspect;
+        let suspect = self.unanswered >= consecutive && now.saturating_duration_since(since) >= patience.suspect;
         if suspect { self.hangs_at() } else { None }
     }
 
@@ -63,12 +63,12 @@ mod tests {
         let at = |millis| t0 + Duration::from_millis(millis);
         let patience = Patience::after(Duration::from_millis(20));
         let mut silence = Silence::default();
-        assert_eq!(silence.abandoned(at(0), at(500), 5, patience), None, "one alone says nothing");
+        assert_eq!(silence.unanswered(at(0), at(500), 5, patience), None, "one alone says nothing");
         silence = Silence::default();
         for n in 0..14 {
-            assert_eq!(silence.abandoned(at(n * 2), at(n * 2 + 20), 5, patience), None, "too early to tell");
+            assert_eq!(silence.unanswered(at(n * 2), at(n * 2 + 20), 5, patience), None, "too early to tell");
         }
-        assert_eq!(silence.abandoned(at(30), at(50), 5, patience), Some(at(200)));
+        assert_eq!(silence.unanswered(at(30), at(50), 5, patience), Some(at(200)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
 
 use http::Request;
 use http_body_util::Full;
-use xds::snapshot::Direction;
+use xds::snapshot::{Direction, HealthCheck};
 
 use crate::support::*;
 
@@ -49,6 +49,30 @@ async fn hung_tier_costs_no_idempotent_request_and_no_patience() {
     assert!(seen.failed.is_empty(), "{seen:?}");
     assert!(seen.slowest < Duration::from_millis(1200), "{seen:?}");
     assert_eq!(proxy.status()["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_posts_to_a_hung_tier_only_those_are_lost_that_had_reached_it() {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    let hedge = xds::snapshot::HedgePolicy { at_least: Duration::from_millis(20), ..hedge() };
+    snapshot.routes = vec![routes("fx", Some(retry()), Some(hedge))];
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let frozen_at = 300;
+    let seen = load_of("POST", to, 200, Duration::from_secs(3), |number| {
+        if number == frozen_at {
+            east.does.frozen.store(true, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let reached = seen.failed.len() as u64;
+    assert!((5..150).contains(&reached), "found out by the first ones: {seen:?}");
+    assert!(seen.failed.iter().all(|failed| failed.starts_with("504")), "{seen:?}");
+    let told = |kind: &str| proxy.events().iter().any(|event| event["kind"]["type"] == kind);
+    assert!(told("ejected"), "a hang is told");
+    assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["tries"].as_u64(), Some(frozen_at + reached));
+    assert_eq!(west.does.requests.load(Ordering::SeqCst), 600 - frozen_at - reached, "none was sent twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,6 +245,31 @@ async fn a_short_response_that_breaks_off_is_asked_for_elsewhere() {
         assert!(http1(to, post).await.is_err(), "its response breaks off, and it is not repeated");
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_whose_answers_break_off_is_ejected_until_they_do_not() {
+    let west = Origin::start("fx-w");
+    let (east, asked) = breaks_off("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").await;
+    let mut snapshot = simple(Direction::Gateway, &[&[&west], &[&west]]);
+    let endpoint = &mut snapshot.endpoints[0].localities[0].endpoints[0];
+    (endpoint.address, endpoint.name) = (east, "fx-e".into());
+    // It only connects, which goes well all the time.
+    snapshot.clusters[0].health_check = Some(HealthCheck { http_path: None, ..check(20) });
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let post = || Request::post("/").header("host", "fx").body(Full::default()).unwrap();
+    for _ in 0..5 {
+        assert!(http1(to, post()).await.is_err());
+    }
+    let before = asked.load(Ordering::SeqCst);
+    tokio::task::block_in_place(|| {
+        proxy.until("asked for a proof several times", |_| asked.load(Ordering::SeqCst) > before + 6);
+    });
+    let status = proxy.status();
+    assert_eq!(status["clusters"][0]["endpoints"][0]["ejected"], true, "its answers to our questions break off, too");
+    assert_eq!(status["clusters"][0]["endpoints"][0]["tries"], 5);
+    assert_eq!(http1(to, post()).await.unwrap().header("x-origin"), "fx-w");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -474,7 +474,18 @@ pub struct Seen {
 }
 
 /// `rate` idempotent reads a second for `length`, whatever becomes of them. Calls `at` with the number of each.
-pub async fn load(to: SocketAddr, rate: u32, length: Duration, mut at: impl FnMut(u64)) -> Seen {
+pub async fn load(to: SocketAddr, rate: u32, length: Duration, at: impl FnMut(u64)) -> Seen {
+    load_of("GET", to, rate, length, at).await
+}
+
+/// The same with another method.
+pub async fn load_of(
+    method: &'static str,
+    to: SocketAddr,
+    rate: u32,
+    length: Duration,
+    mut at: impl FnMut(u64),
+) -> Seen {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
     let mut running = tokio::task::JoinSet::new();
     let total = (length.as_secs_f64() * f64::from(rate)) as u64;
@@ -483,7 +494,9 @@ pub async fn load(to: SocketAddr, rate: u32, length: Duration, mut at: impl FnMu
         at(number);
         running.spawn(async move {
             let began = Instant::now();
-            (http1(to, get("/")).await, began.elapsed())
+            let request =
+                Request::builder().method(method).uri("/").header("host", "fx").body(Full::default()).unwrap();
+            (http1(to, request).await, began.elapsed())
         });
     }
     let mut seen = Seen::default();
