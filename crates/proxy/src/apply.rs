@@ -108,7 +108,11 @@ impl Keeper {
         self.refused = None;
         let Prepared { mut upstream, listening, sockets } = prepared;
         let clusters = self.clusters(&old, (&before, &after), &snapshot, &mut upstream, now);
-        let tables = snapshot.routes.iter().map(|table| (table.name.clone(), kept_table(&old, table, now))).collect();
+        let tables = snapshot.routes.iter().map(|table| {
+            let kept = old.tables.get(&table.name).filter(|_| before.table(&table.name) == Some(table)).cloned();
+            (table.name.clone(), kept.unwrap_or_else(|| Arc::new(Table::new(table, now))))
+        });
+        let tables = tables.collect();
         let listeners = kept_listeners(&old, &snapshot, &listening);
         let overlays = old.overlays.clone();
         let parts = old.parts.followed_by(&old.snapshot, &snapshot);
@@ -379,11 +383,6 @@ fn alpn(protocol: UpstreamProtocol) -> &'static [&'static [u8]] {
         UpstreamProtocol::Http2 => &[tls::H2],
         UpstreamProtocol::Tcp => &[],
     }
-}
-
-fn kept_table(old: &State, table: &snapshot::RouteTable, now: Instant) -> Arc<Table> {
-    let kept = old.tables.get(&table.name).filter(|kept| kept.config == *table);
-    kept.cloned().unwrap_or_else(|| Arc::new(Table::new(table.clone(), now)))
 }
 
 fn kept_listeners(

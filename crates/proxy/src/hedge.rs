@@ -30,35 +30,45 @@ pub struct Latency {
 
 #[derive(Debug)]
 struct Windows {
-    present: Box<[u64; BUCKETS]>,
-    before: Box<[u64; BUCKETS]>,
+    /// Made with the first observation: of a thousand routes most are hardly used.
+    counts: Option<Box<Counts>>,
     began: Instant,
     unseen: u64,
+}
+
+#[derive(Debug)]
+struct Counts {
+    present: [u32; BUCKETS],
+    before: [u32; BUCKETS],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { present: [0; BUCKETS], before: [0; BUCKETS] }
+    }
 }
 
 impl Latency {
     /// Nothing observed yet.
     pub fn new(now: Instant) -> Self {
-        let windows =
-            Windows { present: Box::new([0; BUCKETS]), before: Box::new([0; BUCKETS]), began: now, unseen: 0 };
-        Self { windows: Mutex::new(windows), p99: AtomicU64::new(0) }
+        Self { windows: Mutex::new(Windows { counts: None, began: now, unseen: 0 }), p99: AtomicU64::new(0) }
     }
 
     /// Takes note of a try that answered.
     pub fn observe(&self, took: Duration, now: Instant) {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let windows = &mut *windows;
+        let counts = windows.counts.get_or_insert_default();
         let turned = now.saturating_duration_since(windows.began) >= WINDOW;
         if turned {
-            let windows = &mut *windows;
-            std::mem::swap(&mut windows.present, &mut windows.before);
-            windows.present.fill(0);
+            counts.before = std::mem::replace(&mut counts.present, [0; BUCKETS]);
             windows.began = now;
         }
-        windows.present[bucket(took)] += 1;
+        counts.present[bucket(took)] += 1;
         windows.unseen += 1;
         if windows.unseen >= REFRESH || turned {
             windows.unseen = 0;
-            self.p99.store(percentile99(&windows.present, &windows.before), Ordering::Relaxed);
+            self.p99.store(percentile99(counts), Ordering::Relaxed);
         }
     }
 
@@ -83,14 +93,14 @@ fn upper_bound(bucket: usize) -> u64 {
     (64_000.0 * 2f64.powf(bucket as f64 / 4.0)) as u64
 }
 
-fn percentile99(present: &[u64; BUCKETS], before: &[u64; BUCKETS]) -> u64 {
-    let total: u64 = present.iter().chain(before).sum();
+fn percentile99(Counts { present, before }: &Counts) -> u64 {
+    let both = || present.iter().zip(before).map(|(present, before)| u64::from(*present) + u64::from(*before));
+    let total: u64 = both().sum();
     if total < ENOUGH {
         return 0;
     }
     let mut above = total / 100;
-    for bucket in (0..BUCKETS).rev() {
-        let here = present[bucket] + before[bucket];
+    for (bucket, here) in both().enumerate().rev() {
         if here > above {
             return upper_bound(bucket);
         }

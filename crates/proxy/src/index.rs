@@ -54,6 +54,11 @@ impl<'a> Index<'a> {
         self.endpoints.get(cluster).copied()
     }
 
+    /// A route table.
+    pub fn table(&self, name: &str) -> Option<&'a RouteTable> {
+        self.routes.get(name).copied()
+    }
+
     /// A listener.
     pub fn listener(&self, name: &str) -> Option<&'a Listener> {
         self.listeners.get(name).copied()

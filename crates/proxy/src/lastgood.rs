@@ -95,7 +95,9 @@ impl LastGood {
         if stored.sha256 != digest(&stored.version, stored.snapshot.get()) {
             return Err(damaged("its digest does not fit its content".into()));
         }
-        let snapshot = serde_json::from_str(stored.snapshot.get()).map_err(|error| damaged(error.to_string()))?;
+        let read = serde_json::from_str(stored.snapshot.get());
+        let mut snapshot: Snapshot = read.map_err(|error| damaged(error.to_string()))?;
+        snapshot.shrink();
         Ok(Some((stored.version, snapshot)))
     }
 }

@@ -27,6 +27,7 @@ mod lastgood;
 mod link;
 mod listener;
 mod metrics;
+mod resident;
 mod retry;
 mod route;
 mod run;

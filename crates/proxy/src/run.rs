@@ -28,6 +28,7 @@ use crate::{
     certify::Certifier,
     control::{self, Inbox},
     lastgood::LastGood,
+    resident,
     state::{Setting, Shared},
     tls::identity::IdentityError,
     trace::{self, Tracer},
@@ -36,6 +37,8 @@ use crate::{
 
 /// Bound on sending the last spans to their collector.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+/// After this long what only the start needed is given back.
+const START: Duration = Duration::from_secs(3);
 /// How often a snapshot file is looked at.
 const FILE_POLL: Duration = Duration::from_millis(200);
 
@@ -199,6 +202,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             (updates, Some(verdicts))
         }
     };
+    tasks.push(tokio::spawn(settle()).abort_handle());
     let mut inbox = Inbox::new(shared.clone(), keeper, last_good, verdicts);
     tokio::pin!(shutdown);
     tokio::select! {
@@ -216,6 +220,15 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     }
     tasks.iter().for_each(tokio::task::AbortHandle::abort);
     Ok(())
+}
+
+/// Once the start is over, gives back what only it needed.
+async fn settle() {
+    tokio::time::sleep(START).await;
+    match resident::give_back() {
+        Ok(bytes) => tracing::debug!(bytes, "mappings of what only the start needed are given back"),
+        Err(error) => tracing::debug!(%error, "what only the start needed stays in memory"),
+    }
 }
 
 /// Opens the access log again at each signal.

@@ -10,12 +10,20 @@ use crate::snapshot::Snapshot;
 #[error("{0}")]
 pub struct Malformed(String);
 
-/// Reads a snapshot. Text that begins with a brace is JSON, anything else YAML. What the fields mean together is not
-/// judged here.
+/// Reads a snapshot: [`parse`], without room that its lists do not need.
 ///
 /// # Errors
 /// At the first thing that is not of the form.
 pub fn read(text: &str) -> Result<Snapshot, Malformed> {
+    parse(text).map(|mut snapshot| {
+        snapshot.shrink();
+        snapshot
+    })
+}
+
+/// Text that begins with a brace is JSON, anything else YAML. What the fields mean together is not
+/// judged here.
+fn parse(text: &str) -> Result<Snapshot, Malformed> {
     let malformed = |error: String| Malformed(error.trim_end().to_owned());
     if !text.trim_start().starts_with('{') {
         let snapshot = serde_saphyr::from_str(text).map_err(|error| malformed(error.to_string()))?;

@@ -33,6 +33,29 @@ pub struct Snapshot {
     pub trust: Vec<TrustBundle>,
 }
 
+impl Snapshot {
+    /// Gives back what lists hold for more: a parser that does not know their length leaves room for four of whatever it is.
+    pub fn shrink(&mut self) {
+        self.listeners.shrink_to_fit();
+        self.routes.shrink_to_fit();
+        for host in self.routes.iter_mut().flat_map(|table| &mut table.hosts) {
+            host.domains.shrink_to_fit();
+            host.routes.shrink_to_fit();
+            for route in &mut host.routes {
+                if let RouteAction::Forward(forward) = &mut route.action {
+                    forward.clusters.shrink_to_fit();
+                }
+            }
+        }
+        self.clusters.shrink_to_fit();
+        self.endpoints.shrink_to_fit();
+        for set in &mut self.endpoints {
+            set.localities.shrink_to_fit();
+            set.localities.iter_mut().for_each(|locality| locality.endpoints.shrink_to_fit());
+        }
+    }
+}
+
 /// Which way a listener's traffic goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -18,8 +18,6 @@ use crate::hedge::Latency;
 /// A route table, indexed by authority.
 #[derive(Debug)]
 pub struct Table {
-    /// As configured.
-    pub config: RouteTable,
     hosts: Vec<Vec<Arc<Entry>>>,
     domains: HashMap<String, usize>,
 }
@@ -42,7 +40,7 @@ pub struct NoRoute;
 
 impl Table {
     /// Indexes a table. A domain that two hosts claim belongs to the first.
-    pub fn new(config: RouteTable, now: Instant) -> Self {
+    pub fn new(config: &RouteTable, now: Instant) -> Self {
         let mut domains = HashMap::new();
         let mut hosts = Vec::with_capacity(config.hosts.len());
         for (index, host) in config.hosts.iter().enumerate() {
@@ -51,7 +49,7 @@ impl Table {
             }
             hosts.push(host.routes.iter().map(|route| Arc::new(Entry::new(route.clone(), now))).collect());
         }
-        Self { config, hosts, domains }
+        Self { hosts, domains }
     }
 
     /// The first route that matches, of the virtual host of this authority (without port, lower case). `caller` is its
@@ -134,7 +132,7 @@ mod tests {
                 },
             ],
         };
-        let table = Table::new(table, Instant::now());
+        let table = Table::new(&table, Instant::now());
         let cases = [
             ("fx", "GET", "/a?q=1", vec![], Some(201)),
             ("fx", "POST", "/a/b", vec![], Some(202)),
