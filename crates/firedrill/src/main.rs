@@ -1,6 +1,7 @@
 //! `firedrill`: the one binary. Commands and wiring, nothing else; the only place where the crates meet.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod allocator;
 mod applied;
 mod arguments;
 mod attach;
@@ -22,9 +23,6 @@ mod supervisor;
 mod terminal;
 
 use std::{io::Write as _, process::ExitCode};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // A defect is said in one line; the exit code tells it from a verdict. Whatever it held lapses or dies with it.

@@ -50,7 +50,7 @@ type Targets = HashMap<HostId, Target>;
 /// The checks that run: one task that knows whose turn is next, and one for each check under way.
 #[derive(Debug, Default)]
 pub struct Checks {
-    running: Option<(watch::Sender<Targets>, AbortHandle)>,
+    running: Option<(watch::Sender<Arc<Targets>>, AbortHandle)>,
 }
 
 impl Checks {
@@ -64,9 +64,9 @@ impl Checks {
             }
         }
         if let Some((sender, _)) = &self.running {
-            sender.send_replace(targets);
+            sender.send_replace(Arc::new(targets));
         } else if !targets.is_empty() {
-            let (sender, mut wanted) = watch::channel(targets);
+            let (sender, mut wanted) = watch::channel(Arc::new(targets));
             wanted.mark_changed();
             self.running = Some((sender, tokio::spawn(run(wanted)).abort_handle()));
         }
@@ -79,10 +79,10 @@ impl Drop for Checks {
     }
 }
 
-async fn run(mut wanted: watch::Receiver<Targets>) {
+async fn run(mut wanted: watch::Receiver<Arc<Targets>>) {
     let pool = Arc::new(Pool::default());
     let mut rota = Rota::default();
-    let mut targets = Targets::new();
+    let mut targets = Arc::<Targets>::default();
     let mut under_way = JoinSet::new();
     loop {
         let next = rota.next_deadline();
@@ -98,8 +98,9 @@ async fn run(mut wanted: watch::Receiver<Targets>) {
                     return;
                 }
                 let now = Instant::now();
-                follow(&mut rota, &targets, &wanted.borrow_and_update(), now);
-                targets.clone_from(&wanted.borrow());
+                let after = wanted.borrow_and_update().clone();
+                follow(&mut rota, &targets, &after, now);
+                targets = after;
                 pool.sweep(now);
             }
             Some(Ok((id, turn, at))) = under_way.join_next() => rota.again(id, turn, at),

@@ -67,6 +67,8 @@ pub struct Options {
     pub log: Option<LogFilter>,
     /// The process's clock.
     pub clock: Clock,
+    /// Gives memory that the process's allocator keeps for later back to the system.
+    pub give_back: fn(),
 }
 
 /// How a proxy ends when it is asked to.
@@ -156,8 +158,20 @@ pub enum Error {
 /// # Errors
 /// When it cannot start. What fails later is told by events and logs.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let Options { name, service, admin: address, workers, state, source, access_log, trace, drain, log, clock } =
-        options;
+    let Options {
+        name,
+        service,
+        admin: address,
+        workers,
+        state,
+        source,
+        access_log,
+        trace,
+        drain,
+        log,
+        clock,
+        give_back,
+    } = options;
     let opened = |options: access::Options| {
         AccessLog::open(&options).map_err(|error| Error::File(options.path.display().to_string(), error))
     };
@@ -202,7 +216,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             (updates, Some(verdicts))
         }
     };
-    tasks.push(tokio::spawn(settle()).abort_handle());
+    tasks.push(tokio::spawn(settle(give_back)).abort_handle());
     let mut inbox = Inbox::new(shared.clone(), keeper, last_good, verdicts);
     tokio::pin!(shutdown);
     tokio::select! {
@@ -223,8 +237,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 }
 
 /// Once the start is over, gives back what only it needed.
-async fn settle() {
+async fn settle(give_back: fn()) {
     tokio::time::sleep(START).await;
+    give_back();
     match resident::give_back() {
         Ok(bytes) => tracing::debug!(bytes, "mappings of what only the start needed are given back"),
         Err(error) => tracing::debug!(%error, "what only the start needed stays in memory"),

@@ -106,6 +106,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         },
         log: Some(LogFilter { get: logging::filter, set: logging::set_filter }),
         clock: Clock::anchored(),
+        give_back: crate::allocator::give_back,
     };
     // Admin, control and health checks: one thread is enough for them. Data workers have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

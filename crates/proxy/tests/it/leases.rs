@@ -71,6 +71,7 @@ impl Control {
             }),
             access_log: None,
             trace: None,
+            give_back: || (),
             drain: Drain::default(),
             log: None,
             clock: Clock::anchored(),

@@ -216,6 +216,7 @@ impl Proxy {
             drain: Drain::default(),
             log: None,
             clock: Clock::anchored(),
+            give_back: || (),
         };
         change(&mut options);
         Self::launched(options, folder)
