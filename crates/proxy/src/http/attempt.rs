@@ -248,6 +248,9 @@ async fn over_http1(
         let again = body.anew();
         wire.begin(head, authority, body);
         match poll_fn(|cx| wire.poll_head(cx)).await {
+            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Ok((head, Incoming::Switched(wire), None));
+            }
             Ok(head) => return Ok((head, Incoming::endpoint(wire, pool.clone()), None)),
             // A kept connection had ended in this moment: only kept ones say so.
             Err(Trouble::Unsent) if again.whole() => body = again,

@@ -119,6 +119,17 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// What the caller wants to speak from here on instead of HTTP, as it wrote it (RFC 9110, 7.8). Whoever may ignore the wish
+/// does: HTTP/2 has another way to be asked for, and in HTTP/1.0 it means nothing.
+pub fn upgrade(request: &Parts) -> Option<HeaderValue> {
+    let protocol = request.headers.get(UPGRADE)?;
+    let mut options =
+        request.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let meant = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let ignored = request.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
+    (meant && !ignored).then(|| protocol.clone())
+}
+
 /// Removes what is between neighbours only (RFC 9110, 7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     const BETWEEN: [HeaderName; 8] =

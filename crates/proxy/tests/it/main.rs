@@ -17,3 +17,4 @@ mod routing;
 mod support;
 mod tcp;
 mod tracing;
+mod upgrade;

@@ -158,6 +158,9 @@ pub struct Forward {
     /// Who gets a copy; what it answers is thrown away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
+    /// Protocols that callers may change to with `Upgrade`, in lower case, such as `websocket`; others get 403.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<String>,
     /// Faults that are part of the configuration. A drill lays overlays instead, which are leased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<RouteFault>,
