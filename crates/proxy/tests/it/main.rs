@@ -18,3 +18,4 @@ mod support;
 mod tcp;
 mod tracing;
 mod upgrade;
+mod websocket;
