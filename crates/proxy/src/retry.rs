@@ -26,7 +26,7 @@ pub enum Failure {
     Malformed,
     /// Answered with this status.
     Status(u16),
-    /// Answered with this gRPC status, and nothing but headers.
+    /// Answered with this gRPC status, and nothing but headers, or trailers.
     Grpc(u8),
 }
 
@@ -108,6 +108,11 @@ impl<'a> Plan<'a> {
     /// Whether there would be a repeat after this failure. `replayable` says whether the request's body can be sent again.
     pub fn would_repeat(&self, failure: Failure, replayable: bool) -> bool {
         self.policy.is_some_and(|policy| self.wants(policy, failure, replayable) && self.made < policy.attempts)
+    }
+
+    /// Whether a gRPC call would be repeated by some status, so that one that comes behind a head is worth a moment's wait.
+    pub fn awaits_status(&self, replayable: bool) -> bool {
+        (1..=16).any(|status| self.would_repeat(Failure::Grpc(status), replayable))
     }
 
     /// Decides after a failed try.

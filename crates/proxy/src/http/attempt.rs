@@ -58,7 +58,7 @@ pub struct Job {
     pub body: TryBody,
     /// Faults.
     pub hit: Hit,
-    /// Whether a response that breaks off could be asked for elsewhere.
+    /// Whether a short response's end may lead to its being asked for elsewhere.
     pub repeatable: bool,
 }
 

@@ -149,6 +149,17 @@ impl Incoming {
         !here && self.size_hint().exact().is_none_or(|length| length <= BEGINNING)
     }
 
+    /// Its trailers, where they are here already and there is nothing before them.
+    pub fn only_trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Begun(beginning, _) => {
+                let told = |frame: &&Frame<Bytes>| frame.data_ref().is_none_or(|data| !data.is_empty());
+                beginning.iter().find(told).and_then(Frame::trailers_ref)
+            }
+            _ => None,
+        }
+    }
+
     /// Waits a moment for a short response's end, so that one that breaks off can still be asked for elsewhere: as long
     /// as nothing of it went to the caller, nobody saw it.
     ///

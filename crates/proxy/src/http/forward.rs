@@ -437,10 +437,17 @@ impl Race<'_> {
             authority: self.authority.clone(),
             body: self.body.reader(),
             hit,
-            repeatable: self.plan.would_repeat(Failure::Reset, self.body.replayable()),
+            repeatable: self.may_be_asked_elsewhere(),
         };
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
         Some(job)
+    }
+
+    /// Whether the end of a short response would decide about a repeat: that it breaks off, or a gRPC status in its trailers.
+    fn may_be_asked_elsewhere(&self) -> bool {
+        let replayable = self.body.replayable();
+        self.plan.would_repeat(Failure::Reset, replayable)
+            || grpc::is_call(&self.head.headers) && self.plan.awaits_status(replayable)
     }
 
     /// Takes note of a try's end; an answer that is not held back wins.
@@ -639,7 +646,9 @@ impl Race<'_> {
 
 /// What an endpoint's answer says of the request, as a failure would.
 fn answered(reply: &Reply) -> Failure {
-    match grpc::status(&reply.head.headers) {
+    // A call that failed has its status in the head, or in trailers with nothing before them.
+    let trailers = || reply.body.as_ref().and_then(Incoming::only_trailers).and_then(grpc::status);
+    match grpc::status(&reply.head.headers).or_else(trailers) {
         Some(status) if status != 0 && grpc::is_call(&reply.head.headers) => Failure::Grpc(status),
         _ => Failure::Status(reply.head.status.as_u16()),
     }
