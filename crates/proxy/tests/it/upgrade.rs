@@ -74,7 +74,8 @@ async fn serve(mut stream: TcpStream, does: Does, count: Arc<AtomicU32>) -> std:
             Does::Break => return Ok(()),
             Does::Ignore => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno").await?,
             Does::Echo | Does::Bytes => {
-                assert!(head.contains("connection: upgrade\r\n") && head.contains(KEY), "{head}");
+                let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
+                assert!(head.contains("connection: upgrade\r\n") && key.unwrap().len() == KEY.len(), "{head}");
                 accept(&mut stream).await?;
                 return if does == Does::Echo { echo(stream).await } else { bytes(stream).await };
             }
@@ -322,4 +323,46 @@ async fn a_tunnel_to_wherever_the_caller_says_is_refused() {
         assert_eq!((&line["response_code"], &line["response_flags"]), (&501.into(), &"DPE".into()), "{line}");
     }
     assert_eq!(peer.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extended_connect_is_an_upgrade_for_the_endpoint() {
+    let (proxy, peer, to) = before(Does::Bytes, |_| {}).await;
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (sender, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let mut pinging = connection.ping_pong().unwrap();
+    tokio::spawn(connection);
+    // Its settings have come when it has answered.
+    pinging.ping(h2::Ping::opaque()).await.unwrap();
+    let mut sender = sender.ready().await.unwrap();
+    assert!(sender.is_extended_connect_protocol_enabled());
+    let ask = |protocol: &'static str| {
+        let request = http::Request::connect("http://fx/chat").header("sec-websocket-version", "13");
+        request.extension(h2::ext::Protocol::from_static(protocol)).version(http::Version::HTTP_2).body(()).unwrap()
+    };
+    let (response, mut up) = sender.send_request(ask("websocket"), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("upgrade")), (200, None));
+    let large = vec![b'x'; 2_000_000];
+    let sent = large.clone();
+    let sending = tokio::spawn(async move {
+        let mut sent = bytes::Bytes::from(sent);
+        while !sent.is_empty() {
+            up.reserve_capacity(sent.len());
+            let room = std::future::poll_fn(|cx| up.poll_capacity(cx)).await.unwrap().unwrap();
+            up.send_data(sent.split_to(room.min(sent.len())), sent.is_empty()).unwrap();
+        }
+    });
+    let (mut body, mut received) = (response.into_body(), Vec::new());
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        received.extend_from_slice(&data);
+    }
+    sending.await.unwrap();
+    assert!(received == [large.as_slice(), b" and that is all"].concat(), "{} bytes", received.len());
+    let line = &log(&proxy, 1)[0];
+    assert_eq!((&line["response_code"], &line["bytes_received"]), (&101.into(), &2_000_000.into()), "{line}");
+    let (refused, _up) = sender.send_request(ask("spdy"), false).unwrap();
+    assert_eq!((refused.await.unwrap().status().as_u16(), peer.requests()), (403, 1));
 }
