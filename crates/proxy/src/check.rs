@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use xds::{
     resource::ResourceKind,
-    snapshot::{ListenerProtocol, RouteAction, Snapshot},
+    snapshot::{Forward, ListenerProtocol, RouteAction, Snapshot, UpstreamProtocol},
 };
 
 use crate::index::Index;
@@ -59,6 +59,10 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
             if let Some(missing) = named.find(|name| !clusters.contains(name.as_str())) {
                 return Some(format!("routes[{}]: no cluster `{missing}`", table.name));
             }
+            if let Some(cluster) = without_upgrades(snapshot, forward) {
+                let why = "speaks another protocol than HTTP/1.1, which has no upgrades";
+                return Some(format!("routes[{}].upgrades: cluster `{cluster}` {why}", table.name));
+            }
         }
     }
     for listener in &snapshot.listeners {
@@ -80,6 +84,15 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
         }
     }
     out_of_domain(&before.news(snapshot))
+}
+
+/// A cluster of a route with upgrades that has none.
+fn without_upgrades<'a>(snapshot: &Snapshot, forward: &'a Forward) -> Option<&'a str> {
+    let speaks =
+        |name: &str| snapshot.clusters.iter().find(|cluster| cluster.name == name).map(|cluster| cluster.protocol);
+    let mut clusters = forward.clusters.iter().filter(|_| !forward.upgrades.is_empty());
+    let other = clusters.find(|choice| speaks(&choice.cluster) != Some(UpstreamProtocol::Http1));
+    other.map(|choice| choice.cluster.as_str())
 }
 
 /// What could not have come from a control plane (a duration of centuries, a weight of zero), so that a file cannot bring
@@ -155,6 +168,16 @@ mod tests {
         twice.clusters.push(twice.clusters[0].clone());
         assert_eq!(refuse(&twice).unwrap(), "clusters[a]: named twice");
         assert_eq!(refuse(&snapshot(&[("a", 1), ("b", 0)])), None);
+        let mut upgrades = snapshot(&[("a", 1)]);
+        let forward = json!({"clusters": [{"cluster": "a", "weight": 1}], "timeout": "0s", "retry": null, "hedge": null,
+            "upgrades": ["websocket"]});
+        let route = json!({"match": {"path": {"prefix": "/"}}, "action": {"forward": forward}});
+        let table = json!({"name": "t", "hosts": [{"name": "h", "domains": ["*"], "routes": [route]}]});
+        upgrades.routes = vec![serde_json::from_value(table).unwrap()];
+        assert_eq!(refuse(&upgrades), None);
+        upgrades.clusters[0].protocol = UpstreamProtocol::Http2;
+        let why = "speaks another protocol than HTTP/1.1, which has no upgrades";
+        assert_eq!(refuse(&upgrades).unwrap(), format!("routes[t].upgrades: cluster `a` {why}"));
         let mut endless = snapshot(&[("a", 1)]);
         endless.clusters[0].connect_timeout = std::time::Duration::MAX;
         assert_eq!(refuse(&endless).unwrap(), "Cluster a: connect_timeout: is longer than a year");

@@ -26,7 +26,7 @@ pub enum Failure {
     Malformed,
     /// Answered with this status.
     Status(u16),
-    /// Answered with this gRPC status, and nothing but headers.
+    /// Answered with this gRPC status, and nothing but headers, or trailers.
     Grpc(u8),
 }
 
@@ -77,6 +77,8 @@ pub struct Repeat {
 pub struct Plan<'a> {
     policy: Option<&'a RetryPolicy>,
     idempotent: bool,
+    /// Only what was not sent is repeated, whatever the policy says.
+    only_unsent: bool,
     made: u32,
     spent: bool,
 }
@@ -84,7 +86,12 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// For a request of this method.
     pub fn new(policy: Option<&'a RetryPolicy>, method: &Method) -> Self {
-        Self { policy, idempotent: idempotent(method), made: 0, spent: false }
+        Self { policy, idempotent: idempotent(method), only_unsent: false, made: 0, spent: false }
+    }
+
+    /// For an upgrade: the endpoint that saw it may have begun what no repeat undoes.
+    pub fn of_upgrade(policy: Option<&'a RetryPolicy>) -> Self {
+        Self { policy, idempotent: false, only_unsent: true, made: 0, spent: false }
     }
 
     /// Whether a try may run beside another one (a hedge).
@@ -94,12 +101,18 @@ impl<'a> Plan<'a> {
 
     fn wants(&self, policy: &RetryPolicy, failure: Failure, replayable: bool) -> bool {
         let any_method = failure.of_every_method() || self.idempotent || policy.non_idempotent;
-        wants(policy, failure) && replayable && any_method
+        let may = if self.only_unsent { failure.nothing_sent() } else { any_method };
+        wants(policy, failure) && replayable && may
     }
 
     /// Whether there would be a repeat after this failure. `replayable` says whether the request's body can be sent again.
     pub fn would_repeat(&self, failure: Failure, replayable: bool) -> bool {
         self.policy.is_some_and(|policy| self.wants(policy, failure, replayable) && self.made < policy.attempts)
+    }
+
+    /// Whether a gRPC call would be repeated by some status, so that one that comes behind a head is worth a moment's wait.
+    pub fn awaits_status(&self, replayable: bool) -> bool {
+        (1..=16).any(|status| self.would_repeat(Failure::Grpc(status), replayable))
     }
 
     /// Decides after a failed try.
@@ -179,6 +192,17 @@ mod tests {
             let mut plan = Plan::new(Some(&policy), &method);
             assert_eq!(plan.after(failure, replayable).is_some(), repeated, "{method} {failure:?}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_is_repeated_only_if_nothing_was_sent() {
+        let policy = policy(9, &ALL, true);
+        let mut plan = Plan::of_upgrade(Some(&policy));
+        assert!(!plan.may_hedge());
+        for failure in [Failure::Reset, Failure::Timeout, Failure::Malformed, Failure::Status(503), Failure::Grpc(14)] {
+            assert_eq!(plan.after(failure, true), None, "{failure:?}");
+        }
+        assert!(plan.after(Failure::Connect, true).is_some() && plan.after(Failure::Refused, true).is_some());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Plain TCP: bytes both ways, each way ending on its own.
 
 use std::{
+    future::poll_fn,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -12,7 +14,10 @@ use tokio::{
 use xds::snapshot::Direction;
 
 use crate::{
-    http::record::Caller,
+    http::{
+        record::Caller,
+        relay::{DRAIN, Ended, Relay},
+    },
     link::{ConnectError, Link},
     sides::Sides,
     state::Shared,
@@ -25,8 +30,8 @@ use crate::{
 
 /// Endpoints tried before the caller's connection is closed. Nothing was sent to those that did not connect.
 const TRIES: usize = 3;
-/// How long a connection may go on when its listener is removed or the process drains.
-const DRAIN: Duration = Duration::from_secs(5);
+/// A connection over which nothing passes for this long is closed. Envoy's default.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Forwards a caller's connection to an endpoint of the cluster until both ways are done.
 pub async fn forward<T>(
@@ -77,12 +82,12 @@ pub async fn forward<T>(
             () = distrusted => {}
         }
     };
+    let mut relay = Relay::new(IDLE, BytesMut::new());
     tokio::select! {
-        copied = tokio::io::copy_bidirectional(&mut caller, &mut link.stream) => {
-            if let Err(error) = copied {
-                tracing::debug!(%error, cluster = %cluster.name, "a TCP connection broke");
-            }
-        }
+        ended = poll_fn(|cx| relay.poll(&mut caller, &mut link.stream, cx)) => match ended {
+            Ended::Whole => {}
+            ended => tracing::debug!(?ended, cluster = %cluster.name, "a TCP connection broke"),
+        },
         () = ended => {}
     }
 }
@@ -99,9 +104,12 @@ struct Connected {
 async fn connect(cluster: &Arc<Cluster>) -> Option<Connected> {
     let mut tried = Vec::new();
     let mut random = fastrand::Rng::new();
-    for _ in 0..TRIES {
+    let mut aim = Aim::Load;
+    for left in (0..TRIES).rev() {
         let view = cluster.view();
-        let chosen = view.choose(Aim::Load, &tried, &mut random)?;
+        let chosen = view.choose(aim, &tried, &mut random)?;
+        // The last try crosses tiers, as a request's does.
+        aim = if left == 1 { Aim::Beyond(chosen.tier) } else { Aim::Load };
         let host = chosen.host;
         host.tries.fetch_add(1, Ordering::Relaxed);
         let (epoch, trust, config) = (host.epoch(), cluster.watch_trust(), &view.config);

@@ -243,15 +243,16 @@ fn forward() -> impl Strategy<Value = Forward> {
     let weighted = (name(), 1_u32..1000).prop_map(|(cluster, weight)| WeightedCluster { cluster, weight });
     let timeout = prop_oneof![Just(Duration::ZERO), time()];
     let mirror = (name(), percent()).prop_map(|(cluster, percent)| Mirror { cluster, percent });
+    let upgrades = prop_oneof![Just(vec![]), Just(vec!["websocket".to_owned(), "x".to_owned()])];
     let fault = (percent(), fault_action()).prop_map(|(percent, action)| RouteFault { percent, action });
     let first = (vec(weighted, 1..3), option::of(sticky()), timeout, option::of(retry()));
     let then = (option::of(hedge), option::of(path_change()), option::of(r"([a-z.]{1,6}|\[::1\])(:[1-9][0-9]{0,2})?"));
-    let last = (header_edits(), header_edits(), vec(mirror, 0..3), vec(fault, 0..3));
+    let last = (header_edits(), header_edits(), vec(mirror, 0..3), upgrades, vec(fault, 0..3));
     (first, then, last).prop_map(
         |(
             (clusters, sticky, timeout, retry),
             (hedge, path, host),
-            (request_headers, response_headers, mirrors, faults),
+            (request_headers, response_headers, mirrors, upgrades, faults),
         )| Forward {
             clusters,
             sticky,
@@ -263,6 +264,7 @@ fn forward() -> impl Strategy<Value = Forward> {
             request_headers,
             response_headers,
             mirrors,
+            upgrades,
             faults,
         },
     )

@@ -13,3 +13,4 @@ mod security;
 mod store;
 mod supervise;
 mod verdict;
+mod websocket;

@@ -166,8 +166,7 @@ impl Compiler<'_> {
                 limits: Limits::default(),
             }),
         });
-        // The caller's proxy bounds the whole request; a second bound here would only race with it.
-        let action = forward(LOCAL, std::time::Duration::ZERO);
+        let action = to_workload(service);
         snapshot.routes.push(RouteTable {
             name: "inbound".to_owned(),
             hosts: vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])],
@@ -209,11 +208,11 @@ impl Compiler<'_> {
             if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
                 domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
             }
-            hosts.push(host(name, domains, vec![all_to(policy::forward(name, &callee.policy))]));
+            hosts.push(host(name, domains, vec![all_to(policy::forward(name, callee))]));
             for region in self.regions_of(callee) {
                 let pinned = format!("{name}.{region}");
                 self.add_cluster(snapshot, callee, pinned.clone(), &[vec![(region.clone(), 1)]])?;
-                let routes = vec![all_to(policy::forward(&pinned, &callee.policy))];
+                let routes = vec![all_to(policy::forward(&pinned, callee))];
                 hosts.push(host(&pinned, vec![pinned.clone()], routes));
             }
         }
@@ -243,7 +242,7 @@ impl Compiler<'_> {
         }
         let routes = gateway.routes.iter().filter_map(|route| {
             let service = self.config.services.get(&route.service)?;
-            let action = policy::forward(service.name.as_str(), &service.policy);
+            let action = policy::forward(service.name.as_str(), service);
             Some(Route { matches: prefix(&route.prefix), action })
         });
         let hosts = vec![host("gateway", vec!["*".to_owned()], routes.collect())];
@@ -411,10 +410,11 @@ fn all_to(action: RouteAction) -> Route {
     Route { matches: prefix("/"), action }
 }
 
-fn forward(cluster: &str, timeout: std::time::Duration) -> RouteAction {
+/// The caller's proxy bounds the whole request; a second bound here would only race with it.
+fn to_workload(service: &Service) -> RouteAction {
     RouteAction::Forward(Forward {
-        clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
-        timeout,
+        clusters: vec![WeightedCluster { cluster: LOCAL.to_owned(), weight: 1 }],
+        upgrades: policy::upgrades(service.protocol),
         ..Forward::default()
     })
 }

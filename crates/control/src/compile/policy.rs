@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use model::config::{Failback, Protocol, RetryOn, TrafficPolicy};
+use model::config::{Failback, Protocol, RetryOn, Service, TrafficPolicy};
 use xds::snapshot::{
     Forward, HealthCheck, HedgePolicy, OutlierDetection, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction,
     UpstreamProtocol, WeightedCluster,
@@ -23,12 +23,22 @@ pub(super) fn upstream_protocol(protocol: Protocol) -> UpstreamProtocol {
     }
 }
 
-pub(super) fn forward(cluster: &str, policy: &TrafficPolicy) -> RouteAction {
+/// What a service's callers may change to. WebSocket begins in HTTP/1.1, as does every hop to a service that speaks it.
+pub(super) fn upgrades(protocol: Protocol) -> Vec<String> {
+    match protocol {
+        Protocol::Http => vec!["websocket".to_owned()],
+        Protocol::Http2 | Protocol::Tcp => Vec::new(),
+    }
+}
+
+pub(super) fn forward(cluster: &str, service: &Service) -> RouteAction {
+    let policy = &service.policy;
     RouteAction::Forward(Forward {
         clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
         timeout: policy.timeout,
         retry: retry(policy),
         hedge: policy.hedge.as_ref().map(|h| HedgePolicy { at_least: h.at_least, at_most: h.at_most }),
+        upgrades: upgrades(service.protocol),
         ..Forward::default()
     })
 }

@@ -58,7 +58,7 @@ pub struct Job {
     pub body: TryBody,
     /// Faults.
     pub hit: Hit,
-    /// Whether a response that breaks off could be asked for elsewhere.
+    /// Whether a short response's end may lead to its being asked for elsewhere.
     pub repeatable: bool,
 }
 
@@ -249,6 +249,9 @@ async fn over_http1(
         let again = body.anew();
         wire.begin(head, authority, body);
         match poll_fn(|cx| wire.poll_head(cx)).await {
+            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Ok((head, Incoming::Switched(wire), None));
+            }
             Ok(head) => return Ok((head, Incoming::endpoint(wire, pool.clone()), None)),
             // A kept connection had ended in this moment: only kept ones say so.
             Err(Trouble::Unsent) if again.whole() => body = again,

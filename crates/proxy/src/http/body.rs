@@ -27,7 +27,8 @@ use crate::{
         h2::{flow::Flow, stream::Stream},
         message,
         pool::Pool,
-        shape::{Pace, Shaped},
+        relay::Duplex,
+        shape::{Pace, Shaped, ShapedBytes},
     },
 };
 
@@ -53,6 +54,9 @@ pub enum BodyError {
     /// The route's timeout.
     #[error("the request's time is over")]
     Timeout,
+    /// Nothing passed either way, after an upgrade.
+    #[error("nothing passed for too long")]
+    Idle,
     /// A later try reads the body now.
     #[error("a later try took over the body")]
     Superseded,
@@ -72,6 +76,8 @@ pub enum Incoming {
     Stream(Box<Stream>),
     /// An endpoint's, in the hand of a fault.
     Shaped(Box<Shaped<Self>>),
+    /// No body: the endpoint took up an upgrade, and from here on these are its bytes.
+    Switched(Box<dyn Duplex>),
     /// With its beginning already here.
     Begun(Beginning, Box<Incoming>),
 }
@@ -88,6 +94,7 @@ impl fmt::Debug for Incoming {
             Self::Flow(_) => "Flow",
             Self::Stream(_) => "Stream",
             Self::Shaped(_) => "Shaped",
+            Self::Switched(_) => "Switched",
             Self::Begun(..) => "Begun",
         })
     }
@@ -101,6 +108,9 @@ impl Incoming {
 
     /// What a fault makes of a response's body, and of what its head says about it.
     pub fn shaped(self, shape: Shape, headers: &mut HeaderMap) -> Self {
+        if let Self::Switched(io) = self {
+            return Self::Switched(Box::new(ShapedBytes::new(io, shape)));
+        }
         let shaped = Shaped::new(self, shape);
         if let (Some(length), true) = (shaped.size_hint().exact(), headers.contains_key(CONTENT_LENGTH)) {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -126,7 +136,7 @@ impl Incoming {
             Self::Stream(stream) => stream.drive(cx),
             Self::Shaped(shaped) => shaped.inner().drive(cx),
             Self::Begun(_, rest) => rest.drive(cx),
-            Self::Empty | Self::Caller(_) | Self::Flow(_) => {}
+            Self::Empty | Self::Caller(_) | Self::Flow(_) | Self::Switched(_) => {}
         }
     }
 
@@ -137,6 +147,17 @@ impl Incoming {
             other => other.is_end_stream(),
         };
         !here && self.size_hint().exact().is_none_or(|length| length <= BEGINNING)
+    }
+
+    /// Its trailers, where they are here already and there is nothing before them.
+    pub fn only_trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Begun(beginning, _) => {
+                let told = |frame: &&Frame<Bytes>| frame.data_ref().is_none_or(|data| !data.is_empty());
+                beginning.iter().find(told).and_then(Frame::trailers_ref)
+            }
+            _ => None,
+        }
     }
 
     /// Waits a moment for a short response's end, so that one that breaks off can still be asked for elsewhere: as long
@@ -177,7 +198,7 @@ impl Body for Incoming {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut frame = std::task::ready!(match &mut *self {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Switched(_) => Poll::Ready(None),
             Self::Caller(feed) => lock(feed).poll_frame(cx),
             Self::Endpoint(wire, _) => {
                 let frame = std::task::ready!(wire.poll_frame(cx));
@@ -207,6 +228,7 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Switched(_) => false,
             Self::Caller(feed) => lock(feed).done(),
             Self::Endpoint(wire, _) => wire.done(),
             Self::Flow(flow) => flow.is_over(),
@@ -223,6 +245,7 @@ impl Body for Incoming {
             Self::Endpoint(wire, _) => wire.size(),
             Self::Flow(flow) => flow.size(),
             Self::Stream(stream) => stream.size(),
+            Self::Switched(_) => SizeHint::new(),
             Self::Shaped(shaped) => shaped.size_hint(),
             Self::Begun(beginning, rest) => {
                 let here = beginning.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
@@ -467,7 +490,9 @@ impl Body for TryBody {
 /// What is told when a response's body is over.
 pub trait Watch: Send {
     /// Bytes passed.
-    fn passed(&mut self, bytes: usize);
+    fn passed(&mut self, bytes: u64);
+    /// Bytes went the other way, after an upgrade.
+    fn received(&mut self, bytes: u64);
     /// Trailers passed.
     fn trailers(&mut self, trailers: &HeaderMap);
     /// Ended as it should.
@@ -482,6 +507,14 @@ pub struct Answer {
     watch: Option<Box<dyn Watch>>,
     deadline: Option<Instant>,
     alarm: Alarm,
+}
+
+/// An endpoint's bytes after an upgrade. Whoever has it passes them on and tells the watch.
+pub struct Switched {
+    /// To and from the endpoint.
+    pub io: Box<dyn Duplex>,
+    /// Told at the end.
+    pub watch: Option<Box<dyn Watch>>,
 }
 
 enum Source {
@@ -521,6 +554,17 @@ impl Answer {
     /// Whether it is not an endpoint's.
     pub fn is_ours(&self) -> bool {
         matches!(self.body, Source::Whole(_))
+    }
+
+    /// What an upgrade switched to.
+    ///
+    /// # Errors
+    /// Gives the answer back if it is one in HTTP.
+    pub fn switched(self) -> Result<Switched, Self> {
+        match self {
+            Self { body: Source::Upstream(Incoming::Switched(io)), watch, .. } => Ok(Switched { io, watch }),
+            other => Err(other),
+        }
     }
 
     /// Tells the watch what becomes of the body; dropped early means that the caller went away.
@@ -573,7 +617,7 @@ impl Body for Answer {
             }
             Some(Ok(frame)) => {
                 match (&mut this.watch, frame.data_ref(), frame.trailers_ref()) {
-                    (Some(watch), Some(data), _) => watch.passed(data.len()),
+                    (Some(watch), Some(data), _) => watch.passed(data.len() as u64),
                     (Some(watch), None, Some(trailers)) => watch.trailers(trailers),
                     _ => {}
                 }

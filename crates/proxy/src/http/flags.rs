@@ -27,6 +27,8 @@ pub enum Flag {
     DownstreamConnectionTermination,
     /// Repeats are used up.
     UpstreamRetryLimitExceeded,
+    /// Nothing passed for too long.
+    StreamIdleTimeout,
     /// The caller's request was malformed.
     DownstreamProtocolError,
     /// What the endpoint answered is not HTTP.
@@ -34,7 +36,7 @@ pub enum Flag {
 }
 
 impl Flag {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::NoHealthyUpstream,
         Self::UpstreamRequestTimeout,
         Self::UpstreamRemoteReset,
@@ -47,6 +49,7 @@ impl Flag {
         Self::UnauthorizedExternalService,
         Self::DownstreamConnectionTermination,
         Self::UpstreamRetryLimitExceeded,
+        Self::StreamIdleTimeout,
         Self::DownstreamProtocolError,
         Self::UpstreamProtocolError,
     ];
@@ -69,6 +72,7 @@ impl Flag {
             Self::UnauthorizedExternalService => "UAEX",
             Self::DownstreamConnectionTermination => "DC",
             Self::UpstreamRetryLimitExceeded => "URX",
+            Self::StreamIdleTimeout => "SI",
             Self::DownstreamProtocolError => "DPE",
             Self::UpstreamProtocolError => "UPE",
         }

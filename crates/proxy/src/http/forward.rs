@@ -10,7 +10,12 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header::SET_COOKIE, request::Parts, uri::Authority};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{SET_COOKIE, UPGRADE},
+    request::Parts,
+    uri::Authority,
+};
 use xds::snapshot;
 
 use crate::{
@@ -100,6 +105,17 @@ pub async fn forward(
         let text = "too many requests in flight";
         return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
     };
+    let upgrade = head.headers.get(UPGRADE);
+    if let Some(protocol) = upgrade
+        && !policy.upgrades.iter().any(|allowed| protocol.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
+    {
+        let text = "the route allows no such upgrade";
+        return Err((Refusal::new(StatusCode::FORBIDDEN, Flag::UnauthorizedExternalService, text), record));
+    }
+    let plan = match upgrade {
+        Some(_) => Plan::of_upgrade(policy.retry.as_ref()),
+        None => Plan::new(policy.retry.as_ref(), &head.method),
+    };
     let mut faults = Faults::default();
     if way.caller_side && !way.state.faults.is_empty() {
         let service = &view.config.service;
@@ -117,7 +133,6 @@ pub async fn forward(
     let deadline = bound.and_then(|bound| record.began().checked_add(bound));
     let body = Replay::new(body);
     record.receives(body.received());
-    let plan = Plan::new(policy.retry.as_ref(), &head.method);
     let mut race = Race {
         way,
         policy,
@@ -422,10 +437,17 @@ impl Race<'_> {
             authority: self.authority.clone(),
             body: self.body.reader(),
             hit,
-            repeatable: self.plan.would_repeat(Failure::Reset, self.body.replayable()),
+            repeatable: self.may_be_asked_elsewhere(),
         };
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
         Some(job)
+    }
+
+    /// Whether the end of a short response would decide about a repeat: that it breaks off, or a gRPC status in its trailers.
+    fn may_be_asked_elsewhere(&self) -> bool {
+        let replayable = self.body.replayable();
+        self.plan.would_repeat(Failure::Reset, replayable)
+            || grpc::is_call(&self.head.headers) && self.plan.awaits_status(replayable)
     }
 
     /// Takes note of a try's end; an answer that is not held back wins.
@@ -567,7 +589,8 @@ impl Race<'_> {
     }
 
     fn mirror(&mut self) {
-        if !self.policy.mirrors.is_empty() {
+        // A copy of an upgrade would be a connection that nobody uses.
+        if !self.policy.mirrors.is_empty() && !self.head.headers.contains_key(UPGRADE) {
             mirror::send(self.way, self.policy, (&self.head, &self.authority, &self.body), &mut self.random);
         }
     }
@@ -593,7 +616,8 @@ impl Race<'_> {
         let host = &made.chosen.host;
         let tries = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
         record.answered_by(host, tries.saturating_sub(1));
-        let Reply { head, body, held } = won.reply;
+        let Reply { mut head, body, held } = won.reply;
+        let switched = head.headers.remove(UPGRADE).filter(|_| matches!(body, Some(Incoming::Switched(_))));
         record.status(head.status.as_u16());
         record.told(&head.headers);
         let head_is_grpc = grpc::is_call(&head.headers);
@@ -608,6 +632,9 @@ impl Race<'_> {
         message::strip_hop_by_hop(response.headers_mut());
         if let Some(rewrite) = &entry.rewrite {
             rewrite.response(response.headers_mut());
+        }
+        if let Some(protocol) = switched {
+            response.headers_mut().insert(UPGRADE, protocol);
         }
         if self.way.caller_side {
             response.headers_mut().remove(message::ANSWERED_BY);
@@ -625,7 +652,9 @@ impl Race<'_> {
 
 /// What an endpoint's answer says of the request, as a failure would.
 fn answered(reply: &Reply) -> Failure {
-    match grpc::status(&reply.head.headers) {
+    // A call that failed has its status in the head, or in trailers with nothing before them.
+    let trailers = || reply.body.as_ref().and_then(Incoming::only_trailers).and_then(grpc::status);
+    match grpc::status(&reply.head.headers).or_else(trailers) {
         Some(status) if status != 0 && grpc::is_call(&reply.head.headers) => Failure::Grpc(status),
         _ => Failure::Status(reply.head.status.as_u16()),
     }
@@ -641,8 +670,12 @@ struct Streaming {
 }
 
 impl Watch for Streaming {
-    fn passed(&mut self, bytes: usize) {
+    fn passed(&mut self, bytes: u64) {
         self.record.passed(bytes);
+    }
+
+    fn received(&mut self, bytes: u64) {
+        self.record.received(bytes);
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {

@@ -21,6 +21,7 @@ pub const ANSWERED_BY: HeaderName = HeaderName::from_static("x-firedrill-answere
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -117,6 +118,41 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     if let Ok(cookie) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
         headers.insert(COOKIE, cookie);
     }
+}
+
+/// What the caller wants to speak from here on instead of HTTP, as it wrote it (RFC 9110, 7.8). Whoever may ignore the wish
+/// does: HTTP/2 has another way to be asked for, and in HTTP/1.0 it means nothing.
+pub fn upgrade(request: &Parts) -> Option<HeaderValue> {
+    let protocol = request.headers.get(UPGRADE)?;
+    let mut options =
+        request.headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let meant = match request.version {
+        Version::HTTP_11 => options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade")),
+        // No caller can send the header: it is what became of an extended CONNECT.
+        version => version == Version::HTTP_2,
+    };
+    (meant && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+/// Asks for an upgrade in the words of HTTP/1.1. A WebSocket over HTTP/2 has no key (RFC 8441, 5), which endpoints insist on.
+pub fn ask_for(protocol: HeaderValue, headers: &mut HeaderMap) {
+    if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        headers.entry(WEBSOCKET_KEY).or_insert_with(|| websocket_key(fastrand::u128(..)));
+    }
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Sixteen bytes in base64 (RFC 6455, 4.1).
+fn websocket_key(random: u128) -> HeaderValue {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = [b'='; 24];
+    for (place, digit) in text[..22].iter_mut().enumerate() {
+        // Of 132 bits, of which the last four are zero.
+        let bits = if place < 21 { random >> (122 - 6 * place) } else { random << 4 };
+        *digit = DIGITS[(bits & 0x3f) as usize];
+    }
+    // Of nothing but digits and the sign of equality.
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Removes what is between neighbours only (RFC 9110, 7.6.1).
@@ -315,6 +351,13 @@ mod tests {
         let mut headers = parts("/", &[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d; e=f")]).headers;
         join_cookies(&mut headers);
         assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=b; c=d; e=f"]);
+    }
+
+    #[test]
+    fn a_websockets_key_is_sixteen_bytes() {
+        let all: u128 = 0x00_01_02_03_04_05_06_07_08_09_0a_0b_0c_0d_0e_0f;
+        assert_eq!(websocket_key(all), "AAECAwQFBgcICQoLDA0ODw==");
+        assert_eq!(websocket_key(u128::MAX), "/////////////////////w==");
     }
 
     #[test]

@@ -14,5 +14,6 @@ pub mod message;
 pub mod mirror;
 pub mod pool;
 pub mod record;
+pub mod relay;
 pub mod server;
 pub mod shape;

@@ -253,8 +253,12 @@ fn text(headers: &HeaderMap, name: HeaderName) -> String {
 }
 
 impl Watch for Record {
-    fn passed(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+    fn passed(&mut self, bytes: u64) {
+        self.sent += bytes;
+    }
+
+    fn received(&mut self, bytes: u64) {
+        self.received = Some(Arc::new(bytes.into()));
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
@@ -269,6 +273,7 @@ impl Watch for Record {
         match error {
             BodyError::Timeout => self.flag(Flag::UpstreamRequestTimeout),
             BodyError::Upstream(_) => self.flag(Flag::UpstreamConnectionTermination),
+            BodyError::Idle => self.flag(Flag::StreamIdleTimeout),
             BodyError::Caller(_) | BodyError::Superseded => self.flag(Flag::DownstreamConnectionTermination),
         }
         self.tell();

@@ -4,6 +4,7 @@ use std::{borrow::Cow, future::poll_fn, sync::Arc};
 
 use bytes::BytesMut;
 use http::{HeaderValue, Method, Response, StatusCode, Version, request::Parts, uri::Authority};
+use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use xds::snapshot::{Direction, HttpListener, Limits, ListenerProtocol, RouteAction};
 
@@ -84,6 +85,11 @@ impl Connection {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, Flag::NoRouteFound, "not an HTTP listener");
             return refuse(refusal, record, None);
         };
+        if message::upgrade(&head).is_some() && !body.is_end_stream() {
+            self.shared.metrics.refused("malformed");
+            let text = "a request that asks for an upgrade has no body";
+            return refuse(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, text), record, None);
+        }
         let (authority, id) = match self.check(&mut head, http, config.direction) {
             Ok(checked) => checked,
             Err((refusal, id)) => {
@@ -135,7 +141,8 @@ impl Connection {
         }
     }
 
-    /// Checks a request's form and its caller's rights, and makes its headers what the endpoint may see. Returns whom it
+    /// Checks a request's form and its caller's rights, and makes its headers what the endpoint may see: of those of one hop
+    /// only an upgrade is left. Returns whom it
     /// is for, and its id.
     fn check(
         &self,
@@ -155,7 +162,11 @@ impl Connection {
         if let Some(reason) = message::refuse(head) {
             return Err(malformed(reason));
         }
+        let upgrade = message::upgrade(head);
         message::strip_hop_by_hop(&mut head.headers);
+        if let Some(protocol) = upgrade {
+            head.headers.insert(http::header::UPGRADE, protocol);
+        }
         if head.version == Version::HTTP_2 {
             message::join_cookies(&mut head.headers);
         }

@@ -2,6 +2,7 @@
 //! are handed `now`.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -9,10 +10,11 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     fault::{Cut, Shape},
-    http::{alarm::Alarm, body::BodyError},
+    http::{alarm::Alarm, body::BodyError, relay::Duplex},
 };
 
 /// Pieces in a second that a rate is made of.
@@ -161,9 +163,97 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Body for Shaped<B> {
     }
 }
 
+/// What an upgrade switched to, in the hand of the same faults: cut by what the endpoint sent, slow both ways.
+pub struct ShapedBytes {
+    io: Box<dyn Duplex>,
+    cut: Option<Cut>,
+    passed: u64,
+    /// Of the endpoint's bytes, and of the caller's.
+    rates: Option<[Rate; 2]>,
+}
+
+impl ShapedBytes {
+    /// Around a connection of which nothing was read.
+    pub fn new(io: Box<dyn Duplex>, shape: Shape) -> Self {
+        let rate = |rate| Rate { rate, due: None, alarm: Alarm::default() };
+        Self { io, cut: shape.cut, passed: 0, rates: shape.rate.map(|bytes| [rate(bytes), rate(bytes)]) }
+    }
+}
+
+/// No more than so many bytes in a second: each piece is followed by as long a pause as its bytes take.
+#[derive(Debug)]
+struct Rate {
+    rate: u64,
+    due: Option<tokio::time::Instant>,
+    alarm: Alarm,
+}
+
+impl Rate {
+    /// How many bytes may pass at once, when they may.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if let Some(due) = self.due {
+            ready!(self.alarm.poll(due, cx));
+        }
+        Poll::Ready(usize::try_from((self.rate / PIECES).max(1)).unwrap_or(usize::MAX))
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        let now = tokio::time::Instant::now();
+        self.due = Some(now + Duration::from_secs_f64(bytes as f64 / self.rate.max(1) as f64));
+    }
+}
+
+impl AsyncRead for ShapedBytes {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let mut most = into.remaining();
+        if let Some([down, _]) = &mut this.rates {
+            most = most.min(ready!(down.poll(cx)));
+        }
+        if let Some(cut) = this.cut {
+            let left = cut.after.saturating_sub(this.passed);
+            if left == 0 {
+                let broken = || io::Error::new(io::ErrorKind::ConnectionReset, "connection reset by a fault");
+                return Poll::Ready(if cut.whole { Ok(()) } else { Err(broken()) });
+            }
+            most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
+        }
+        let mut part = ReadBuf::new(into.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut *this.io).poll_read(cx, &mut part))?;
+        let count = part.filled().len();
+        into.advance(count);
+        this.passed += count as u64;
+        if let Some([down, _]) = &mut this.rates {
+            down.passed(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ShapedBytes {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let Some([_, up]) = &mut this.rates else { return Pin::new(&mut *this.io).poll_write(cx, bytes) };
+        let most = ready!(up.poll(cx)).min(bytes.len());
+        let count = ready!(Pin::new(&mut *this.io).poll_write(cx, &bytes[..most]))?;
+        up.passed(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::VecDeque, future::poll_fn};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -234,6 +324,31 @@ mod tests {
         }
         assert_eq!((passed, pieces), (1005, 21));
         assert_eq!((now - start).as_millis(), 1005);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn faults_have_upgraded_connections_in_hand_too() {
+        for (cut, comes, broken) in [
+            (None, &b"hello, world"[..], false),
+            (Some(Cut { after: 5, whole: true }), b"hello", false),
+            (Some(Cut { after: 5, whole: false }), b"hello", true),
+        ] {
+            let (mut far, near) = tokio::io::duplex(100);
+            let mut near = ShapedBytes::new(Box::new(near), Shape { cut, rate: Some(20) });
+            let began = tokio::time::Instant::now();
+            far.write_all(b"hello, world").await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut read = Vec::new();
+            assert_eq!(near.read_to_end(&mut read).await.is_err(), broken, "{cut:?}");
+            assert_eq!(read, comes);
+            near.write_all(b"four").await.unwrap();
+            let mut sent = [0; 4];
+            far.read_exact(&mut sent).await.unwrap();
+            assert_eq!(&sent, b"four");
+            // Twenty bytes a second, one by one; the last one's pause is nobody's concern.
+            let least = 50 * (comes.len() as u128 - 1 + 3);
+            assert!(began.elapsed().as_millis() >= least, "{cut:?}: {:?}", began.elapsed());
+        }
     }
 
     #[tokio::test(start_paused = true)]

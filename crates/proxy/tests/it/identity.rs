@@ -13,7 +13,7 @@ fn bundle(roots: String) -> Vec<TrustBundle> {
 }
 
 /// Before the workload: mTLS, and only service `accounts` may call.
-fn inbound(authority: &Authority, origin: &Origin) -> Snapshot {
+pub fn inbound(authority: &Authority, origin: &Origin) -> Snapshot {
     let mut snapshot = simple(Direction::Inbound, &[&[origin]]);
     snapshot.routes = vec![routes("fx", None, None)];
     snapshot.clusters[0].outlier = None;
@@ -27,7 +27,7 @@ fn inbound(authority: &Authority, origin: &Origin) -> Snapshot {
 }
 
 /// Beside a caller.
-fn outbound(authority: &Authority, origin: &Origin, to: SocketAddr, protocol: UpstreamProtocol) -> Snapshot {
+pub fn outbound(authority: &Authority, origin: &Origin, to: SocketAddr, protocol: UpstreamProtocol) -> Snapshot {
     let mut snapshot = simple(Direction::Outbound, &[&[origin]]);
     snapshot.endpoints[0].localities[0].endpoints[0].address = to;
     snapshot.clusters[0].protocol = protocol;

@@ -17,3 +17,5 @@ mod routing;
 mod support;
 mod tcp;
 mod tracing;
+mod upgrade;
+mod websocket;

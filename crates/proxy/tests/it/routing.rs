@@ -1,10 +1,18 @@
 //! Routes by all that they may ask, and what becomes of a request on its way.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xds::{
     overlay::{Delay, FaultAction},
     snapshot::{
@@ -261,5 +269,52 @@ async fn a_grpc_client_is_answered_in_its_own_words() {
     let metrics = proxy.admin("/metrics").unwrap().1;
     for status in [0, 5, 4, 12, 14] {
         assert!(metrics.contains(&format!("grpc_response_status=\"{status}\"")), "{status}: {metrics}");
+    }
+}
+
+/// An endpoint that says only in trailers how a call ended, behind this much of a body; how many calls it had.
+async fn late(status: u8, body: &'static str) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = tokio::net::TcpListener::bind((ip(), 8080)).await.unwrap();
+    let (address, calls) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+    let counted = calls.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let calls = counted.clone();
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while stream.read_buf(&mut seen).await.unwrap() > 0 {
+                    if seen.ends_with(b"\r\n\r\n") {
+                        calls.fetch_add(1, Ordering::SeqCst);
+                        seen.clear();
+                        let head =
+                            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n";
+                        let answer = format!("{head}{body}0\r\ngrpc-status: {status}\r\n\r\n");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    (address, calls)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_status_in_trailers_is_repeated_while_the_body_is_empty() {
+    let stand_ins = [Origin::start("one"), Origin::start("two")];
+    // first status, its body, calls of the second endpoint, what the caller gets
+    for (status, body, second, answered) in [(14, "", 1, "0"), (14, "5\r\nhello\r\n", 0, "14"), (5, "", 0, "5")] {
+        let ((first, calls), (next, calls_next)) = (late(status, body).await, late(0, "").await);
+        let mut snapshot = simple(Direction::Outbound, &[&[&stand_ins[0]], &[&stand_ins[1]]]);
+        for (locality, address) in snapshot.endpoints[0].localities.iter_mut().zip([first, next]) {
+            locality.endpoints[0].address = address;
+        }
+        let on = [RetryOn::GrpcUnavailable].into();
+        forward(&mut snapshot).retry = Some(RetryPolicy { attempts: 1, per_try: None, on, non_idempotent: false });
+        let _proxy = Proxy::start(&snapshot);
+        let response = http2(snapshot.listeners[0].address).await.send_request(call("/late")).await.unwrap();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], answered);
+        let calls = [calls, calls_next].map(|calls| calls.load(Ordering::SeqCst));
+        assert_eq!(calls, [1, second], "{status} {answered}");
     }
 }

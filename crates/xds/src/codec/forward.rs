@@ -6,7 +6,7 @@ use envoy_types::pb::{
         route::v3::{
             RouteAction, WeightedCluster as Weighted,
             route_action::{
-                ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+                ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy, UpgradeConfig,
                 hash_policy::{Cookie, Header, PolicySpecifier},
             },
             weighted_cluster::{ClusterWeight, RandomValueSpecifier},
@@ -23,8 +23,8 @@ use super::{
     retry,
     routes::Extra,
     wire::{
-        At, Checked, duration, ensure, ensure_duration, ensure_fraction, ensure_name, ensure_positive, fraction, need,
-        number, read_duration, read_fraction, read_number, wrong,
+        At, Checked, duration, ensure, ensure_duration, ensure_fraction, ensure_name, ensure_positive, ensure_unique,
+        fraction, need, number, read_duration, read_fraction, read_number, wrong, yes,
     },
 };
 use crate::snapshot::{Forward, HeaderEdits, Mirror, PathChange, Sticky, WeightedCluster};
@@ -50,6 +50,15 @@ pub(super) fn validate(forward: &Forward) -> Checked<()> {
         ensure_name(&mirror.cluster, "request_mirror_policies")?;
         ensure_fraction(mirror.percent, "request_mirror_policies")?;
     }
+    for upgrade in &forward.upgrades {
+        // RFC 9110, 7.8: a name, and perhaps a version.
+        let fine = upgrade.split('/').all(is_token) && upgrade.matches('/').count() <= 1;
+        let lower = !upgrade.bytes().any(|byte| byte.is_ascii_uppercase());
+        // A tunnel to wherever the caller says is no upgrade, and HTTP/2 is spoken without one.
+        let other = !["connect", "h2c"].contains(&upgrade.as_str());
+        ensure(fine && lower && other, "upgrade_configs", || format!("{upgrade:?} is not supported"))?;
+    }
+    ensure_unique(&forward.upgrades, "upgrade_configs")?;
     for fault in &forward.faults {
         ensure_fraction(fault.percent, "faults")?;
         fault::validate(&fault.action).at("faults")?;
@@ -85,6 +94,7 @@ pub(super) fn write(forward: &Forward) -> RouteAction {
         hash_policy: forward.sticky.iter().map(write_sticky).collect(),
         host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
         request_mirror_policies: forward.mirrors.iter().map(write_mirror).collect(),
+        upgrade_configs: forward.upgrades.iter().map(|name| write_upgrade(name)).collect(),
         ..RouteAction::default()
     };
     match &forward.path {
@@ -120,6 +130,10 @@ fn write_mirror(mirror: &Mirror) -> RequestMirrorPolicy {
     }
 }
 
+fn write_upgrade(name: &str) -> UpgradeConfig {
+    UpgradeConfig { upgrade_type: name.to_owned(), enabled: yes(), ..UpgradeConfig::default() }
+}
+
 /// What Envoy's message says; the rest is in the metadata, and changes to headers are the route's.
 pub(super) fn read(action: &RouteAction, extra: Extra, edits: [HeaderEdits; 2]) -> Checked<Forward> {
     let Some(ClusterSpecifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
@@ -152,6 +166,7 @@ pub(super) fn read(action: &RouteAction, extra: Extra, edits: [HeaderEdits; 2]) 
         request_headers,
         response_headers,
         mirrors: action.request_mirror_policies.iter().map(read_mirror).collect::<Checked<_>>()?,
+        upgrades: action.upgrade_configs.iter().map(|upgrade| upgrade.upgrade_type.clone()).collect(),
         faults: extra.faults,
     })
 }

@@ -73,6 +73,8 @@ pub(super) fn write(http: &HttpListener, name: &str, direction: Direction) -> Ht
         }),
         http2_protocol_options: Some(Http2ProtocolOptions {
             max_concurrent_streams: number(limits.concurrent_streams),
+            // Whether an upgrade is allowed is the route's to say, however the caller asks (RFC 8441).
+            allow_connect: true,
             ..Http2ProtocolOptions::default()
         }),
         max_request_headers_kb: number(limits.header_bytes.div_ceil(1024)),

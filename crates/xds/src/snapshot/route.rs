@@ -158,6 +158,9 @@ pub struct Forward {
     /// Who gets a copy; what it answers is thrown away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
+    /// Protocols that callers may change to with `Upgrade`, in lower case, such as `websocket`; others get 403.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<String>,
     /// Faults that are part of the configuration. A drill lays overlays instead, which are leased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<RouteFault>,
@@ -300,15 +303,15 @@ pub enum RetryOn {
     Reset,
     /// 502, 503 or 504.
     GatewayError,
-    /// gRPC status 1, where it comes with the response's head.
+    /// gRPC status 1, with the response's head or with nothing before its trailers.
     GrpcCancelled,
-    /// gRPC status 4, where it comes with the response's head.
+    /// gRPC status 4, with the response's head or with nothing before its trailers.
     GrpcDeadlineExceeded,
-    /// gRPC status 8, where it comes with the response's head.
+    /// gRPC status 8, with the response's head or with nothing before its trailers.
     GrpcResourceExhausted,
-    /// gRPC status 13, where it comes with the response's head.
+    /// gRPC status 13, with the response's head or with nothing before its trailers.
     GrpcInternal,
-    /// gRPC status 14, where it comes with the response's head.
+    /// gRPC status 14, with the response's head or with nothing before its trailers.
     GrpcUnavailable,
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::Authority,
 };
@@ -14,7 +14,10 @@ use crate::http::h1::framing::Framing;
 /// Ends the last chunk, without trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Writes a request's head. Its headers are without those of one hop; `framing` is `None` without a body.
+/// Tells the neighbour that `upgrade` is meant for it (RFC 9110, 7.8).
+const SWITCHES: &[u8] = b"connection: upgrade\r\n";
+
+/// Writes a request's head. Its headers are without those of one hop, but for an upgrade that it asks for; `framing` is `None` without a body.
 pub fn request(out: &mut Vec<u8>, request: &request::Parts, authority: &Authority, framing: Option<Framing>) {
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let method = request.method.as_str();
@@ -35,6 +38,9 @@ pub fn request(out: &mut Vec<u8>, request: &request::Parts, authority: &Authorit
         _ => b"",
     };
     out.extend_from_slice(lengths);
+    if request.headers.contains_key(UPGRADE) {
+        out.extend_from_slice(SWITCHES);
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -49,7 +55,7 @@ pub struct Ending {
     pub keep: bool,
 }
 
-/// Writes a response's head. Its headers are without those of one hop.
+/// Writes a response's head. Its headers are without those of one hop, but for the upgrade that it takes up.
 pub fn response(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap, ending: Ending, date: &[u8]) {
     out.reserve(96 + 48 * fields.len());
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -72,7 +78,9 @@ pub fn response(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap, endin
         out.extend_from_slice(date);
         out.extend_from_slice(b"\r\n");
     }
-    if ending.close {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        out.extend_from_slice(SWITCHES);
+    } else if ending.close {
         out.extend_from_slice(b"connection: close\r\n");
     } else if ending.keep {
         out.extend_from_slice(b"connection: keep-alive\r\n");

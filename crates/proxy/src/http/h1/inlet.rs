@@ -78,6 +78,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Inlet<T> {
         Poll::Ready(Ok(count > 0))
     }
 
+    /// What came behind the head of a request that switches protocols.
+    pub fn take_rest(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Whether the caller's bytes cannot be told apart any more.
     pub fn is_broken(&self) -> bool {
         self.broken

@@ -118,7 +118,7 @@ impl Outbox {
 
 /// Reads once, appending to the buffer; 0 is the end of the stream. While nothing comes, no memory is held for it.
 /// `expected` is how much of a body may come.
-pub fn poll_fill<T: AsyncRead + Unpin>(
+pub fn poll_fill<T: AsyncRead + Unpin + ?Sized>(
     io: &mut T,
     buffer: &mut BytesMut,
     expected: usize,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method, Response, StatusCode, Version, header::CONTENT_LENGTH};
+use http::{HeaderMap, Method, Response, StatusCode, Version, header::CONTENT_LENGTH, response};
 use hyper::body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -21,7 +21,7 @@ use xds::snapshot::Limits;
 use crate::{
     http::{
         alarm::Alarm,
-        body::{Answer, Incoming},
+        body::{Answer, Incoming, Switched},
         date,
         guard::STALL,
         h1::{
@@ -31,6 +31,8 @@ use crate::{
             outbox::Outbox,
             parse::{Bounds, Refused, RequestHead},
         },
+        message,
+        relay::{DRAIN, Ended, Relay},
         server::Connection,
     },
     seldom::Seldom,
@@ -171,7 +173,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
 
     async fn answer(&mut self, head: RequestHead) -> Last {
         let RequestHead { parts, keep_alive, .. } = head;
-        let asked = Asked { head_only: parts.method == Method::HEAD, version: parts.version, keep_alive };
+        let asked = Asked {
+            head_only: parts.method == Method::HEAD,
+            version: parts.version,
+            keep_alive,
+            upgrade: message::upgrade(&parts).is_some(),
+        };
         let inlet = self.inlet.clone();
         let body = if lock(&inlet).done() { Incoming::Empty } else { Incoming::Caller(inlet.clone()) };
         let response = {
@@ -190,13 +197,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
     }
 
     async fn respond(&mut self, asked: Asked, response: Response<Answer>) -> io::Result<Last> {
-        let (mut head, mut body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        let mut body = match body.switched() {
+            Ok(switched) => return self.switch(&head, switched).await,
+            Err(body) => body,
+        };
         let inlet = self.inlet.clone();
         poll_fn(|cx| lock(&inlet).poll_interim(cx)).await?;
         let mut close = !asked.keep_alive || poll_fn(|cx| Poll::Ready(self.leaving.poll(cx).is_ready())).await;
         // Whoever cannot be understood now may mean another thing by what follows.
         close |= body.is_ours() && matches!(head.status.as_u16(), 400 | 405 | 431 | 501);
         close |= lock(&inlet).is_broken();
+        // What follows may be bytes of the protocol that was asked for: nothing of it is taken for a request.
+        close |= asked.upgrade;
         if body.is_ours() && !close && !lock(&inlet).done() {
             close = !discard(&inlet).await;
         }
@@ -214,6 +227,30 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
             return Ok(Last::Kept);
         }
         Ok(Last::Whole)
+    }
+
+    /// Passes the other protocol's bytes both ways until they end, or until it is time to leave.
+    async fn switch(&mut self, head: &response::Parts, switched: Switched) -> io::Result<Last> {
+        let Switched { io: mut endpoint, watch } = switched;
+        self.write_head(head.status, &head.headers, Ending { framing: None, close: false, keep: false });
+        poll_fn(|cx| self.poll_flush(cx)).await?;
+        let inlet = self.inlet.clone();
+        let mut relay = Relay::new(self.patience.1, lock(&inlet).take_rest());
+        let mut until = None;
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(ended) = relay.poll(&mut lock(&inlet).io, &mut *endpoint, cx) {
+                return Poll::Ready(ended);
+            }
+            ready!(self.leaving.poll(cx));
+            let until = *until.get_or_insert_with(|| Instant::now() + DRAIN);
+            self.alarm.poll(until, cx).map(|()| Ended::Whole)
+        });
+        let ended = ended.await;
+        let last = if matches!(ended, Ended::Whole) { Last::Whole } else { Last::Broken };
+        if let Some(mut watch) = watch {
+            relay.tell(ended, &mut *watch);
+        }
+        Ok(last)
     }
 
     fn write_head(&mut self, status: StatusCode, headers: &HeaderMap, ending: Ending) {
@@ -338,6 +375,7 @@ struct Asked {
     head_only: bool,
     version: Version,
     keep_alive: bool,
+    upgrade: bool,
 }
 
 impl Asked {

@@ -3,14 +3,16 @@
 
 use std::{
     fmt, io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, request, response, uri::Authority};
+use http::{HeaderValue, Method, StatusCode, header::UPGRADE, request, response, uri::Authority};
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     http::{
@@ -51,6 +53,8 @@ pub struct Wire {
     keep: bool,
     /// Whether it served a request before.
     used: bool,
+    /// What the request would change to.
+    upgrade: Option<HeaderValue>,
 }
 
 impl fmt::Debug for Wire {
@@ -88,6 +92,7 @@ impl Wire {
             head_only: false,
             keep: true,
             used: false,
+            upgrade: None,
         }
     }
 
@@ -111,6 +116,7 @@ impl Wire {
         self.body = framing.is_some().then_some(body);
         self.head_only = head.method == Method::HEAD;
         self.keep = true;
+        self.upgrade = head.headers.get(UPGRADE).cloned();
     }
 
     /// Sends the request; ready when all of it is sent. An early response ends it, and the connection with it.
@@ -120,7 +126,7 @@ impl Wire {
             while self.out.has_room()
                 && let Some(body) = &mut self.body
             {
-                match std::pin::Pin::new(body).poll_frame(cx) {
+                match Pin::new(body).poll_frame(cx) {
                     Poll::Pending => {
                         waits = true;
                         break;
@@ -211,7 +217,14 @@ impl Wire {
             if let Some(head) = self.scan.head(&mut self.buffer, HEAD).map_err(malformed)? {
                 let head = parse::response(&head, self.head_only, HEAD).map_err(malformed)?;
                 if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Poll::Ready(Err(Trouble::Malformed("switched protocols unasked".to_owned())));
+                    let to = head.parts.headers.get(UPGRADE);
+                    let same = |(asked, to): (&HeaderValue, &HeaderValue)| {
+                        asked.as_bytes().eq_ignore_ascii_case(to.as_bytes())
+                    };
+                    return Poll::Ready(match self.upgrade.as_ref().zip(to).is_some_and(same) {
+                        true => Ok(head.parts),
+                        false => Err(Trouble::Malformed("switched protocols unasked".to_owned())),
+                    });
                 }
                 if head.parts.status.is_informational() {
                     continue;
@@ -272,6 +285,35 @@ impl Wire {
     /// Whether another request may be sent over it.
     pub fn reusable(&self) -> bool {
         self.keep && self.done() && !self.sends() && self.buffer.is_empty() && !self.fate.retired()
+    }
+}
+
+/// After it switched protocols: what came behind the response's head, then the connection's bytes.
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.fate.poll_cut(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, "connection cut off")));
+        }
+        if self.buffer.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, into);
+        }
+        let count = self.buffer.len().min(into.remaining());
+        into.put_slice(&self.buffer.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -8,16 +8,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use h2::{
     RecvStream,
     server::{self, SendResponse},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::watch,
     time::Instant,
 };
 use xds::snapshot::Limits;
@@ -25,9 +26,11 @@ use xds::snapshot::Limits;
 use crate::{
     http::{
         alarm::Alarm,
-        body::Incoming,
+        body::{Incoming, Switched},
         date,
-        h2::{flow::Flow, pulse, sending::Sending},
+        h2::{duplex::Duplex, flow::Flow, pulse, sending::Sending},
+        message,
+        relay::{DRAIN, Ended, Relay},
         server::Connection,
     },
     seldom::Seldom,
@@ -52,6 +55,8 @@ where
         .max_send_buffer_size(SEND_BUFFER)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(4 * WINDOW)
+        // Whether an upgrade is allowed is the route's to say.
+        .enable_connect_protocol()
         .handshake::<T, Bytes>(io);
     let mut caller = match tokio::time::timeout(limits.header_timeout, handshake).await {
         Ok(Ok(caller)) => caller,
@@ -59,6 +64,7 @@ where
         Err(_) => return connection.shared.metrics.refused("slowHead"),
     };
     let mut lost = caller.ping_pong().map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, || true)));
+    let ends = Ends { leaving: watch::Sender::new(false), idle: limits.idle_timeout };
     let mut streams = FuturesUnordered::new();
     let mut idle = Idle { since: None, alarm: Alarm::default() };
     let mut told = false;
@@ -71,7 +77,7 @@ where
             while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
             match caller.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    streams.push(Box::pin(answer(connection.clone(), request, respond)));
+                    streams.push(Box::pin(answer(connection.clone(), request, respond, &ends)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     refused(&connection, &error);
@@ -86,6 +92,7 @@ where
         {
             told = true;
             idle.since = None;
+            ends.leaving.send_replace(true);
             caller.graceful_shutdown();
             if caller.poll_closed(cx).is_ready() {
                 return Poll::Ready(());
@@ -125,11 +132,66 @@ fn refused(connection: &Connection, error: &h2::Error) {
     tracing::debug!(caller = %connection.caller.address, %error, "refused");
 }
 
+/// What ends an upgraded stream that does not end by itself.
+struct Ends {
+    /// It is time to leave.
+    leaving: watch::Sender<bool>,
+    /// Nothing passes for this long.
+    idle: Duration,
+}
+
+/// Passes the other protocol's bytes both ways until they end, or until it is time to leave.
+async fn switch(mut caller: Duplex, switched: Switched, ends: &Ends) {
+    let Switched { io: mut endpoint, watch } = switched;
+    let mut leaving = ends.leaving.subscribe();
+    let drained = async {
+        // An ended sender is a connection that is gone.
+        drop(leaving.wait_for(|leaving| *leaving).await);
+        tokio::time::sleep(DRAIN).await;
+    };
+    let mut relay = Relay::new(ends.idle, BytesMut::new());
+    let ended = tokio::select! {
+        ended = poll_fn(|cx| relay.poll(&mut caller, &mut *endpoint, cx)) => ended,
+        () = drained => Ended::Whole,
+    };
+    if let Some(mut watch) = watch {
+        relay.tell(ended, &mut *watch);
+    }
+}
+
+/// Makes what HTTP/1.1 calls an upgrade of an extended CONNECT.
+fn upgraded(parts: &mut Parts) -> bool {
+    if parts.method != Method::CONNECT {
+        return false;
+    }
+    let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+    let Some(protocol) = protocol.and_then(|protocol| HeaderValue::from_str(protocol.as_str()).ok()) else {
+        return false;
+    };
+    parts.method = Method::GET;
+    message::ask_for(protocol, &mut parts.headers);
+    true
+}
+
 /// Answers one request.
-async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let (parts, body) = request.into_parts();
+async fn answer(
+    connection: Arc<Connection>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    ends: &Ends,
+) {
+    let (mut parts, body) = request.into_parts();
     let head_only = parts.method == Method::HEAD;
-    let body = if body.is_end_stream() { Incoming::Empty } else { Incoming::Flow(Flow::new(body, &parts.headers)) };
+    // What follows the head of an upgrade is no body of it.
+    let mut upgrade = None;
+    let body = if upgraded(&mut parts) {
+        upgrade = Some(Flow::new(body, &HeaderMap::new()));
+        Incoming::Empty
+    } else if body.is_end_stream() {
+        Incoming::Empty
+    } else {
+        Incoming::Flow(Flow::new(body, &parts.headers))
+    };
     let response = {
         let mut alarm = Alarm::default();
         let mut request = pin!(connection.request(parts, body, &mut alarm));
@@ -141,8 +203,20 @@ async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut r
         .await
     };
     let Some(response) = response else { return };
-    let (mut head, mut body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_2;
+    let mut body = match body.switched() {
+        Ok(switched) => {
+            head.status = StatusCode::OK;
+            head.headers.remove(header::UPGRADE);
+            let to = respond.send_response(Response::from_parts(head, ()), false);
+            if let (Some(from), Ok(to)) = (upgrade, to) {
+                switch(Duplex::new(from, to), switched, ends).await;
+            }
+            return;
+        }
+        Err(body) => body,
+    };
     let bodiless =
         head_only || matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) || body.is_end_stream();
     if let Some(length) = body.size_hint().exact().filter(|_| !bodiless) {

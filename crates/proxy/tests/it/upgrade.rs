@@ -1,0 +1,368 @@
+//! Upgrades: a WebSocket through proxies and its end in every way; what is refused, and what is never repeated.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use xds::snapshot::{Direction, Endpoint, Forward, ListenerProtocol, RouteAction, Snapshot, UpstreamProtocol};
+
+use crate::{
+    authority::Authority,
+    identity::{inbound, outbound},
+    support::*,
+    websocket::*,
+};
+
+/// What a peer does with a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    /// Takes up a WebSocket, echoes its messages, and answers its closing.
+    Echo,
+    /// Takes up any upgrade, echoes bytes until the caller's end, and says one thing more.
+    Bytes,
+    /// Answers as if nothing had been asked for.
+    Ignore,
+    /// Reads the request and goes.
+    Break,
+}
+
+/// An endpoint with hand-written framing.
+struct Peer {
+    address: SocketAddr,
+    requests: Arc<AtomicU32>,
+}
+
+impl Peer {
+    async fn start(does: Does) -> Self {
+        let listener = TcpListener::bind(SocketAddr::new(ip(), 8080)).await.unwrap();
+        let (address, requests) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+        let count = requests.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, does, count.clone()));
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint { name: "peer".into(), address: self.address, version: "v1".into(), weight: 1 }
+    }
+
+    fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: TcpStream, does: Does, count: Arc<AtomicU32>) -> std::io::Result<()> {
+    loop {
+        let head = head(&mut stream).await?;
+        if head.is_empty() {
+            return Ok(());
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        match does {
+            Does::Break => return Ok(()),
+            Does::Ignore => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno").await?,
+            Does::Echo | Does::Bytes => {
+                let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
+                assert!(head.contains("connection: upgrade\r\n") && key.unwrap().len() == KEY.len(), "{head}");
+                accept(&mut stream).await?;
+                return if does == Does::Echo { echo(stream).await } else { bytes(stream).await };
+            }
+        }
+    }
+}
+
+async fn bytes(mut stream: TcpStream) -> std::io::Result<()> {
+    let (mut from, mut to) = stream.split();
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.write_all(b" and that is all").await
+}
+
+fn allow(snapshot: &mut Snapshot, upgrades: &[&str]) {
+    forward(snapshot).upgrades = upgrades.iter().map(|name| (*name).to_owned()).collect();
+}
+
+fn forward(snapshot: &mut Snapshot) -> &mut Forward {
+    let RouteAction::Forward(forward) = &mut snapshot.routes[0].hosts[0].routes[1].action else { unreachable!() };
+    forward
+}
+
+/// A proxy in front of a peer that allows WebSocket.
+async fn before(does: Does, change: impl FnOnce(&mut Snapshot)) -> (Proxy, Peer, SocketAddr) {
+    let peer = Peer::start(does).await;
+    let mut snapshot = plain(peer.endpoint(), Direction::Outbound);
+    allow(&mut snapshot, &["websocket"]);
+    change(&mut snapshot);
+    (Proxy::start(&snapshot), peer, snapshot.listeners[0].address)
+}
+
+async fn opened(to: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(asks("WebSocket").as_bytes()).await.unwrap();
+    let head = head(&mut stream).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    stream
+}
+
+/// The lines of the access log, when there are that many.
+fn log(proxy: &Proxy, lines: usize) -> Vec<serde_json::Value> {
+    let read = |proxy: &Proxy| std::fs::read_to_string(proxy.folder.path().join("access.log")).unwrap_or_default();
+    tokio::task::block_in_place(|| proxy.until("logged", |proxy| read(proxy).lines().count() >= lines));
+    read(proxy).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+async fn ended(stream: &mut TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
+    assert!(read.is_ok(), "never closed");
+    rest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_passes_through_both_sidecars() {
+    let (authority, peer, stand_in) = (Authority::new(), Peer::start(Does::Echo).await, Origin::start("stand-in"));
+    let mut inside = inbound(&authority, &stand_in);
+    inside.endpoints[0].localities[0].endpoints[0] = peer.endpoint();
+    allow(&mut inside, &["websocket"]);
+    let mut outside = outbound(&authority, &stand_in, inside.listeners[0].address, UpstreamProtocol::Http1);
+    allow(&mut outside, &["websocket"]);
+    let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
+    let caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
+
+    let mut stream = TcpStream::connect(outside.listeners[0].address).await.unwrap();
+    // The first message goes with the request: it may not get lost behind the head.
+    let mask = Some([7, 1, 250, 3]);
+    let mut first = asks("websocket").into_bytes();
+    first.extend(framed(TEXT, b"hello", mask));
+    stream.write_all(&first).await.unwrap();
+    let head = head(&mut stream).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    for line in ["connection: upgrade", "upgrade: websocket", &format!("sec-websocket-accept: {ACCEPT}")] {
+        assert_eq!(head.matches(&format!("{line}\r\n")).count(), 1, "{head}");
+    }
+    assert_eq!(frame(&mut stream).await.unwrap(), (TEXT, b"hello".to_vec()));
+    let large: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let sent = framed(TEXT, &large, mask);
+    let (mut from, mut to) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        to.write_all(&sent).await.unwrap();
+        to
+    });
+    let mut received = vec![0; framed(TEXT, &large, None).len()];
+    from.read_exact(&mut received).await.unwrap();
+    assert!(received == framed(TEXT, &large, None));
+    let mut stream = from.reunite(sending.await.unwrap()).unwrap();
+    stream.write_all(&framed(CLOSE, &[3, 232], mask)).await.unwrap();
+    assert_eq!(frame(&mut stream).await.unwrap(), (CLOSE, vec![3, 232]));
+    stream.shutdown().await.unwrap();
+    assert!(ended(&mut stream).await.is_empty());
+
+    let bytes = |masked: Option<[u8; 4]>| {
+        [(TEXT, &b"hello"[..]), (TEXT, &large), (CLOSE, &[3, 232])]
+            .map(|(kind, payload)| framed(kind, payload, masked).len())
+            .iter()
+            .sum::<usize>()
+    };
+    for proxy in [&caller, &server] {
+        let line = &log(proxy, 1)[0];
+        assert_eq!((&line["response_code"], &line["response_flags"]), (&101.into(), &"-".into()), "{line}");
+        assert_eq!(
+            (&line["bytes_received"], &line["bytes_sent"]),
+            (&bytes(mask).into(), &bytes(None).into()),
+            "{line}"
+        );
+        let metrics = tokio::task::block_in_place(|| proxy.admin("/metrics")).unwrap().1;
+        assert!(metrics.lines().any(|l| l.starts_with("istio_requests_total{") && l.contains("\"101\"")), "{metrics}");
+        assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["active"], 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_of_an_upgrade_ends_on_its_own() {
+    let (proxy, _peer, to) = before(Does::Bytes, |_| {}).await;
+    let mut stream = opened(to).await;
+    stream.write_all(b"something").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(ended(&mut stream).await, b"something and that is all");
+    assert_eq!(log(&proxy, 1)[0]["response_flags"], "-");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_the_route_does_not_name_is_refused() {
+    let (proxy, peer, to) = before(Does::Bytes, |_| {}).await;
+    let behind = "GET /secret HTTP/1.1\r\nhost: fx\r\n\r\n";
+    // Nothing that follows may be taken for a request: it is the other protocol's.
+    let answer = raw(to, format!("{}{behind}", asks("spdy/3.1")).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("connection: close"), "{answer}");
+    assert_eq!((answer.matches("HTTP/1.1").count(), peer.requests()), (1, 0), "{answer}");
+    let with_body = asks("websocket").replace("Host: fx", "Host: fx\r\nContent-Length: 3") + "abc";
+    let answer = raw(to, with_body.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(peer.requests(), 0);
+    let flags: Vec<_> = log(&proxy, 2).iter().map(|line| line["response_flags"].clone()).collect();
+    assert_eq!(flags, ["UAEX", "DPE"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_may_be_ignored_is() {
+    let (_proxy, peer, to) = before(Does::Ignore, |_| {}).await;
+    let asked = [asks("h2c"), asks("websocket").replace("HTTP/1.1", "HTTP/1.0"), asks("spdy").replace(", Upgrade", "")];
+    for asked in asked {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        let head = head(&mut stream).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{asked}{head}");
+    }
+    assert_eq!(peer.requests(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_refuses_gets_no_byte_of_what_follows() {
+    let (_proxy, peer, to) = before(Does::Ignore, |_| {}).await;
+    let behind = "GET /secret HTTP/1.1\r\nhost: fx\r\n\r\n";
+    let answer = raw(to, format!("{}{behind}", asks("websocket")).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nno"), "{answer}");
+    assert_eq!(peer.requests(), 1, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_repeated_only_where_nothing_was_sent() {
+    let (peer, other, mut dead) =
+        (Peer::start(Does::Break).await, Peer::start(Does::Bytes).await, Origin::start("dead"));
+    dead.kill();
+    let spare = Origin::start("spare");
+    for (first, opens) in [(peer.endpoint(), false), (dead.endpoint(), true)] {
+        let mut snapshot = simple(Direction::Outbound, &[&[&dead], &[&spare]]);
+        snapshot.endpoints[0].localities[0].endpoints[0] = first;
+        snapshot.endpoints[0].localities[1].endpoints[0].address = other.address;
+        allow(&mut snapshot, &["websocket"]);
+        forward(&mut snapshot).retry.as_mut().unwrap().non_idempotent = true;
+        let _proxy = Proxy::start(&snapshot);
+        if opens {
+            opened(snapshot.listeners[0].address).await;
+        } else {
+            let answer = raw(snapshot.listeners[0].address, asks("websocket").as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        }
+        assert_eq!((peer.requests(), other.requests()), (1, u32::from(opens)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_endpoint_gets_no_second_upgrade() {
+    let other = Peer::start(Does::Bytes).await;
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    one.does.frozen.store(true, Ordering::SeqCst);
+    let mut snapshot = simple(Direction::Outbound, &[&[&one], &[&two]]);
+    snapshot.endpoints[0].localities[1].endpoints[0].address = other.address;
+    allow(&mut snapshot, &["websocket"]);
+    forward(&mut snapshot).timeout = Duration::from_millis(700);
+    let _proxy = Proxy::start(&snapshot);
+    // A read is hedged after 200 ms at most.
+    let answer = raw(snapshot.listeners[0].address, asks("websocket").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert_eq!((one.does.users(), other.requests()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_ends_an_upgrade_and_the_routes_timeout_does_not() {
+    let (proxy, _peer, to) = before(Does::Bytes, |snapshot| {
+        forward(snapshot).timeout = Duration::from_millis(300);
+        let ListenerProtocol::Http(http) = &mut snapshot.listeners[0].protocol else { unreachable!() };
+        http.limits.idle_timeout = Duration::from_millis(600);
+    })
+    .await;
+    let (began, mut stream) = (std::time::Instant::now(), opened(to).await);
+    while began.elapsed() < Duration::from_millis(900) {
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    }
+    assert!(ended(&mut stream).await.is_empty());
+    let line = &log(&proxy, 1)[0];
+    assert_eq!((&line["response_code"], &line["response_flags"]), (&101.into(), &"SI".into()), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_drained_when_the_proxy_ends() {
+    let peer = Peer::start(Does::Bytes).await;
+    let mut snapshot = plain(peer.endpoint(), Direction::Outbound);
+    allow(&mut snapshot, &["websocket"]);
+    let mut proxy = Proxy::with(&snapshot, None, |options| options.drain.at_most = Duration::from_secs(30));
+    let mut stream = opened(snapshot.listeners[0].address).await;
+    let began = std::time::Instant::now();
+    proxy.begin_stop();
+    // It still passes bytes, and is over before the process would have been cut off.
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    assert!(ended(&mut stream).await.is_empty());
+    proxy.stop_blocking();
+    assert!(began.elapsed() < Duration::from_secs(25));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_to_wherever_the_caller_says_is_refused() {
+    let (proxy, peer, to) = before(Does::Bytes, |_| {}).await;
+    let at = peer.address;
+    let answer = raw(to, format!("CONNECT {at} HTTP/1.1\r\nhost: {at}\r\n\r\nhello").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("connection: close"), "{answer}");
+    let request = http::Request::connect(at.to_string()).body(http_body_util::Full::default()).unwrap();
+    let response = http2(to).await.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 501);
+    for line in log(&proxy, 2) {
+        assert_eq!((&line["response_code"], &line["response_flags"]), (&501.into(), &"DPE".into()), "{line}");
+    }
+    assert_eq!(peer.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extended_connect_is_an_upgrade_for_the_endpoint() {
+    let (proxy, peer, to) = before(Does::Bytes, |_| {}).await;
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (sender, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let mut pinging = connection.ping_pong().unwrap();
+    tokio::spawn(connection);
+    // Its settings have come when it has answered.
+    pinging.ping(h2::Ping::opaque()).await.unwrap();
+    let mut sender = sender.ready().await.unwrap();
+    assert!(sender.is_extended_connect_protocol_enabled());
+    let ask = |protocol: &'static str| {
+        let request = http::Request::connect("http://fx/chat").header("sec-websocket-version", "13");
+        request.extension(h2::ext::Protocol::from_static(protocol)).version(http::Version::HTTP_2).body(()).unwrap()
+    };
+    let (response, mut up) = sender.send_request(ask("websocket"), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("upgrade")), (200, None));
+    let large = vec![b'x'; 2_000_000];
+    let sent = large.clone();
+    let sending = tokio::spawn(async move {
+        let mut sent = bytes::Bytes::from(sent);
+        while !sent.is_empty() {
+            up.reserve_capacity(sent.len());
+            let room = std::future::poll_fn(|cx| up.poll_capacity(cx)).await.unwrap().unwrap();
+            up.send_data(sent.split_to(room.min(sent.len())), sent.is_empty()).unwrap();
+        }
+    });
+    let (mut body, mut received) = (response.into_body(), Vec::new());
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        received.extend_from_slice(&data);
+    }
+    sending.await.unwrap();
+    assert!(received == [large.as_slice(), b" and that is all"].concat(), "{} bytes", received.len());
+    let line = &log(&proxy, 1)[0];
+    assert_eq!((&line["response_code"], &line["bytes_received"]), (&101.into(), &2_000_000.into()), "{line}");
+    let (refused, _up) = sender.send_request(ask("spdy"), false).unwrap();
+    assert_eq!((refused.await.unwrap().status().as_u16(), peer.requests()), (403, 1));
+}
