@@ -166,7 +166,7 @@ async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy
 /// twice is not asked again; the check that has passed, or an answer to a harmless question, stands in for it.
 async fn prove(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Proof {
     if cluster.view().config.protocol == UpstreamProtocol::Tcp {
-        return Proof::Well;
+        return if host.has_spoken() { Proof::Well } else { Proof::Seeming };
     }
     let question = host.question();
     if question.is_none() && (policy.http_path.is_some() || policy.grpc_service.is_some()) {

@@ -72,13 +72,14 @@ impl Latency {
         }
     }
 
+    /// The observed 99th percentile; `None` while too little is known.
+    pub fn usual(&self) -> Option<Duration> {
+        Some(self.p99.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0).map(Duration::from_nanos)
+    }
+
     /// How long a first try is waited for.
     pub fn hedge_after(&self, policy: &HedgePolicy) -> Duration {
-        let observed = match self.p99.load(Ordering::Relaxed) {
-            0 => policy.at_most,
-            nanos => Duration::from_nanos(nanos),
-        };
-        observed.min(policy.at_most).max(policy.at_least)
+        self.usual().unwrap_or(policy.at_most).min(policy.at_most).max(policy.at_least)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,7 @@ use xds::snapshot::Direction;
 
 use crate::{
     http::{
+        alarm::Alarm,
         record::Caller,
         relay::{DRAIN, Ended, Relay},
     },
@@ -30,6 +32,8 @@ use crate::{
 
 /// Endpoints tried before the caller's connection is closed. Nothing was sent to those that did not connect.
 const TRIES: usize = 3;
+/// The usual time to an endpoint's first bytes, held within these bounds, is how long they are waited for.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(2500));
 /// A connection over which nothing passes for this long is closed. Envoy's default.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -83,12 +87,60 @@ pub async fn forward<T>(
         }
     };
     let mut relay = Relay::new(IDLE, BytesMut::new());
+    let mut first = FirstAnswer::default();
+    let relayed = poll_fn(|cx| {
+        let ended = relay.poll(&mut caller, &mut link.stream, cx);
+        first.poll(relay.passed(), &cluster, &host, cx);
+        ended
+    });
     tokio::select! {
-        ended = poll_fn(|cx| relay.poll(&mut caller, &mut link.stream, cx)) => match ended {
-            Ended::Whole => {}
-            ended => tracing::debug!(?ended, cluster = %cluster.name, "a TCP connection broke"),
+        ended = relayed => match ended {
+            Ended::Whole => cluster.came_whole(&host),
+            ended => {
+                if matches!(ended, Ended::Endpoint(_)) {
+                    cluster.broke_off(&host, Instant::now());
+                }
+                tracing::debug!(?ended, cluster = %cluster.name, "a TCP connection broke");
+            }
         },
         () = ended => {}
+    }
+}
+
+/// Waits for the first bytes that an endpoint sends after the caller's first. Of a protocol in which endpoints answer, a
+/// silence says what it says of a request: the kernel takes connections and bytes for a process that hangs.
+#[derive(Debug, Default)]
+struct FirstAnswer {
+    sent: Option<Instant>,
+    /// How long it is waited for; `None` where nothing is known of this cluster's answers, or the silence is told.
+    patience: Option<Duration>,
+    over: bool,
+    alarm: Alarm,
+}
+
+impl FirstAnswer {
+    fn poll(&mut self, (asked, answered): (u64, u64), cluster: &Cluster, host: &Host, cx: &mut Context<'_>) {
+        if self.over || asked == 0 && answered == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let sent = *self.sent.get_or_insert_with(|| {
+            self.patience = cluster.first_bytes.usual().map(|usual| usual.clamp(PATIENCE.0, PATIENCE.1));
+            now
+        });
+        if answered > 0 {
+            self.over = true;
+            host.spoke();
+            if asked > 0 {
+                cluster.first_bytes.observe(now.saturating_duration_since(sent), now);
+            }
+        } else if let Some(patience) = self.patience
+            && let Some(until) = sent.checked_add(patience)
+            && self.alarm.poll(until.into(), cx).is_ready()
+        {
+            self.patience = None;
+            cluster.unanswered(host, sent, patience, now);
+        }
     }
 }
 
@@ -115,7 +167,7 @@ async fn connect(cluster: &Arc<Cluster>) -> Option<Connected> {
         let (epoch, trust, config) = (host.epoch(), cluster.watch_trust(), &view.config);
         match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
             Ok(link) => {
-                cluster.succeeded(&view, &host);
+                cluster.connected(&view, &host);
                 let active = Active::new(&host);
                 return Some(Connected { link, host, epoch, trust, _active: active });
             }

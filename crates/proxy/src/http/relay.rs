@@ -93,6 +93,11 @@ impl Relay {
         }
     }
 
+    /// Bytes that the endpoint has got, and that the caller has got.
+    pub fn passed(&self) -> (u64, u64) {
+        (self.up.passed, self.down.passed)
+    }
+
     /// Passes on what comes; ready at the end. An end of one way is passed on, too, and the other goes on.
     pub fn poll<C, E>(&mut self, caller: &mut C, endpoint: &mut E, cx: &mut Context<'_>) -> Poll<Ended>
     where

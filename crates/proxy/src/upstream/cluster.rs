@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use xds::{
     event::EventKind,
     overlay::SwitchState,
-    snapshot::{self, Balancer, EndpointSet},
+    snapshot::{self, Balancer, EndpointSet, UpstreamProtocol},
     status::ClusterStatus,
 };
 
@@ -22,6 +22,7 @@ use crate::{
     budget::TokenBucket,
     events::EventLog,
     gate::Gate,
+    hedge::Latency,
     tls::UpstreamTls,
     upstream::{
         detect::{self, Ended},
@@ -54,6 +55,8 @@ pub struct Cluster {
     pub pending: AtomicU64,
     /// Connections to its endpoints.
     pub connections: AtomicU64,
+    /// Over TCP, times from a caller's first bytes to an endpoint's.
+    pub first_bytes: Latency,
     /// Told when one of them ends.
     pub freed: Notify,
     view: ArcSwap<View>,
@@ -85,6 +88,7 @@ impl Cluster {
             active: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            first_bytes: Latency::new(now),
             freed: Notify::new(),
             view: ArcSwap::from_pointee(view),
             tls: ArcSwapOption::empty(),
@@ -199,9 +203,8 @@ impl Cluster {
         self.core().members.iter().any(|member| member.host.tries.load(Ordering::Relaxed) > 0)
     }
 
-    /// A try over bytes was answered by this host.
-    pub fn succeeded(&self, view: &View, host: &Host) {
-        host.answered();
+    /// A TCP connection was made to this host.
+    pub fn connected(&self, view: &View, host: &Host) {
         self.first_answer(view, host);
         self.count(view, host, Ended::Answered(200), "", Instant::now());
     }
@@ -268,7 +271,7 @@ impl Cluster {
             self.around.wake.notify_one();
         } else if !host.ejected.load(Ordering::Relaxed) {
             host.failures.fetch_add(1, Ordering::Relaxed);
-            self.eject(host.id, "no answer", false, now);
+            self.eject(host.id, "no answer", kernel_answers(&view.config), now);
         }
     }
 
@@ -297,7 +300,7 @@ impl Cluster {
         let hanging = core.members.iter().filter(|m| !m.record.ejected());
         let hanging = hanging.filter(|m| m.host.hangs_at().is_some_and(|at| at <= now));
         let mut found: Vec<(Arc<Host>, String, bool)> =
-            hanging.map(|member| (member.host.clone(), "no answer".to_owned(), false)).collect();
+            hanging.map(|member| (member.host.clone(), "no answer".to_owned(), kernel_answers(&core.config))).collect();
         let policy = core.config.outlier.clone();
         if let Some(policy) = policy.filter(|_| core.next_sweep().is_some_and(|at| at <= now)) {
             core.swept = Some(now);
@@ -386,4 +389,10 @@ impl Cluster {
             self.around.events.push(EventKind::FirstAnswer { cluster, region });
         }
     }
+}
+
+/// Whether a connection that is made is no sign that the endpoint has ended its silence, since there is no question to ask
+/// over it.
+fn kernel_answers(config: &snapshot::Cluster) -> bool {
+    config.protocol == UpstreamProtocol::Tcp
 }

@@ -90,6 +90,8 @@ pub struct Host {
     /// Whether `silence` holds anything; spares the lock on every answer.
     silent: AtomicBool,
     silence: Mutex<Silence>,
+    /// It sent something over TCP when it was ejected for silence.
+    spoke: AtomicBool,
     latency: Mutex<PeakEwma>,
     /// Path of the safe request that failed last: the question that proves that the endpoint is well again.
     question: Mutex<Option<String>>,
@@ -115,6 +117,7 @@ impl Host {
             suspect: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             silence: Mutex::default(),
+            spoke: AtomicBool::new(false),
             latency: Mutex::default(),
             question: Mutex::default(),
             epoch: Epoch::default(),
@@ -135,6 +138,20 @@ impl Host {
             self.suspect.store(false, Ordering::Relaxed);
             *lock(&self.silence) = Silence::default();
         }
+    }
+
+    /// Bytes of its own came over a TCP connection.
+    pub fn spoke(&self) {
+        let was_silent = self.silent.load(Ordering::Relaxed);
+        self.answered();
+        if was_silent && self.ejected.load(Ordering::Relaxed) {
+            self.spoke.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it sent something over TCP after it was ejected for silence, which proves that its silence is over.
+    pub fn has_spoken(&self) -> bool {
+        self.spoke.load(Ordering::Relaxed)
     }
 
     /// A try sent at `sent` is unanswered for too long; when the endpoint counts as hanging. See [`Silence`].
@@ -160,6 +177,7 @@ impl Host {
     pub fn forgive(&self) {
         self.rows.clear();
         self.answered();
+        self.spoke.store(false, Ordering::Relaxed);
         *lock(&self.question) = None;
     }
 

@@ -1,10 +1,18 @@
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
-use xds::snapshot::{Direction, ListenerProtocol, UpstreamProtocol};
+use xds::snapshot::{Direction, HealthCheck, ListenerProtocol, UpstreamProtocol};
 
 use crate::support::*;
 
@@ -74,4 +82,107 @@ async fn the_last_try_crosses_tiers_and_the_callers_half_stays_open() {
     stream.write_all(b"late").await.unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(serving.await.unwrap(), "late");
+}
+
+/// How a server of lines behaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Does {
+    Answers,
+    Nothing,
+    BreaksOff,
+}
+
+/// Answers each connection's line with its name; counts the connections.
+async fn lines(name: &'static str) -> (SocketAddr, watch::Sender<Does>, Arc<AtomicU64>) {
+    let server = TcpListener::bind(SocketAddr::new(ip(), 9000)).await.unwrap();
+    let (address, does) = (server.local_addr().unwrap(), watch::Sender::new(Does::Answers));
+    let (count, seen) = (Arc::new(AtomicU64::new(0)), does.subscribe());
+    let counted = count.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = server.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut seen = seen.clone();
+            tokio::spawn(async move {
+                stream.read_u8().await.ok()?;
+                let does = *seen.wait_for(|does| *does != Does::Nothing).await.ok()?;
+                if does == Does::BreaksOff {
+                    stream.write_all(&name.as_bytes()[..1]).await.ok()?;
+                    return socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
+                }
+                stream.write_all(name.as_bytes()).await.ok()
+            });
+        }
+    });
+    (address, does, count)
+}
+
+async fn ask(to: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(b"?").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn two_tiers() -> (Proxy, SocketAddr, watch::Sender<Does>, Arc<AtomicU64>) {
+    let (unused, other) = (Origin::start("unused"), Origin::start("other"));
+    let mut snapshot = simple(Direction::Outbound, &[&[&unused], &[&other]]);
+    let ((east, does, count), (west, ..)) = (lines("east").await, lines("west").await);
+    snapshot.endpoints[0].localities[0].endpoints[0].address = east;
+    snapshot.endpoints[0].localities[1].endpoints[0].address = west;
+    snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
+    snapshot.clusters[0].health_check = Some(HealthCheck { http_path: None, ..check(20) });
+    snapshot.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    // What answers usually take is known.
+    for _ in 0..200 {
+        assert_eq!(ask(to).await.unwrap(), "east");
+    }
+    (proxy, to, does, count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_connections_and_says_nothing_gets_no_more_of_them() {
+    let (proxy, to, does, _) = two_tiers().await;
+    does.send_replace(Does::Nothing);
+    let mut stuck = tokio::task::JoinSet::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        pace.tick().await;
+        stuck.spawn(ask(to));
+        if let Some(answered) = stuck.try_join_next() {
+            assert_eq!(answered.unwrap().unwrap(), "west");
+            break;
+        }
+        assert!(stuck.len() < 400, "nobody found out");
+    }
+    assert!(stuck.len() >= 5, "one silence says nothing");
+    let ejected = |proxy: &Proxy| proxy.status()["clusters"][0]["endpoints"][0]["ejected"] == true;
+    tokio::task::block_in_place(|| proxy.until("ejected", ejected));
+    // The answers that were waited for prove it well.
+    does.send_replace(Does::Answers);
+    tokio::task::block_in_place(|| proxy.until("readmitted", |proxy| !ejected(proxy)));
+    for answer in stuck.join_all().await {
+        assert!(["east", "west"].contains(&answer.unwrap().as_str()));
+    }
+    assert_eq!(ask(to).await.unwrap(), "east");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_resets_its_connections_is_ejected() {
+    let (proxy, to, does, count) = two_tiers().await;
+    does.send_replace(Does::BreaksOff);
+    let mut broken = 0;
+    while ask(to).await.ok().as_deref() != Some("west") {
+        broken += 1;
+        assert!(broken < 20, "nobody found out");
+    }
+    assert!(broken >= 5, "{broken}");
+    assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["ejected"], true);
+    let before = count.load(Ordering::SeqCst);
+    tokio::task::block_in_place(|| proxy.until("checked", |_| count.load(Ordering::SeqCst) > before + 2));
+    let early = proxy.events().iter().filter(|event| event["kind"]["type"] == "readmitted").count();
+    assert_eq!(early, 0, "that it takes connections is no proof");
 }
