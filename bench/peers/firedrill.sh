@@ -51,6 +51,7 @@ for listener in snapshot["listeners"]:
     if os.environ["TCP"]:
         listener["protocol"] = {"tcp": {"cluster": "up"}}
         snapshot["clusters"][0]["protocol"] = "tcp"
+        snapshot["routes"] = []
         continue
     listener["protocol"]["http"]["authorization"] = {"allow": [{"principals": ["*"], "paths": ["/"]}]}
 if os.environ["TLS"]:

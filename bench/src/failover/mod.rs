@@ -46,6 +46,8 @@ pub async fn run(plan: &Plan) -> Result<(), Failure> {
             let modes: Vec<Mode> = plan.modes.iter().copied().filter(|mode| mode.concerns(*kind)).collect();
             let rows = tables.entry(kind.as_str()).or_default();
             for modes in modes.chunks(AT_ONCE) {
+                let names: Vec<&str> = modes.iter().map(|mode| mode.as_str()).collect();
+                eprintln!("# failover {}: {peer}, {}", kind.as_str(), names.join(", "));
                 for (mode, result) in at_once(plan, peer, *kind, modes).await? {
                     match result {
                         Ok(figures) => rows.push(row(peer, mode, &figures)),

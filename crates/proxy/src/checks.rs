@@ -15,7 +15,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
-use xds::snapshot::{HealthCheck, UpstreamProtocol};
+use xds::snapshot::{self, HealthCheck, UpstreamProtocol};
 
 use self::rota::Rota;
 use crate::{
@@ -37,12 +37,21 @@ const AGENT: &str = "firedrill-check";
 /// Between the first checks of endpoints that came together: thousands of them do not start in one burst.
 const PACE: Duration = Duration::from_micros(200);
 
-/// An endpoint that is to be checked.
+/// Checks at once. Thousands of endpoints that answer do not need as many; of as many that hang, each has its turn later.
+const AT_ONCE: usize = 1024;
+
+/// An endpoint that is to be checked, as its cluster's configuration says.
 #[derive(Clone, Debug)]
 struct Target {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
-    policy: Arc<HealthCheck>,
+    config: Arc<snapshot::Cluster>,
+}
+
+impl Target {
+    fn policy(&self) -> Option<&HealthCheck> {
+        self.config.health_check.as_ref()
+    }
 }
 
 type Targets = HashMap<HostId, Target>;
@@ -58,9 +67,12 @@ impl Checks {
     pub fn follow<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<Cluster>>) {
         let mut targets = Targets::new();
         for cluster in clusters {
-            let Some(policy) = cluster.view().config.health_check.clone().map(Arc::new) else { continue };
+            let config = cluster.view().config.clone();
+            if config.health_check.is_none() {
+                continue;
+            }
             for host in cluster.hosts() {
-                targets.insert(host.id, Target { cluster: cluster.clone(), host, policy: policy.clone() });
+                targets.insert(host.id, Target { cluster: cluster.clone(), host, config: config.clone() });
             }
         }
         if let Some((sender, _)) = &self.running {
@@ -85,7 +97,7 @@ async fn run(mut wanted: watch::Receiver<Arc<Targets>>) {
     let mut targets = Arc::<Targets>::default();
     let mut under_way = JoinSet::new();
     loop {
-        let next = rota.next_deadline();
+        let next = rota.next_deadline().filter(|_| under_way.len() < AT_ONCE);
         let due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -104,7 +116,9 @@ async fn run(mut wanted: watch::Receiver<Arc<Targets>>) {
                 pool.sweep(now);
             }
             Some(Ok((id, turn, at))) = under_way.join_next() => rota.again(id, turn, at),
-            () = due => while let Some((id, turn)) = rota.due(Instant::now()) {
+            () = due => while under_way.len() < AT_ONCE
+                && let Some((id, turn)) = rota.due(Instant::now())
+            {
                 if let Some(target) = targets.get(&id).cloned() {
                     let pool = pool.clone();
                     under_way.spawn(async move { (id, turn, check(&pool, &target).await) });
@@ -117,7 +131,7 @@ async fn run(mut wanted: watch::Receiver<Arc<Targets>>) {
 /// Who is new, or checked otherwise than before, has its turn soon.
 fn follow(rota: &mut Rota, before: &Targets, after: &Targets, now: Instant) {
     before.keys().filter(|id| !after.contains_key(id)).for_each(|id| rota.leave(*id));
-    let fresh = after.iter().filter(|(id, target)| before.get(id).is_none_or(|old| old.policy != target.policy));
+    let fresh = after.iter().filter(|(id, target)| before.get(id).is_none_or(|old| old.policy() != target.policy()));
     for ((id, _), place) in fresh.zip(0u32..) {
         rota.enter(*id, now + PACE * place);
     }
@@ -125,14 +139,16 @@ fn follow(rota: &mut Rota, before: &Targets, after: &Targets, now: Instant) {
 
 /// Checks an endpoint once; when it is to be checked again.
 async fn check(pool: &Arc<Pool>, target: &Target) -> Instant {
-    let Target { cluster, host, policy } = target;
+    let Target { cluster, host, .. } = target;
     let began = Instant::now();
+    // Who is not checked is no target.
+    let Some(policy) = target.policy() else { return began + Duration::from_secs(1) };
     let finding = match timeout(policy.timeout, find(pool, cluster, host, policy)).await {
         Ok(finding) => finding,
         Err(_) => Finding::Unreachable("no answer in time".into()),
     };
     let proof = if finding.passed() && host.ejected.load(Ordering::Relaxed) {
-        timeout(policy.timeout, prove(pool, cluster, host, policy)).await.unwrap_or(Proof::None)
+        timeout(policy.timeout, Box::pin(prove(pool, cluster, host, policy))).await.unwrap_or(Proof::None)
     } else {
         Proof::None
     };
@@ -146,15 +162,16 @@ async fn check(pool: &Arc<Pool>, target: &Target) -> Instant {
     (began + every).max(Instant::now() + Duration::from_millis(1))
 }
 
+/// What a check needs that asks is boxed: most of them only connect, and a thousand may be under way.
 async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Finding {
     if let Some(service) = &policy.grpc_service {
-        return grpc::find(cluster, host, policy, service).await;
+        return Box::pin(grpc::find(cluster, host, policy, service)).await;
     }
     let Some(path) = &policy.http_path else {
         let connect = Link::connect(cluster, host, u32::MAX, policy.timeout).await;
         return connect.map_or_else(|error| Finding::Unreachable(error.to_string()), |_| Finding::Passed);
     };
-    match attempt::ask(pool, cluster, host, (Method::GET, path), AGENT).await {
+    match Box::pin(attempt::ask(pool, cluster, host, (Method::GET, path), AGENT)).await {
         Ok(head) if head.status != StatusCode::OK => Finding::Unexpected(format!("status {}", head.status.as_u16())),
         Ok(head) if head.headers.contains_key(DEGRADED) => Finding::Degraded,
         Ok(_) => Finding::Passed,

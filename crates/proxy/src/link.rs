@@ -95,7 +95,8 @@ async fn establish(host: &Host, tls: Option<Arc<UpstreamTls>>) -> io::Result<Est
     let gated = Gated::new(tcp, &host.gate);
     let Some(tls) = tls else { return Ok((Stream::Plain(gated), Vec::new(), false)) };
     let name = ServerName::IpAddress(host.address.ip().into());
-    let stream = TlsConnector::from(tls.config.clone()).connect(name, gated).await?;
+    // Boxed: without TLS a connection under way is small.
+    let stream = Box::pin(TlsConnector::from(tls.config.clone()).connect(name, gated)).await?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
     let h2 = session.alpn_protocol() == Some(crate::tls::H2);

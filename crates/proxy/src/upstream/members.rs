@@ -117,7 +117,8 @@ impl Members {
     pub(super) fn set_members(&mut self, endpoints: &EndpointSet, gate: &impl Fn(&str) -> Arc<Gate>, now: Instant) {
         // Who is there from the beginning starts at once: there is no other to start beside.
         let first = self.members.is_empty();
-        let mut old = std::mem::take(&mut self.members);
+        let count = endpoints.localities.iter().map(|locality| locality.endpoints.len()).sum();
+        let mut old = std::mem::replace(&mut self.members, Vec::with_capacity(count));
         for (locality_index, locality) in endpoints.localities.iter().enumerate() {
             let region: Arc<str> = locality.region.as_str().into();
             for endpoint in &locality.endpoints {
