@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{authority::Authority, mesh::Mesh};
+use crate::{authority::Authority, denial::Denial, mesh::Mesh};
 
 /// Handshakes at once; more wait in the kernel's queue.
 const HANDSHAKES: usize = 64;
@@ -19,11 +19,12 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after the machine could not accept (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A stream that is ready for gRPC.
-pub(crate) type Ready = Result<TlsStream<TcpStream>, std::io::Error>;
+/// A stream that is ready for gRPC, and the SPIFFE id that its peer proved.
+pub(crate) type Ready = Result<(TlsStream<TcpStream>, Option<Arc<str>>), std::io::Error>;
 
 /// Accepts for ever.
 pub(crate) async fn accept(
+    mesh: Arc<Mesh>,
     listener: TcpListener,
     tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     ready: mpsc::Sender<Ready>,
@@ -41,7 +42,7 @@ pub(crate) async fn accept(
         };
         // Before the first manifests there is no trust domain, hence no certificate; proxies try again.
         let Some(config) = tls.borrow().clone() else { continue };
-        let ready = ready.clone();
+        let (mesh, ready) = (mesh.clone(), ready.clone());
         tokio::spawn(async move {
             let handshake = async {
                 stream.set_nodelay(true)?;
@@ -49,12 +50,27 @@ pub(crate) async fn accept(
             };
             match timeout(HANDSHAKE_LIMIT, handshake).await {
                 // Nobody takes streams any more while the server stops.
-                Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "an ADS handshake failed"),
+                Ok(Ok(stream)) => {
+                    let id = Mesh::peer(stream.get_ref().1.peer_certificates());
+                    drop(ready.send(Ok((stream, id))).await);
+                }
+                Ok(Err(error)) => match denial(&error) {
+                    Some(denial) => mesh.stream_refused(&peer.to_string(), &denial),
+                    None => tracing::debug!(%peer, %error, "an ADS handshake failed"),
+                },
                 Err(_) => tracing::debug!(%peer, "an ADS handshake took too long"),
             }
             drop(permit);
         });
+    }
+}
+
+/// What was wrong with a peer's certificate, if that ended a handshake.
+fn denial(error: &std::io::Error) -> Option<Denial> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoCertificatesPresented => Some(Denial::Nothing),
+        error @ rustls::Error::InvalidCertificate(_) => Some(Denial::Certificate(error.to_string())),
+        _ => None,
     }
 }
 

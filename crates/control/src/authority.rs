@@ -13,15 +13,16 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use thiserror::Error;
 use xds::clock::Clock;
 
 use crate::{
     api::{Certificate, Stamp},
-    secret,
+    peer, secret,
 };
 
 /// Life of the root: longer than any mesh on one machine.
@@ -63,9 +64,40 @@ pub fn roots_file(state_dir: &Path) -> PathBuf {
     state_dir.join("ca").join("root.pem")
 }
 
+/// A certificate request whose signature proves that its maker has the key. Nothing but the public key is taken from it.
+pub struct Request(CertificateSigningRequestParams);
+
+impl Request {
+    /// Reads PKCS #10, PEM.
+    ///
+    /// # Errors
+    /// If it is none, or too long, or its signature is not by the key in it.
+    pub fn parse(csr: &str) -> Result<Self, AuthorityError> {
+        if csr.len() > MAX_CSR {
+            return Err(AuthorityError::Request(format!("it has {} bytes, more than {MAX_CSR}", csr.len())));
+        }
+        let request = CertificateSigningRequestParams::from_pem(csr).map_err(|error| {
+            AuthorityError::Request(match error {
+                rcgen::Error::InvalidCertificationRequestSignature => {
+                    "its signature is not by the key in it".to_owned()
+                }
+                other => other.to_string(),
+            })
+        })?;
+        Ok(Self(request))
+    }
+
+    /// The public key, DER.
+    pub fn key(&self) -> &[u8] {
+        self.0.public_key.der_bytes()
+    }
+}
+
 /// The authority of one mesh.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// Lets in who has a certificate of this authority.
+    callers: Arc<dyn ClientCertVerifier>,
     roots: String,
     clock: Clock,
 }
@@ -91,8 +123,9 @@ impl Authority {
             let reason = format!("the certificate is not of the key in {}; restore the pair", key_path.display());
             return Err(state(&root_path, reason));
         }
+        let callers = verifier(der.clone()).map_err(|e| state(&root_path, e))?;
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| state(&root_path, e.to_string()))?;
-        Ok(Self { issuer, roots, clock })
+        Ok(Self { issuer, callers, roots, clock })
     }
 
     /// The root, PEM: what proxies trust the control plane by, and what the trust bundle of traffic begins as.
@@ -100,23 +133,22 @@ impl Authority {
         &self.roots
     }
 
-    /// Signs a request. Its signature must prove possession of the key; nothing but the public key is taken from it.
+    /// Signs a certificate for the key of a request.
     ///
     /// # Errors
-    /// If the request is not acceptable or signing failed.
-    pub fn sign(&self, csr: &str, spiffe_id: &str, lifetime: Duration) -> Result<Certificate, AuthorityError> {
-        if csr.len() > MAX_CSR {
-            return Err(AuthorityError::Request(format!("it has {} bytes, more than {MAX_CSR}", csr.len())));
-        }
-        let request = CertificateSigningRequestParams::from_pem(csr).map_err(|error| {
-            AuthorityError::Request(match error {
-                rcgen::Error::InvalidCertificationRequestSignature => {
-                    "its signature is not by the key in it".to_owned()
-                }
-                other => other.to_string(),
-            })
-        })?;
-        self.issue(&request.public_key, spiffe_id, &[], lifetime)
+    /// If signing failed.
+    pub fn sign(&self, request: &Request, spiffe_id: &str, lifetime: Duration) -> Result<Certificate, AuthorityError> {
+        self.issue(&request.0.public_key, spiffe_id, &[], lifetime)
+    }
+
+    /// The SPIFFE id of a certificate chain (leaf first) of this authority that is valid now.
+    ///
+    /// # Errors
+    /// Why it is not believed.
+    pub fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<str>, String> {
+        let (leaf, rest) = chain.split_first().ok_or("there is none")?;
+        self.callers.verify_client_cert(leaf, rest, UnixTime::now()).map_err(|error| error.to_string())?;
+        peer::spiffe_id(leaf).ok_or_else(|| "it has no SPIFFE id".to_owned())
     }
 
     fn issue(
@@ -153,8 +185,8 @@ impl Authority {
         })
     }
 
-    /// TLS of the ADS server: a certificate for `spiffe_id` and DNS name `control`, HTTP/2 by ALPN. Clients bring no
-    /// certificate; they authenticate with their join token.
+    /// TLS of the ADS server: a certificate for `spiffe_id` and DNS name `control`, HTTP/2 by ALPN. Clients must have a
+    /// certificate of this authority.
     ///
     /// # Errors
     /// If signing failed.
@@ -170,7 +202,7 @@ impl Authority {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| sign(&e))?
-            .with_no_client_auth()
+            .with_client_cert_verifier(self.callers.clone())
             .with_single_cert(chain, key)
             .map_err(|e| sign(&e))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -181,6 +213,13 @@ impl Authority {
     pub fn renew_own_at(now: Instant) -> Instant {
         now + OWN_LIFETIME / 2
     }
+}
+
+fn verifier(root: CertificateDer<'_>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.into_owned()).map_err(|e| e.to_string())?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|e| e.to_string())
 }
 
 fn self_sign(key: &KeyPair, clock: &Clock) -> Result<String, rcgen::Error> {

@@ -138,11 +138,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
 
     let run_file = write_run_file(&options, &api, &ads, token.clone()).map_err(|e| state(e.into()))?;
     let (ready, incoming) = mpsc::channel(64);
-    parts.spawn(ads::accept(ads, tls_config, ready));
+    parts.spawn(ads::accept(mesh.clone(), ads, tls_config, ready));
     let mut servers = JoinSet::new();
     let server = mesh.ads.clone();
     let ends = stopped(stopping.clone());
-    servers.spawn(async move { server.serve(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) });
+    servers
+        .spawn(async move { server.serve_known(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) });
     let router = http::router(Arc::new(http::Api { mesh: mesh.clone(), recovery, token, stopping: stopping.clone() }));
     let ends = stopped(stopping);
     servers

@@ -116,7 +116,7 @@ pub enum ControlEvent {
         /// Why.
         detail: String,
     },
-    /// A proxy's stream was refused for what it holds.
+    /// A proxy's stream was refused: for who it is, or for what it holds.
     ProxyRefused {
         /// Its name.
         proxy: String,
@@ -142,6 +142,16 @@ pub enum ControlEvent {
     TrustRefused {
         /// Why.
         reason: String,
+    },
+    /// A join token was handed out.
+    TokenCreated {
+        /// `service/NAME` or `gateway/NAME`.
+        subject: String,
+        /// The one proxy that may use it.
+        #[serde(default)]
+        proxy: Option<String>,
+        /// Its end.
+        expires: Stamp,
     },
     /// A certificate was signed.
     CertificateIssued {

@@ -21,6 +21,7 @@ pub mod restore;
 pub mod rollback;
 pub mod sample;
 pub mod schema;
+pub mod token;
 pub mod up;
 
 pub use crate::interrupt::Stop;

@@ -70,6 +70,12 @@ impl Identity {
         self.set(chain_pem, key)
     }
 
+    /// What our key signs of a message: ECDSA on P-256 with SHA-256, DER; `None` without a key that can.
+    pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let current = self.current.load_full()?;
+        current.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])?.sign(message).ok()
+    }
+
     /// For TLS configurations of both sides.
     pub fn resolver(&self) -> Arc<Resolver> {
         Arc::new(Resolver(self.clone()))
