@@ -77,12 +77,17 @@ fn denial(error: &std::io::Error) -> Option<Denial> {
 /// Keeps the control plane's own certificate fresh, for the trust domain in force; for ever.
 pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<Arc<ServerConfig>>>) {
     let mut changes = mesh.changes();
+    let mut authority = mesh.authority.subscribe();
     let mut current: Option<(String, Instant)> = None;
     loop {
         let domain = mesh.state().config.as_ref().map(|config| config.mesh.trust_domain.clone());
         let fresh = |(of, renew_at): &(String, Instant)| Some(of) == domain.as_ref() && *renew_at > Instant::now();
+        // Seldom enough, and often enough for what lasts a year. What it writes is followed.
+        if let Err(error) = mesh.ca.renew_in_time() {
+            tracing::error!(%error, "the intermediate could not be renewed");
+        }
         if let Some(domain) = domain.clone().filter(|_| !current.as_ref().is_some_and(fresh)) {
-            match mesh.authority.server_config(&format!("spiffe://{domain}/control")) {
+            match mesh.authority().server_config(&format!("spiffe://{domain}/control")) {
                 Ok(config) => {
                     tls.send_replace(Some(config));
                     current = Some((domain, Authority::renew_own_at(std::time::Instant::now()).into()));
@@ -94,6 +99,10 @@ pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<A
         let wake = current.as_ref().map_or(retry, |(_, renew_at)| (*renew_at).max(retry));
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            changed = authority.changed() => match changed {
+                Ok(()) => current = None,
+                Err(_) => return,
+            },
             () = sleep_until(wake) => {}
         }
     }

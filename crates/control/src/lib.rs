@@ -7,6 +7,7 @@
 mod ads;
 pub mod api;
 pub mod authority;
+pub mod ca;
 pub mod client;
 pub mod compile;
 mod denial;

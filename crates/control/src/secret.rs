@@ -76,7 +76,8 @@ fn temporary(path: &Path) -> io::Result<std::path::PathBuf> {
     Ok(name.into())
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that is not there yet, with mode 0600.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()

@@ -143,6 +143,16 @@ pub enum ControlEvent {
         /// Why.
         reason: String,
     },
+    /// Certificates are signed by another intermediate, or other roots are the mesh's.
+    AuthorityApplied {
+        /// Number of roots: two while the root is replaced.
+        roots: u64,
+    },
+    /// The authority's files changed to something that cannot be used; what signed goes on.
+    AuthorityRefused {
+        /// Why.
+        reason: String,
+    },
     /// A join token was handed out.
     TokenCreated {
         /// `service/NAME` or `gateway/NAME`.

@@ -13,12 +13,13 @@ use xds::server::Credentials;
 use super::{Failure, Mesh, revision_of};
 use crate::{
     api::{Certificate, CertificateRequest, ControlEvent, JoinToken, Renewal, TokenRequest},
-    authority::{AuthorityError, Request},
+    authority::{Authority, AuthorityError, Request},
     compile,
     denial::Denial,
     overlays::Refusal,
     peer, secret,
     store::{Bearer, Redeemed},
+    trust,
 };
 
 /// How long a join token may be good for.
@@ -110,7 +111,33 @@ impl Mesh {
             (None, Some(token)) => self.redeem(token, &request.proxy, &subject, &asked).await?,
             (None, None) => return Err(Denial::Nothing),
         }
-        self.authority.sign(&asked, &id, lifetime).map_err(signed)
+        self.authority().sign(&asked, &id, lifetime).map_err(signed)
+    }
+
+    /// What signs now.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        self.authority.borrow().clone()
+    }
+
+    /// The folder `ca` changed, or cannot be read any more.
+    pub(crate) fn take_authority(self: &Arc<Self>, seen: Result<String, String>) {
+        let read = || Authority::new(self.ca.read()?, self.clock);
+        match seen.and_then(|_| read().map_err(|error| error.to_string())) {
+            Ok(authority) => {
+                let roots = authority.roots().to_owned();
+                self.log.say(ControlEvent::AuthorityApplied { roots: trust::count(&roots).unwrap_or_default() });
+                self.authority.send_replace(Arc::new(authority));
+                if self.store.is_shared() {
+                    let mesh = self.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = mesh.store.set_roots(&roots).await {
+                            tracing::error!(%error, "a control plane that starts may be refused: the store has other roots");
+                        }
+                    });
+                }
+            }
+            Err(reason) => self.log.say(ControlEvent::AuthorityRefused { reason }),
+        }
     }
 
     fn wanted_identity(&self, proxy: &str) -> Result<Wanted, Denial> {
@@ -134,7 +161,7 @@ impl Mesh {
         let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(renewal.certificate.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| broken(error.to_string()))?;
-        let has = self.authority.verify(&chain).map_err(broken)?;
+        let has = self.authority().verify(&chain).map_err(broken)?;
         if *has != *id {
             return Err(Denial::OtherIdentity { has: cut(&has), wanted: id.to_owned() });
         }

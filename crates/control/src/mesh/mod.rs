@@ -29,6 +29,7 @@ use xds::{
 use crate::{
     api::{ControlEvent, Placements, Role, SourceReport, Stamp},
     authority::Authority,
+    ca,
     compile::{self, Switches},
     health::Views,
     log::Log,
@@ -47,7 +48,9 @@ pub(crate) struct Mesh {
     pub(crate) clock: Clock,
     pub(crate) log: Log,
     pub(crate) store: Store,
-    pub(crate) authority: Authority,
+    /// What is in force of the folder `ca`.
+    pub(crate) authority: watch::Sender<Arc<Authority>>,
+    pub(crate) ca: ca::Folder,
     pub(crate) trust_file: TrustFile,
     pub(crate) ads: Server,
     refusals: Mutex<Refusals>,
@@ -122,6 +125,8 @@ impl Mesh {
         clock: Clock,
     ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let store = Store::open(store).await?;
+        let ca = ca::Folder::of(state_dir, clock);
+        ca.renew_in_time()?;
         let authority = Authority::open(state_dir, clock)?;
         let (trust_file, trust) = TrustFile::open(state_dir, authority.roots())?;
         let log = Log::new(clock)?;
@@ -160,7 +165,8 @@ impl Mesh {
                 clock,
                 log,
                 store,
-                authority,
+                authority: watch::Sender::new(Arc::new(authority)),
+                ca,
                 trust_file,
                 ads,
                 refusals: Mutex::new(Refusals::new(Instant::now())),

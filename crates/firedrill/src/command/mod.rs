@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod backup;
+pub mod ca;
 pub mod check;
 pub mod completion;
 pub mod control;
