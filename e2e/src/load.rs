@@ -31,7 +31,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// GETs at a rate (a second) until stopped, at most for two minutes.
+    /// GETs at a rate (a second) until stopped, at most for twenty minutes.
     pub fn start(address: SocketAddr, path: &'static str, rate: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -39,7 +39,7 @@ impl Load {
             let web = Web::default();
             let start = Instant::now();
             let mut shots = JoinSet::new();
-            for n in 0..rate * 120 {
+            for n in 0..rate * 1200 {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }

@@ -6,10 +6,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::ParsedCertificate,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,9 +36,14 @@ pub struct Presented {
 impl Authority {
     /// The mesh's own, by the key in its state folder.
     pub fn of(state: &Path) -> Self {
-        let read = |name: &str| std::fs::read_to_string(state.join("ca").join(name)).expect("the authority's file");
-        let key = KeyPair::from_pem(&read("root.key")).expect("a key");
-        Self(Issuer::from_ca_cert_pem(&read("root.pem"), key).expect("a root"))
+        Self::of_files(&state.join("ca/root.key"), &state.join("ca/root.pem"))
+    }
+
+    /// Of a root's key and certificate.
+    pub fn of_files(key: &Path, root: &Path) -> Self {
+        let read = |path: &Path| std::fs::read_to_string(path).expect("the authority's file");
+        let key = KeyPair::from_pem(&read(key)).expect("a key");
+        Self(Issuer::from_ca_cert_pem(&read(root), key).expect("a root"))
     }
 
     /// One that nobody knows.
@@ -82,6 +91,34 @@ pub async fn get(address: SocketAddr, presented: Option<Presented>, path: &str) 
         status.ok_or_else(|| format!("{ended:?}, answer {text:?}"))
     };
     tokio::time::timeout(BOUND, exchange).await.unwrap_or_else(|_| Err(format!("neither answer nor end in {BOUND:?}")))
+}
+
+/// The chain that a server presents, leaf first; whether it lets us in matters not.
+pub async fn presented(address: SocketAddr) -> Vec<CertificateDer<'static>> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.expect("listens");
+        let connector = TlsConnector::from(Arc::new(config(None)));
+        let stream = connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.expect("TLS");
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        chain.iter().map(|one| one.clone().into_owned()).collect()
+    };
+    tokio::time::timeout(BOUND, exchange).await.expect("a handshake in time")
+}
+
+/// Whether a chain is valid now and leads to a root of the bundle.
+///
+/// # Errors
+/// Why it does not.
+pub fn trusted(chain: &[CertificateDer<'_>], bundle: &str) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(root.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    }
+    let (leaf, rest) = chain.split_first().ok_or("no certificate")?;
+    let leaf = ParsedCertificate::try_from(leaf).map_err(|e| e.to_string())?;
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&leaf, &roots, rest, UnixTime::now(), algorithms)
+        .map_err(|e| e.to_string())
 }
 
 fn config(presented: Option<Presented>) -> ClientConfig {

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{authority::Authority, mesh::Mesh};
+use crate::{authority::Authority, denial::Denial, mesh::Mesh};
 
 /// Handshakes at once; more wait in the kernel's queue.
 const HANDSHAKES: usize = 64;
@@ -19,11 +19,12 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after the machine could not accept (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A stream that is ready for gRPC.
-pub(crate) type Ready = Result<TlsStream<TcpStream>, std::io::Error>;
+/// A stream that is ready for gRPC, and the SPIFFE id that its peer proved.
+pub(crate) type Ready = Result<(TlsStream<TcpStream>, Option<Arc<str>>), std::io::Error>;
 
 /// Accepts for ever.
 pub(crate) async fn accept(
+    mesh: Arc<Mesh>,
     listener: TcpListener,
     tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     ready: mpsc::Sender<Ready>,
@@ -41,7 +42,7 @@ pub(crate) async fn accept(
         };
         // Before the first manifests there is no trust domain, hence no certificate; proxies try again.
         let Some(config) = tls.borrow().clone() else { continue };
-        let ready = ready.clone();
+        let (mesh, ready) = (mesh.clone(), ready.clone());
         tokio::spawn(async move {
             let handshake = async {
                 stream.set_nodelay(true)?;
@@ -49,8 +50,14 @@ pub(crate) async fn accept(
             };
             match timeout(HANDSHAKE_LIMIT, handshake).await {
                 // Nobody takes streams any more while the server stops.
-                Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "an ADS handshake failed"),
+                Ok(Ok(stream)) => {
+                    let id = Mesh::peer(stream.get_ref().1.peer_certificates());
+                    drop(ready.send(Ok((stream, id))).await);
+                }
+                Ok(Err(error)) => match denial(&error) {
+                    Some(denial) => mesh.stream_refused(&peer.to_string(), &denial),
+                    None => tracing::debug!(%peer, %error, "an ADS handshake failed"),
+                },
                 Err(_) => tracing::debug!(%peer, "an ADS handshake took too long"),
             }
             drop(permit);
@@ -58,15 +65,29 @@ pub(crate) async fn accept(
     }
 }
 
+/// What was wrong with a peer's certificate, if that ended a handshake.
+fn denial(error: &std::io::Error) -> Option<Denial> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoCertificatesPresented => Some(Denial::Nothing),
+        error @ rustls::Error::InvalidCertificate(_) => Some(Denial::Certificate(error.to_string())),
+        _ => None,
+    }
+}
+
 /// Keeps the control plane's own certificate fresh, for the trust domain in force; for ever.
 pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<Arc<ServerConfig>>>) {
     let mut changes = mesh.changes();
+    let mut authority = mesh.authority.subscribe();
     let mut current: Option<(String, Instant)> = None;
     loop {
         let domain = mesh.state().config.as_ref().map(|config| config.mesh.trust_domain.clone());
         let fresh = |(of, renew_at): &(String, Instant)| Some(of) == domain.as_ref() && *renew_at > Instant::now();
+        // Seldom enough, and often enough for what lasts a year. What it writes is followed.
+        if let Err(error) = mesh.ca.renew_in_time() {
+            tracing::error!(%error, "the intermediate could not be renewed");
+        }
         if let Some(domain) = domain.clone().filter(|_| !current.as_ref().is_some_and(fresh)) {
-            match mesh.authority.server_config(&format!("spiffe://{domain}/control")) {
+            match mesh.authority().server_config(&format!("spiffe://{domain}/control")) {
                 Ok(config) => {
                     tls.send_replace(Some(config));
                     current = Some((domain, Authority::renew_own_at(std::time::Instant::now()).into()));
@@ -78,6 +99,10 @@ pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<A
         let wake = current.as_ref().map_or(retry, |(_, renew_at)| (*renew_at).max(retry));
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            changed = authority.changed() => match changed {
+                Ok(()) => current = None,
+                Err(_) => return,
+            },
             () = sleep_until(wake) => {}
         }
     }

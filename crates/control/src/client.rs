@@ -11,9 +11,9 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::api::{
-    Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, LeaseReport, LeaseRequest,
+    Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
     OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
-    Revision, RollbackRequest, RunFile, SourceReport, Trust,
+    Revision, RollbackRequest, RunFile, SourceReport, TokenRequest, Trust,
 };
 
 /// Limit of a call that does not wait for something.
@@ -193,7 +193,15 @@ impl Client {
         self.get("/v1/placements", "tell the placements").await
     }
 
-    /// Asks for a certificate. This client's token must be the proxy's join token.
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// Refused if there is no such service or gateway, or the time is out of bounds.
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<JoinToken, ClientError> {
+        self.call(Method::POST, "/v1/tokens", "make a join token", Some(request), TIMEOUT).await
+    }
+
+    /// Asks for a certificate. This client's token must be a join token, unless the request renews a certificate.
     ///
     /// # Errors
     /// Refused if the token, the proxy or the request is not accepted.

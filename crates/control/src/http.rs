@@ -20,11 +20,12 @@ use tokio::sync::watch;
 
 use crate::{
     api::{
-        Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, LeaseReport, LeaseRequest,
-        OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
-        Revision, RollbackRequest, SourceReport, Trust,
+        Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport,
+        LeaseRequest, OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
+        RecoveryRequest, Revision, RollbackRequest, SourceReport, TokenRequest, Trust,
     },
     mesh::{Failure, Mesh},
+    metrics,
     overlays::{RECOVERY, Refusal},
     proxies, recovery, secret,
 };
@@ -55,6 +56,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/revisions/{number}/rollback", post(roll_back))
         .route("/v1/source", put(note_source).get(source))
         .route("/v1/placements", put(place).get(placements))
+        .route("/v1/tokens", post(create_token))
         .route("/v1/trust", get(trust))
         .route("/v1/proxies", get(report_proxies))
         .route("/v1/proxies/{name}/config", get(proxy_configuration))
@@ -70,6 +72,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
         .merge(guarded)
         .route("/v1/certificates", post(certificate))
+        .route("/metrics", get(async |State(api): Shared| metrics::text(&api.mesh)))
         .route("/healthz", get(async || Json(json!({"ok": true}))))
         .route("/readyz", get(async || Json(json!({"ready": true}))))
         .fallback(async || Failure::Refused(Refusal::Missing("there is nothing at this path".to_owned())))
@@ -192,7 +195,11 @@ async fn certificate(
     headers: HeaderMap,
     Body(request): Body<CertificateRequest>,
 ) -> Answer<Certificate> {
-    api.mesh.certificate(bearer(&headers), &request).map(Json)
+    api.mesh.certificate(bearer(&headers), &request).await.map(Json)
+}
+
+async fn create_token(State(api): Shared, Body(request): Body<TokenRequest>) -> Answer<JoinToken> {
+    api.mesh.create_token(&request).await.map(Json)
 }
 
 async fn trust(State(api): Shared) -> Answer<Trust> {

@@ -7,13 +7,17 @@
 mod ads;
 pub mod api;
 pub mod authority;
+pub mod ca;
 pub mod client;
 pub mod compile;
+mod denial;
 mod health;
 mod http;
 mod log;
 mod mesh;
+mod metrics;
 mod overlays;
+mod peer;
 mod proxies;
 mod recovery;
 mod refusals;
@@ -27,4 +31,3 @@ mod trust;
 
 pub use mesh::{prepare_folder, revision_of};
 pub use run::{Options, RunError, run};
-pub use secret::join_token;

@@ -33,13 +33,14 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Publishes a trust bundle that was accepted, and says what became of the file.
-fn tell_trust(mesh: Arc<Mesh>) -> impl Fn(trust::Change) {
+fn tell_trust(mesh: Arc<Mesh>) -> impl Fn(Result<String, String>) {
     move |change| match change {
-        trust::Change::Accepted { bundle, roots } => {
+        Ok(bundle) => {
+            let roots = trust::count(&bundle).unwrap_or_default();
             mesh.trust(bundle);
             mesh.log.say(ControlEvent::TrustApplied { roots });
         }
-        trust::Change::Refused { reason } => mesh.log.say(ControlEvent::TrustRefused { reason }),
+        Err(reason) => mesh.log.say(ControlEvent::TrustRefused { reason }),
     }
 }
 
@@ -118,7 +119,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh.publish_all();
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
     parts.spawn(proxies::collect(mesh.clone()));
-    parts.spawn(trust::follow(mesh.trust_file.clone(), mesh.state().trust.clone(), tell_trust(mesh.clone())));
+    let trust_file = mesh.trust_file.clone();
+    parts.spawn(trust::follow(move || trust_file.read(), mesh.state().trust.clone(), tell_trust(mesh.clone())));
+    let (folder, signs) = (mesh.ca.clone(), mesh.ca.seen().unwrap_or_default());
+    let changed = mesh.clone();
+    parts.spawn(trust::follow(move || folder.seen(), signs, move |seen| changed.take_authority(seen)));
     parts.spawn({
         let mesh = mesh.clone();
         async move { mesh.lapse_leases().await }
@@ -138,11 +143,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
 
     let run_file = write_run_file(&options, &api, &ads, token.clone()).map_err(|e| state(e.into()))?;
     let (ready, incoming) = mpsc::channel(64);
-    parts.spawn(ads::accept(ads, tls_config, ready));
+    parts.spawn(ads::accept(mesh.clone(), ads, tls_config, ready));
     let mut servers = JoinSet::new();
     let server = mesh.ads.clone();
     let ends = stopped(stopping.clone());
-    servers.spawn(async move { server.serve(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) });
+    servers
+        .spawn(async move { server.serve_known(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) });
     let router = http::router(Arc::new(http::Api { mesh: mesh.clone(), recovery, token, stopping: stopping.clone() }));
     let ends = stopped(stopping);
     servers

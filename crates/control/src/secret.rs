@@ -1,4 +1,4 @@
-//! Tokens and the files that secrets live in.
+//! Random secrets, and the files that they live in.
 
 use std::{
     fs,
@@ -8,12 +8,9 @@ use std::{
 };
 
 use aws_lc_rs::{
-    constant_time, hmac,
+    constant_time,
     rand::{SecureRandom as _, SystemRandom},
 };
-
-/// Length of keys and tokens, in bytes.
-const LENGTH: usize = 32;
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -23,6 +20,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// The bytes of lower- or upper-case hexadecimal; `None` if it is not that.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| if let [high, low] = pair { Some(digit(*high)? << 4 | digit(*low)?) } else { None }).collect()
 }
 
 /// Random bytes as text, for tokens and boots.
@@ -35,40 +39,6 @@ pub(crate) fn random_hex(bytes: usize) -> io::Result<String> {
 /// Whether two secrets are equal, in time that does not depend on where they differ.
 pub(crate) fn equal(a: &str, b: &str) -> bool {
     constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
-}
-
-/// The token with which a proxy joins: HMAC-SHA256 of its name under `ca/join.key` of the state folder, in hex. The key
-/// is made if it is not there yet.
-///
-/// # Errors
-/// If the key cannot be read or made.
-pub fn join_token(state_dir: &Path, proxy: &str) -> io::Result<String> {
-    Ok(JoinKey::open(state_dir)?.token(proxy))
-}
-
-/// The key of join tokens.
-pub(crate) struct JoinKey(hmac::Key);
-
-impl JoinKey {
-    pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
-        let folder = state_dir.join("ca");
-        private_folder(&folder)?;
-        let text = read_or_make(&folder.join("join.key"), || random_hex(LENGTH))?;
-        let key = text.trim();
-        if key.len() != 2 * LENGTH {
-            let path = folder.join("join.key");
-            return Err(io::Error::other(format!("{} is not a join key; remove it to get a new one", path.display())));
-        }
-        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes())))
-    }
-
-    pub(crate) fn token(&self, proxy: &str) -> String {
-        hex(hmac::sign(&self.0, proxy.as_bytes()).as_ref())
-    }
-
-    pub(crate) fn accepts(&self, proxy: &str, token: &str) -> bool {
-        equal(&self.token(proxy), token)
-    }
 }
 
 /// Makes a folder that only its owner can enter.
@@ -106,7 +76,8 @@ fn temporary(path: &Path) -> io::Result<std::path::PathBuf> {
     Ok(name.into())
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that is not there yet, with mode 0600.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -114,30 +85,14 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
-    fn a_join_token_is_the_same_for_everyone_who_has_the_key() {
-        let state = tempfile::tempdir().unwrap();
-        let token = join_token(state.path(), "edge").unwrap();
-        assert_eq!(token.len(), 64);
-        assert_eq!(join_token(state.path(), "edge").unwrap(), token);
-        assert_ne!(join_token(state.path(), "edge2").unwrap(), token);
-        let key = JoinKey::open(state.path()).unwrap();
-        assert!(key.accepts("edge", &token));
-        assert!(!key.accepts("accounts-east-0", &token));
-        assert!(!key.accepts("edge", ""));
-        let mode = fs::metadata(state.path().join("ca/join.key")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_broken_join_key_is_not_used() {
-        let state = tempfile::tempdir().unwrap();
-        fs::create_dir(state.path().join("ca")).unwrap();
-        fs::write(state.path().join("ca/join.key"), "").unwrap();
-        assert!(join_token(state.path(), "edge").is_err());
+    fn hexadecimal_is_read_as_it_is_written() {
+        assert_eq!(unhex(&hex(&[0, 15, 16, 255])), Some(vec![0, 15, 16, 255]));
+        assert_eq!(unhex("fF"), Some(vec![255]));
+        for text in ["0", "0g", "é1", "000"] {
+            assert_eq!(unhex(text), None, "{text}");
+        }
     }
 }

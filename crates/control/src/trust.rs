@@ -37,7 +37,8 @@ impl TrustFile {
         Ok((file, bundle))
     }
 
-    fn read(&self) -> Result<String, String> {
+    /// The bundle, if it can be used.
+    pub(crate) fn read(&self) -> Result<String, String> {
         let read = || {
             let mut text = String::new();
             File::open(&self.0)?.take(MAX_BUNDLE + 1).read_to_string(&mut text)?;
@@ -53,7 +54,7 @@ impl TrustFile {
 }
 
 /// How many roots a bundle has; each must be one that a proxy can use.
-fn count(bundle: &str) -> Result<u64, String> {
+pub(crate) fn count(bundle: &str) -> Result<u64, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         let certificate = certificate.map_err(|e| e.to_string())?;
@@ -110,30 +111,23 @@ impl Changes {
     }
 }
 
-/// What became of a change of the file.
-pub(crate) enum Change {
-    /// To be published: the bundle, and how many roots are in it.
-    Accepted { bundle: String, roots: u64 },
-    /// It cannot be used, and the one in force stays.
-    Refused { reason: String },
-}
-
-/// Follows the file, for ever; `tell` is told of each change once.
-pub(crate) async fn follow(file: TrustFile, in_force: String, tell: impl Fn(Change)) {
+/// Follows what `read` finds in files, for ever; `tell` is told of each change once: what is to come into force, or why
+/// it cannot, and what is in force stays.
+pub(crate) async fn follow(
+    read: impl Fn() -> Result<String, String> + Clone + Send + 'static,
+    in_force: String,
+    tell: impl Fn(Result<String, String>),
+) {
     let mut changes = Changes::new(in_force);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let file = file.clone();
-        let seen = tokio::task::spawn_blocking(move || file.read()).await;
+        let seen = tokio::task::spawn_blocking(read.clone()).await;
         match changes.saw(seen.unwrap_or_else(|e| Err(e.to_string()))) {
             Step::Nothing => {}
-            Step::Apply(bundle) => {
-                let roots = count(&bundle).unwrap_or_default();
-                tell(Change::Accepted { bundle, roots });
-            }
-            Step::Refuse(reason) => tell(Change::Refused { reason }),
+            Step::Apply(bundle) => tell(Ok(bundle)),
+            Step::Refuse(reason) => tell(Err(reason)),
         }
     }
 }

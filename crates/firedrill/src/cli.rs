@@ -86,6 +86,12 @@ enum Command {
     Proxy(command::proxy::Args),
     /// Write what a stock Envoy needs to be a proxy of the running mesh
     Render(command::render::Args),
+    /// Make join tokens for proxies that are started by hand
+    #[command(subcommand)]
+    Token(command::token::Command),
+    /// Show or rotate the mesh's certificate authority
+    #[command(subcommand)]
+    Ca(command::ca::Command),
     /// Run a workload of the sample bank, or promote its ledger
     Sample(command::sample::Args),
     /// Print the completion script of a shell
@@ -141,6 +147,8 @@ impl Cli {
             Command::Control(args) => command::control::run(args),
             Command::Proxy(args) => command::proxy::run(args),
             Command::Render(args) => command::render::run(&args, terminal),
+            Command::Token(command) => command::token::run(&command, terminal),
+            Command::Ca(command) => command::ca::run(&command, terminal),
             Command::Sample(args) => command::sample::run(args),
             Command::Completion(args) => command::completion::run(&args, Cli::command(), terminal),
             Command::Exec(args) => command::exec::run(&args),

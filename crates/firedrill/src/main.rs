@@ -1,6 +1,7 @@
 //! `firedrill`: the one binary. Commands and wiring, nothing else; the only place where the crates meet.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod admissions;
 mod allocator;
 mod applied;
 mod arguments;

@@ -1,5 +1,6 @@
-//! Our certificate: a key made here, signed by the control plane, renewed at half of its life. It is kept in the state
-//! folder (0600), so that a restart needs no control plane.
+//! Our certificate: a key made here, signed by the control plane, renewed at half of its life. The first is signed for a
+//! join token, the others for the one before. It is kept in the state folder (0600), so that a restart needs neither a
+//! control plane nor a token.
 
 use std::{
     fs::{self, OpenOptions},
@@ -26,6 +27,8 @@ use crate::tls::identity::{Identity, IdentityError, Validity};
 const TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(5);
+/// Between two renewals at least, where clocks disagree so much that even a new certificate has ended.
+const RENEWALS: Duration = Duration::from_secs(1);
 const ANSWER_BYTES: usize = 1024 * 1024;
 const FILE: &str = "identity.json";
 
@@ -35,7 +38,20 @@ const FILE: &str = "identity.json";
 struct Asked<'a> {
     proxy: &'a str,
     csr: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renews: Option<Renewal<'a>>,
 }
+
+/// The certificate that proves who asks.
+#[derive(Serialize)]
+struct Renewal<'a> {
+    certificate: &'a str,
+    /// By its key, over [`RENEWS`] and the request; in hexadecimal.
+    signature: String,
+}
+
+/// What is signed to renew begins with this.
+const RENEWS: &str = "firedrill renews a certificate\n";
 
 /// The control plane's answer; more fields may come.
 #[derive(Deserialize)]
@@ -76,6 +92,9 @@ pub enum CertifyError {
     /// Its answer makes no sense.
     #[error("the control API's certificate cannot be used: {0}")]
     Answer(String),
+    /// There is nothing to prove ourselves with.
+    #[error("there is neither a join token nor a certificate that is valid")]
+    Nothing,
     /// Making key or request failed.
     #[error("a key could not be made: {0}")]
     Key(#[from] rcgen::Error),
@@ -94,7 +113,7 @@ pub struct Certifier {
     pub name: String,
     /// Of the control API.
     pub api: SocketAddr,
-    /// Join token.
+    /// Join token for the first certificate; empty: there is none.
     pub token: String,
     /// Where the identity is kept.
     pub folder: PathBuf,
@@ -102,24 +121,39 @@ pub struct Certifier {
     pub identity: Identity,
 }
 
+/// The certificate in use.
+struct Held {
+    /// PEM.
+    certificate: String,
+    validity: Validity,
+}
+
 impl Certifier {
-    /// Runs for ever: takes the kept identity, then gets new ones in time. Trust roots are told as they come.
-    pub async fn run(self, trust: Arc<watch::Sender<Option<ControlTrust>>>) {
-        let mut wait = match self.kept(&trust) {
-            Ok(renew) => renew,
-            Err(error) => {
-                tracing::warn!(%error, "the kept identity is not used");
-                Duration::ZERO
-            }
-        };
+    /// Takes the kept identity, then gets new ones in time, for ever. Trust roots are told as they come. Answers when the
+    /// control plane lets us in no more and there is no certificate that is valid: a new join token is needed then.
+    pub async fn run(self, trust: Arc<watch::Sender<Option<ControlTrust>>>) -> CertifyError {
+        let mut held = self.kept(&trust).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kept identity is not used");
+            None
+        });
+        let mut wait = held.as_ref().map_or(Duration::ZERO, |held| half_life(held.validity));
         let mut pause = RETRY_FIRST;
+        // Kept until it is certified: a token is good for one key, and an answer may be lost.
+        let mut key = None;
         loop {
             tokio::time::sleep(wait).await;
-            wait = match self.renew(&trust).await {
-                Ok(validity) => {
+            let valid = held.as_ref().filter(|held| held.validity.until > now());
+            wait = match self.renew(&mut key, valid, &trust).await {
+                Ok(new) => {
                     pause = RETRY_FIRST;
-                    // With clocks that disagree even a new certificate may be past its half.
-                    half_life(validity).max(RETRY_MOST)
+                    let next = half_life(new.validity).max(RENEWALS);
+                    held = Some(new);
+                    next
+                }
+                Err(error @ (CertifyError::Nothing | CertifyError::Refused(StatusCode::UNAUTHORIZED, _)))
+                    if valid.is_none() =>
+                {
+                    return error;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no certificate yet");
@@ -130,37 +164,66 @@ impl Certifier {
         }
     }
 
-    fn kept(&self, trust: &watch::Sender<Option<ControlTrust>>) -> Result<Duration, CertifyError> {
+    fn kept(&self, trust: &watch::Sender<Option<ControlTrust>>) -> Result<Option<Held>, CertifyError> {
         let bytes = match fs::read(self.folder.join(FILE)) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Duration::ZERO),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| CertifyError::Answer(error.to_string()))?;
         let validity = self.identity.set_pem(&stored.certificate, &stored.key)?;
         trust.send_replace(Some(ControlTrust { roots: stored.roots, spiffe_id: stored.spiffe_id }));
-        Ok(half_life(validity))
+        Ok(Some(Held { certificate: stored.certificate, validity }))
     }
 
-    async fn renew(&self, trust: &watch::Sender<Option<ControlTrust>>) -> Result<Validity, CertifyError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let csr = CertificateParams::default().serialize_request(&key)?.pem()?;
-        let given = self.ask(&csr).await?;
-        let validity = self.identity.set(&given.certificate, PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
+    async fn renew(
+        &self,
+        key: &mut Option<KeyPair>,
+        held: Option<&Held>,
+        trust: &watch::Sender<Option<ControlTrust>>,
+    ) -> Result<Held, CertifyError> {
+        let new = match key.take() {
+            Some(key) => key,
+            None => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+        };
+        let new = key.insert(new);
+        let csr = CertificateParams::default().serialize_request(new)?.pem()?;
+        let given = self.ask(&csr, held).await?;
+        let validity = self.identity.set(&given.certificate, PrivatePkcs8KeyDer::from(new.serialize_der()).into())?;
         let Given { certificate, roots, spiffe_id } = given;
         self.store(&Stored {
-            certificate,
-            key: key.serialize_pem(),
+            certificate: certificate.clone(),
+            key: new.serialize_pem(),
             roots: roots.clone(),
             spiffe_id: spiffe_id.clone(),
         })?;
+        *key = None;
         trust.send_if_modified(|present| {
             let new = Some(ControlTrust { roots, spiffe_id });
             let changed = *present != new;
             *present = new;
             changed
         });
-        Ok(validity)
+        Ok(Held { certificate, validity })
+    }
+
+    /// By the certificate that we have; by the token, if that is not taken or there is none.
+    async fn ask(&self, csr: &str, held: Option<&Held>) -> Result<Given, CertifyError> {
+        let renewal = held.and_then(|held| self.renewal(csr, held));
+        let refused = match renewal {
+            None => CertifyError::Nothing,
+            Some(renewal) => match self.send(csr, Some(renewal), None).await {
+                Err(error @ CertifyError::Refused(StatusCode::UNAUTHORIZED, _)) => error,
+                done => return done,
+            },
+        };
+        if self.token.is_empty() { Err(refused) } else { self.send(csr, None, Some(&self.token)).await }
+    }
+
+    fn renewal<'a>(&self, csr: &str, held: &'a Held) -> Option<Renewal<'a>> {
+        let signature = self.identity.sign(format!("{RENEWS}{csr}").as_bytes())?;
+        let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Renewal { certificate: &held.certificate, signature })
     }
 
     fn store(&self, stored: &Stored) -> Result<(), CertifyError> {
@@ -173,9 +236,10 @@ impl Certifier {
         Ok(())
     }
 
-    async fn ask(&self, csr: &str) -> Result<Given, CertifyError> {
+    async fn send(&self, csr: &str, renews: Option<Renewal<'_>>, token: Option<&str>) -> Result<Given, CertifyError> {
         let unreachable = |error: String| CertifyError::Unreachable(self.api, error);
-        match tokio::time::timeout(TIMEOUT, self.exchange(csr)).await {
+        let body = serde_json::to_vec(&Asked { proxy: &self.name, csr, renews }).map_err(io::Error::from)?;
+        match tokio::time::timeout(TIMEOUT, self.exchange(body, token)).await {
             Err(_) => Err(unreachable("no answer in time".into())),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
             Ok(Ok((StatusCode::OK, body))) => {
@@ -185,17 +249,21 @@ impl Certifier {
         }
     }
 
-    async fn exchange(&self, csr: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    async fn exchange(
+        &self,
+        body: Vec<u8>,
+        token: Option<&str>,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(self.api).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
-        let body = serde_json::to_vec(&Asked { proxy: &self.name, csr })?;
-        let request = Request::post("/v1/certificates")
+        let mut request = Request::post("/v1/certificates")
             .header("host", self.api.to_string())
-            .header("authorization", format!("Bearer {}", self.token))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))?;
-        let response = sender.send_request(request).await?;
+            .header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await?.to_bytes();
         driver.abort();
@@ -204,10 +272,12 @@ impl Certifier {
 }
 
 /// From now to the middle between now and the end: a fresh certificate at half of its life, a kept one sooner.
-#[allow(clippy::disallowed_methods, reason = "certificates are dated by the wall clock")]
 fn half_life(validity: Validity) -> Duration {
-    let now =
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-    let middle = validity.from + (validity.until - validity.from) / 2;
-    Duration::from_secs(u64::try_from(middle - now).unwrap_or(0))
+    Duration::from_millis(u64::try_from((validity.until - now()) * 500).unwrap_or(0))
+}
+
+/// Seconds since the Unix epoch.
+#[allow(clippy::disallowed_methods, reason = "certificates are dated by the wall clock")]
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }

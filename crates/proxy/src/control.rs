@@ -34,16 +34,18 @@ const AUTHORITY: &str = "control";
 /// Starts the ADS client.
 pub fn start(
     node: xds::node::NodeInfo,
-    token: String,
     ads: SocketAddr,
+    identity: Identity,
     trust: watch::Receiver<Option<ControlTrust>>,
 ) -> Client {
-    let config = ClientConfig { node, token, authority: AUTHORITY.to_owned() };
-    xds::client::start(config, move || connect(ads, trust.clone()))
+    // Our certificate says who we are.
+    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned() };
+    xds::client::start(config, move || connect(ads, identity.clone(), trust.clone()))
 }
 
 async fn connect(
     ads: SocketAddr,
+    identity: Identity,
     mut trust: watch::Receiver<Option<ControlTrust>>,
 ) -> io::Result<TlsStream<TcpStream>> {
     // Without a certificate answer there is nobody to trust yet.
@@ -51,9 +53,7 @@ async fn connect(
     let trusted = trusted.ok_or(io::ErrorKind::NotConnected)?;
     let roots = tls::roots(&TrustBundle { name: "control".into(), roots: trusted.roots }).map_err(io::Error::other)?;
     let relation = ClusterTls { trust: "control".into(), server_ids: vec![control_id(&trusted.spiffe_id)] };
-    // The join token says who we are; the certificate is for traffic.
-    let tls =
-        UpstreamTls::new(Arc::new(roots), &relation, &Identity::default(), &[tls::H2]).map_err(io::Error::other)?;
+    let tls = UpstreamTls::new(Arc::new(roots), &relation, &identity, &[tls::H2]).map_err(io::Error::other)?;
     let stream = TcpStream::connect(ads).await?;
     stream.set_nodelay(true)?;
     TlsConnector::from(tls.config).connect(ServerName::IpAddress(ads.ip().into()), stream).await

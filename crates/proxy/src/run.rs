@@ -25,7 +25,7 @@ use crate::{
     access::{self, AccessLog},
     admin::{Admin, LogFilter},
     apply::Keeper,
-    certify::Certifier,
+    certify::{Certifier, CertifyError},
     control::{self, Inbox},
     lastgood::LastGood,
     resident,
@@ -102,7 +102,7 @@ pub struct ControlSource {
     pub ads: SocketAddr,
     /// Its API's address.
     pub api: SocketAddr,
-    /// Join token.
+    /// Join token for the first certificate; empty: there is one in the state folder.
     pub token: String,
     /// The region that this proxy runs in.
     pub region: String,
@@ -147,6 +147,9 @@ pub enum Error {
     /// The snapshot file cannot be used.
     #[error("{0}: {1}")]
     Snapshot(String, String),
+    /// Nothing that this proxy has lets it into the mesh, and its certificate is none or has ended.
+    #[error("{0}; start it again with a join token (`firedrill token create`)")]
+    Stranded(CertifyError),
     /// The identity files cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -195,6 +198,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
     let mut keeper = Keeper::new(shared.clone(), commands);
     let last_good = LastGood::new(&state);
+    let mut certifying = None;
     let (mut updates, verdicts) = match source {
         Source::File(file) => (follow_file(&shared, &mut keeper, file)?, None),
         Source::Control(source) => {
@@ -208,22 +212,24 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 agent: format!("firedrill {}", env!("CARGO_PKG_VERSION")),
             };
             start_from_last_good(&mut keeper, &last_good);
-            let client = control::start(node, source.token.clone(), source.ads, trust.subscribe());
+            let client = control::start(node, source.ads, shared.identity.clone(), trust.subscribe());
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
             let certifier = Certifier { name, api: source.api, token: source.token, folder: state, identity };
-            tasks.push(tokio::spawn(certifier.run(trust)).abort_handle());
+            certifying = Some(tokio::spawn(certifier.run(trust)));
             (updates, Some(verdicts))
         }
     };
     tasks.push(tokio::spawn(settle(give_back)).abort_handle());
     let mut inbox = Inbox::new(shared.clone(), keeper, last_good, verdicts);
     tokio::pin!(shutdown);
-    tokio::select! {
-        () = &mut shutdown => {}
-        () = asked.notified() => {}
-        () = keep(&shared, &mut inbox, &mut updates) => {}
-    }
+    let outcome = tokio::select! {
+        () = &mut shutdown => Ok(()),
+        () = asked.notified() => Ok(()),
+        () = keep(&shared, &mut inbox, &mut updates) => Ok(()),
+        stranded = stranded(&mut certifying) => Err(Error::Stranded(stranded)),
+    };
+    tasks.extend(certifying.map(|task| task.abort_handle()));
     shared.around.events.push(EventKind::Draining);
     shared.leaving.store(true, Ordering::Release);
     // Traffic, leases and updates go on until then.
@@ -233,7 +239,17 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         tracer.close(LAST_SPANS).await;
     }
     tasks.iter().for_each(tokio::task::AbortHandle::abort);
-    Ok(())
+    outcome
+}
+
+/// Waits until the certifier gives up; for ever if there is none.
+async fn stranded(certifying: &mut Option<tokio::task::JoinHandle<CertifyError>>) -> CertifyError {
+    if let Some(task) = certifying
+        && let Ok(error) = task.await
+    {
+        return error;
+    }
+    std::future::pending().await
 }
 
 /// Once the start is over, gives back what only it needed.

@@ -15,8 +15,6 @@ pub struct Bootstrap {
     pub control: SocketAddr,
     /// SPIFFE id that the control plane's certificate must carry (URI SAN).
     pub control_id: String,
-    /// Bearer token (the join token of this name).
-    pub token: String,
     /// PEM file with the roots that the control plane's certificate chains to.
     pub roots: PathBuf,
     /// PEM file with this proxy's certificate chain.
@@ -29,8 +27,8 @@ pub struct Bootstrap {
 const CONTROL: &str = "firedrill.control-plane";
 
 impl Bootstrap {
-    /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike. It holds the
-    /// token: the file is as secret as the key.
+    /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike. It holds no
+    /// secret: the control plane knows the proxy by its certificate.
     pub fn to_json(&self) -> String {
         let ads = json!({ "ads": {}, "resource_api_version": "V3" });
         let mut bootstrap = json!({
@@ -42,7 +40,6 @@ impl Bootstrap {
                     "set_node_on_first_message_only": true,
                     "grpc_services": [{
                         "envoy_grpc": { "cluster_name": CONTROL, "authority": "control" },
-                        "initial_metadata": [{ "key": "authorization", "value": format!("Bearer {}", self.token) }],
                     }],
                 },
                 "cds_config": ads,
@@ -73,12 +70,13 @@ impl Bootstrap {
 
     /// The certificate that listeners and clusters refer to as `identity`.
     fn identity(&self) -> Value {
+        json!({ "name": "identity", "tls_certificate": self.certificate() })
+    }
+
+    fn certificate(&self) -> Value {
         json!({
-            "name": "identity",
-            "tls_certificate": {
-                "certificate_chain": { "filename": self.certificate },
-                "private_key": { "filename": self.key },
-            },
+            "certificate_chain": { "filename": self.certificate },
+            "private_key": { "filename": self.key },
         })
     }
 
@@ -105,6 +103,7 @@ impl Bootstrap {
                     "sni": "control",
                     "common_tls_context": {
                         "alpn_protocols": ["h2"],
+                        "tls_certificates": [self.certificate()],
                         "validation_context": {
                             "trusted_ca": { "filename": self.roots },
                             "match_typed_subject_alt_names": [

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -88,7 +88,11 @@ impl Pki {
         let (certificate, key) = self.issue(id);
         let chain = vec![CertificateDer::from(certificate.der().to_vec())];
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.root.as_bytes()).unwrap()).unwrap();
+        let callers = rustls::server::WebPkiClientVerifier::builder(roots.into()).build().unwrap();
+        let builder = rustls::ServerConfig::builder().with_client_cert_verifier(callers);
+        let mut config = builder.with_single_cert(chain, key).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
@@ -220,7 +224,6 @@ fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr) 
         node,
         control,
         control_id: CONTROL.to_owned(),
-        token: "secret".to_owned(),
         roots: pki.path("roots.pem"),
         certificate: pki.path("certificate.pem"),
         key: pki.path("key.pem"),
@@ -257,10 +260,8 @@ async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
     };
     let pki = Pki::new();
     pki.write_identity(LEDGER);
-    let server = Server::new(|credentials| match credentials.token {
-        Some("secret") => Ok(credentials.node.id.clone()),
-        _ => Err("wrong token".to_owned()),
-    });
+    // The handshake is refused without a certificate of this authority.
+    let server = Server::new(|credentials| Ok(credentials.node.id.clone()));
     let mut notices = server.notices();
     let origin = origin().await;
     let mut snapshot = snapshot(&pki, origin).await;

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use e2e::{
     mesh::{Mesh, address, bank, json_file, rows, until},
-    process::{finish, signal},
+    process::{command, finish, signal},
     tls::{self, Authority},
     web::{get, request},
 };
@@ -113,14 +113,15 @@ async fn interfaces_ask_for_a_token_and_secrets_are_their_owners_alone() {
     signal(drill.id().expect("running"), Signal::INT);
     finish(drill, Duration::from_secs(30)).await;
 
-    let join = std::fs::read_to_string(mesh.state().join("ca/join.key")).expect("the join key");
-    let secrets = [token(0), token(1), join.trim().to_owned(), "PRIVATE KEY".to_owned()];
+    let secrets = [token(0), token(1), "PRIVATE KEY".to_owned()];
     let open = open_secrets(&mesh.state(), &secrets);
-    let expected = ["ca/root.key", "ca/join.key", "run/control.json", "run/supervisor.json", "ledger/key.pem"];
+    let expected = ["ca/root.key", "run/control.json", "run/supervisor.json", "ledger/key.pem"];
     for name in expected.into_iter().chain(["proxies/edge/identity.json", "proxies/ledger-west-0/identity.json"]) {
         assert!(open.iter().any(|(path, _)| path.ends_with(name)), "{name} is not among {open:?}");
     }
     assert!(open.iter().all(|(_, mode)| *mode == 0o600), "{open:?}");
+    // Join tokens are nowhere: neither in the store, nor in logs, nor in the ledger.
+    assert_eq!(open_secrets(&mesh.state(), &["fdj_".to_owned()]), []);
     mesh.down().await;
 }
 
@@ -141,6 +142,60 @@ fn open_secrets(folder: &Path, secrets: &[String]) -> Vec<(PathBuf, u32)> {
         }
     }
     found
+}
+
+#[tokio::test]
+async fn a_proxy_joins_by_a_token_once_and_anew_when_all_it_had_is_lost() {
+    let mesh = Mesh::up(bank("127.207.5.1:8080".parse().unwrap(), |text| text), &[]).await;
+    let api = address(&json_file(&mesh.state().join("run/control.json"))["api"]);
+    let state = mesh.state().to_str().expect("UTF-8").to_owned();
+    let token = async |more: &[&str]| {
+        let args = [&["token", "create", "--state", &state], more].concat();
+        let made = command(&args).output().await.expect("runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).expect("text").trim().to_owned()
+    };
+    let csr = || {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
+        request.pem().expect("PEM")
+    };
+    let ask = async |proxy: &str, token: &str, csr: &str| {
+        let body = json!({"proxy": proxy, "csr": csr}).to_string();
+        let mut request = request(Method::POST, api, "/v1/certificates", body.into());
+        let bearer = format!("Bearer {token}").parse().expect("a header value");
+        request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        mesh.web.send(request, Duration::from_secs(5)).await.expect("answered").status
+    };
+    let (own, other) = (csr(), csr());
+    let good = token(&["--service", "fx"]).await;
+    assert_eq!(ask("ledger-east-0", &good, &own).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("fx-east-0", &good, &own).await, StatusCode::OK);
+    assert_eq!(ask("fx-east-0", &good, &other).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("fx-east-0", "", &other).await, StatusCode::UNAUTHORIZED);
+    let short = token(&["--gateway", "edge", "--ttl", "1s"]).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ask("edge", &short, &own).await, StatusCode::UNAUTHORIZED);
+    let counted = mesh.web.send(get(api, "/metrics"), Duration::from_secs(5)).await.expect("answered");
+    let counted = String::from_utf8_lossy(&counted.body).into_owned();
+    for reason in ["other_token", "used_token", "nothing", "expired_token"] {
+        assert!(counted.contains(&format!("firedrill_joins_refused_total{{reason=\"{reason}\"}} 1\n")), "{counted}");
+    }
+    until(Duration::from_secs(60), async || {
+        let ledger = std::fs::read_to_string(mesh.state().join("ledger/entries.log")).unwrap_or_default();
+        let told = ledger.contains("joinsRefused") && ledger.contains("joinTokensCreated");
+        if told { Ok(()) } else { Err(ledger) }
+    })
+    .await;
+    // Its certificate is gone and it dies: the supervisor starts it with a token of its own.
+    let identity = mesh.state().join("proxies/fx-east-0/identity.json");
+    std::fs::remove_file(&identity).expect("removed");
+    let proxy = mesh.proxies().await.into_iter().find(|proxy| proxy.name == "fx-east-0").expect("the proxy");
+    signal(proxy.pid, Signal::KILL);
+    until(Duration::from_secs(20), async || if identity.exists() { Ok(()) } else { Err("no certificate".to_owned()) })
+        .await;
+    mesh.whole().await;
+    mesh.down().await;
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ pub enum ControlEvent {
         /// Why.
         detail: String,
     },
-    /// A proxy's stream was refused for what it holds.
+    /// A proxy's stream was refused: for who it is, or for what it holds.
     ProxyRefused {
         /// Its name.
         proxy: String,
@@ -142,6 +142,26 @@ pub enum ControlEvent {
     TrustRefused {
         /// Why.
         reason: String,
+    },
+    /// Certificates are signed by another intermediate, or other roots are the mesh's.
+    AuthorityApplied {
+        /// Number of roots: two while the root is replaced.
+        roots: u64,
+    },
+    /// The authority's files changed to something that cannot be used; what signed goes on.
+    AuthorityRefused {
+        /// Why.
+        reason: String,
+    },
+    /// A join token was handed out.
+    TokenCreated {
+        /// `service/NAME` or `gateway/NAME`.
+        subject: String,
+        /// The one proxy that may use it.
+        #[serde(default)]
+        proxy: Option<String>,
+        /// Its end.
+        expires: Stamp,
     },
     /// A certificate was signed.
     CertificateIssued {

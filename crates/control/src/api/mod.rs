@@ -12,7 +12,9 @@
 //! GET    /v1/source                              → SourceReport, if manifests are watched
 //! PUT    /v1/placements                          Placements → {}
 //! GET    /v1/placements                          → Placements
-//! POST   /v1/certificates                        CertificateRequest → Certificate (bearer: the proxy's join token)
+//! GET    /metrics                                Prometheus text (no token)
+//! POST   /v1/tokens                              TokenRequest → JoinToken
+//! POST   /v1/certificates                        CertificateRequest → Certificate (bearer: a join token, or none)
 //! GET    /v1/trust                               → Trust
 //! GET    /v1/proxies                             → [ProxyReport]
 //! GET    /v1/proxies/{name}/config               → ProxyConfiguration

@@ -22,19 +22,20 @@ use tokio::sync::{Notify, mpsc, watch};
 use xds::{
     clock::Clock,
     overlay::{Overlay, SwitchState},
-    server::{Credentials, Server},
+    server::Server,
     snapshot::Snapshot,
 };
 
 use crate::{
     api::{ControlEvent, Placements, Role, SourceReport, Stamp},
     authority::Authority,
+    ca,
     compile::{self, Switches},
     health::Views,
     log::Log,
     overlays::{Refusal, Table},
     refusals::Refusals,
-    secret::{self, JoinKey},
+    secret,
     store::{Store, StoreAddress, StoreError},
     trust::TrustFile,
 };
@@ -47,10 +48,11 @@ pub(crate) struct Mesh {
     pub(crate) clock: Clock,
     pub(crate) log: Log,
     pub(crate) store: Store,
-    pub(crate) authority: Authority,
+    /// What is in force of the folder `ca`.
+    pub(crate) authority: watch::Sender<Arc<Authority>>,
+    pub(crate) ca: ca::Folder,
     pub(crate) trust_file: TrustFile,
     pub(crate) ads: Server,
-    join: JoinKey,
     refusals: Mutex<Refusals>,
     state: Mutex<State>,
     /// Held over a change that goes to the store and then into force, so that both have the same order.
@@ -123,9 +125,10 @@ impl Mesh {
         clock: Clock,
     ) -> Result<Arc<Self>, Box<dyn std::error::Error + Send + Sync>> {
         let store = Store::open(store).await?;
+        let ca = ca::Folder::of(state_dir, clock);
+        ca.renew_in_time()?;
         let authority = Authority::open(state_dir, clock)?;
         let (trust_file, trust) = TrustFile::open(state_dir, authority.roots())?;
-        let join = JoinKey::open(state_dir)?;
         let log = Log::new(clock)?;
         if store.is_shared() && !store.has_roots(authority.roots()).await? {
             let ca = state_dir.join("ca");
@@ -162,10 +165,10 @@ impl Mesh {
                 clock,
                 log,
                 store,
-                authority,
+                authority: watch::Sender::new(Arc::new(authority)),
+                ca,
                 trust_file,
                 ads,
-                join,
                 refusals: Mutex::new(Refusals::new(Instant::now())),
                 state: Mutex::new(state),
                 changing: tokio::sync::Mutex::new(()),
@@ -198,17 +201,9 @@ impl Mesh {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn say_newer(&self, proxy: &str, held: u64) {
-        if let Some(untold) = self.refusals().happened(Instant::now()) {
-            let (proxy, reason) = (
-                proxy.to_owned(),
-                format!(
-                    "it holds revision {held}, which is newer than the store, that was restored from a backup; it keeps that \
-                 until one as new is applied, or the backup is restored with --force"
-                ),
-            );
-            self.log.say(ControlEvent::ProxyRefused { proxy, reason, untold });
-        }
+    /// Tokens handed out, certificates signed, refusals by kind.
+    pub(crate) fn counted(&self) -> (u64, u64, BTreeMap<&'static str, u64>) {
+        self.refusals().counted()
     }
 
     /// Follows changes of configuration, placements, leases and health.
@@ -219,27 +214,6 @@ impl Mesh {
     /// Tells followers of [`Mesh::changes`].
     pub(crate) fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    fn authenticate(&self, credentials: Credentials<'_>) -> Result<String, String> {
-        let proxy = &credentials.node.id;
-        let token = credentials.token.ok_or("a join token is missing")?;
-        if !self.join.accepts(proxy, token) {
-            if let Some(untold) = self.refusals().happened(Instant::now()) {
-                tracing::warn!(proxy, untold, "an ADS stream was refused: wrong join token");
-            }
-            return Err("the join token is not of this proxy".to_owned());
-        }
-        let state = self.state();
-        if !state.placements.proxies.iter().any(|p| p.proxy == *proxy) {
-            return Err(format!("proxy {proxy} is not placed"));
-        }
-        if let Some(held) = revision_of(credentials.version).filter(|held| self.restored && *held > state.revision) {
-            drop(state);
-            self.say_newer(proxy, held);
-            return Err(format!("revision {held} of proxy {proxy} is newer than the store, which was restored"));
-        }
-        Ok(proxy.clone())
     }
 
     /// Stores and publishes placements.

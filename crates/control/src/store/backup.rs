@@ -104,7 +104,7 @@ impl Store {
     pub async fn restore(&self, backup: &Backup, forced: bool) -> Result<(), StoreError> {
         let mut transaction = self.dialect.begin(&self.pool).await?;
         self.check_idle(&mut transaction).await?;
-        for table in ["revision_file", "revision", "placements", "recovery", "restored"] {
+        for table in ["revision_file", "revision", "placements", "recovery", "restored", "join_token"] {
             let sql = sqlx::AssertSqlSafe(format!("DELETE FROM {table}"));
             sqlx::query(sql).execute(&mut *transaction).await?;
         }

@@ -10,6 +10,7 @@ mod revision;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::{
     fmt,
@@ -32,6 +33,7 @@ pub use backup::Backup;
 pub use revision::digest_of;
 pub(crate) use revision::{Before, NewRevision};
 pub(crate) use shared::{ERRAND_TTL, LEAD_TTL, LeaseRow, Pulse, SharedLease};
+pub(crate) use token::{Bearer, Redeemed};
 
 /// Bound on getting a connection, and on waiting for another writer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTIONS: u32 = 4;
 
 /// Steps from an empty store to the present schema: in SQL that both databases take, and what only PostgreSQL has.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     (
         "CREATE TABLE revision (
             number BIGINT PRIMARY KEY,
@@ -77,6 +79,7 @@ const MIGRATIONS: [(&str, &str); 3] = [
         );",
         "",
     ),
+    (token::SCHEMA, ""),
 ];
 
 /// Where a store is.

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
 use super::{Dialect, Store, StoreError, of_json, to_json};
-use crate::api::{ControlEvent, LeaseRequest, OverlayRequest, Stamp};
+use crate::{
+    api::{ControlEvent, LeaseRequest, OverlayRequest, Stamp},
+    ca,
+};
 
 /// An instance leads for this long after it last said so.
 pub(crate) const LEAD_TTL: Duration = Duration::from_secs(3);
@@ -79,14 +82,25 @@ impl Store {
         self.dialect == Dialect::Postgres
     }
 
-    /// Whether the mesh of this store has these roots; an empty store takes them.
+    /// Whether the mesh of this store has one of these roots, which it then takes all; an empty store takes them.
     pub(crate) async fn has_roots(&self, roots: &str) -> Result<bool, StoreError> {
         let mut transaction = self.dialect.begin(&self.pool).await?;
         let sql = "INSERT INTO authority (\"only\", roots) VALUES (1, $1) ON CONFLICT (\"only\") DO NOTHING";
         sqlx::query(sql).bind(roots.to_owned()).execute(&mut *transaction).await?;
         let row = sqlx::query("SELECT roots FROM authority").fetch_one(&mut *transaction).await?;
+        let known: String = row.try_get(0)?;
+        let has = known == roots || ca::share_a_root(&known, roots);
+        if has {
+            sqlx::query("UPDATE authority SET roots = $1").bind(roots.to_owned()).execute(&mut *transaction).await?;
+        }
         transaction.commit().await?;
-        Ok(row.try_get::<String, _>(0)? == roots)
+        Ok(has)
+    }
+
+    /// Notes the roots that the mesh has now.
+    pub(crate) async fn set_roots(&self, roots: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE authority SET roots = $1").bind(roots.to_owned()).execute(&self.pool).await?;
+        Ok(())
     }
 
     /// Leads, or goes on leading, for [`LEAD_TTL`] from now. Answers the epoch, which grows whenever another instance

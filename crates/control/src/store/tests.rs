@@ -64,5 +64,5 @@ async fn a_newer_schema_is_refused() {
     let store = open(&path).await.unwrap();
     sqlx::raw_sql("PRAGMA user_version = 99").execute(&store.pool).await.unwrap();
     store.close().await;
-    assert!(matches!(open(&path).await, Err(StoreError::TooNew { found: 99, known: 3 })));
+    assert!(matches!(open(&path).await, Err(StoreError::TooNew { found: 99, known: 4 })));
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admin;
+mod joining;
 mod restored;
 mod rig;
 mod several;
@@ -9,11 +10,10 @@ mod several;
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use control::{
-    api::{CertificateRequest, ControlEvent, OverlayEffect, OverlayRequest, RecoveryState, Targets},
+    api::{ControlEvent, OverlayEffect, OverlayRequest, RecoveryState, Targets},
     client::{Client, ClientError},
-    join_token,
 };
-use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rcgen::{CertificateParams, KeyPair};
 use rig::{MANIFEST, Plane, Proxy, apply, lease, placements};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -49,7 +49,7 @@ async fn the_api_is_for_who_has_the_token() {
     }
     assert_eq!(status(plane.client.config().await), 404);
     assert_eq!(status(plane.client.take_lease("d", &lease(1000, None)).await), 404);
-    let secrets = ["run/control.json", "run/api.token", "ca/root.key", "ca/join.key", "control.db"];
+    let secrets = ["run/control.json", "run/api.token", "ca/root.key", "control.db"];
     for name in secrets {
         let mode = std::fs::metadata(state.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
@@ -196,90 +196,6 @@ async fn overlays_are_pushed_renewed_and_taken_back() {
     edge.overlays(&[]).await;
     let report = client.proxies().await.unwrap().into_iter().find(|r| r.name == "edge").unwrap();
     assert!(report.connected && report.wanted_overlays.is_empty() && report.nack.is_none());
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn a_proxy_joins_with_its_own_token_only() {
-    let state = tempfile::tempdir().unwrap();
-    let plane = Plane::shop(state.path()).await;
-    let foreign = join_token(state.path(), "web-east-0").unwrap();
-    let unplaced = join_token(state.path(), "nobody").unwrap();
-    for (name, token, why) in
-        [("edge", foreign.as_str(), "token"), ("edge", "", "token"), ("nobody", &unplaced, "not placed")]
-    {
-        let mut proxy = Proxy::connect_with(state.path(), name, token).await;
-        let reason = proxy
-            .wait_for(|update| match update {
-                Update::Lost { reason } => Some(reason),
-                Update::Snapshot { .. } => panic!("a stranger was told the configuration"),
-                _ => None,
-            })
-            .await;
-        assert!(reason.contains(why), "{reason}");
-    }
-    plane.stop().await;
-}
-
-#[tokio::test]
-async fn certificates_are_for_placed_proxies_that_prove_themselves() {
-    let state = tempfile::tempdir().unwrap();
-    let plane = Plane::shop(state.path()).await;
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    // What a request claims is not believed.
-    params.distinguished_name.push(DnType::CommonName, "root of all");
-    params.subject_alt_names.push(SanType::URI("spiffe://shop.example/control".try_into().unwrap()));
-    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
-    let ask = |name: &str, token: String, csr: &str| {
-        let request = CertificateRequest { proxy: name.to_owned(), csr: csr.to_owned() };
-        let client = Client::new(plane.client.address(), token);
-        async move { client.certificate(&request).await }
-    };
-    let token = |name: &str| join_token(state.path(), name).unwrap();
-
-    let given = ask("web-east-0", token("web-east-0"), &csr).await.unwrap();
-    assert_eq!(given.spiffe_id, "spiffe://shop.example/service/web");
-    let (_, pem) = x509_parser::pem::parse_x509_pem(given.certificate.as_bytes()).unwrap();
-    let leaf = pem.parse_x509().unwrap();
-    assert_eq!(leaf.public_key().raw, rcgen::PublicKeyData::subject_public_key_info(&key));
-    let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
-    assert_eq!(*names, [x509_parser::extensions::GeneralName::URI("spiffe://shop.example/service/web")]);
-    assert!(!leaf.subject().to_string().contains("root of all") && !leaf.is_ca());
-    let (_, root) = x509_parser::pem::parse_x509_pem(given.roots.as_bytes()).unwrap();
-    leaf.verify_signature(Some(root.parse_x509().unwrap().public_key())).unwrap();
-    let seconds = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
-    assert_eq!(seconds, 24 * 3600 + 60);
-    assert_eq!(ask("edge", token("edge"), &csr).await.unwrap().spiffe_id, "spiffe://shop.example/gateway/edge");
-
-    let mut tampered: Vec<char> = csr.chars().collect();
-    let middle = csr.len() - 80;
-    tampered[middle] = if tampered[middle] == 'A' { 'B' } else { 'A' };
-    let tampered: String = tampered.into_iter().collect();
-    let huge = "A".repeat(20_000);
-    let cases = [
-        ("web-east-0", String::new(), csr.as_str(), 401),
-        ("web-east-0", token("web-west-0"), &csr, 401),
-        ("nobody", token("nobody"), &csr, 404),
-        ("web-east-0", token("web-east-0"), "", 400),
-        (
-            "web-east-0",
-            token("web-east-0"),
-            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
-            400,
-        ),
-        ("web-east-0", token("web-east-0"), &tampered, 400),
-        ("web-east-0", token("web-east-0"), &huge, 400),
-    ];
-    let refused = cases.len();
-    for (name, token, csr, expected) in cases {
-        assert_eq!(status(ask(name, token, csr).await), expected, "{name} {}", &csr[..csr.len().min(60)]);
-    }
-    let events = plane.client.events(0, Duration::ZERO).await.unwrap().events;
-    let told = events
-        .iter()
-        .filter(|e| matches!(&e.what, control::api::Logged::Control(ControlEvent::CertificateRefused { .. })));
-    assert_eq!(told.count(), refused);
     plane.stop().await;
 }
 

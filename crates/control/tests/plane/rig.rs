@@ -4,14 +4,17 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use control::{
     Options,
-    api::{ApplyRequest, ControlEvent, Events, LeaseRequest, Logged, ManifestFile, Placement, Placements, Role},
-    client::{Client, read_run_file},
-    join_token,
+    api::{
+        ApplyRequest, Certificate, CertificateRequest, ControlEvent, Events, LeaseRequest, Logged, ManifestFile,
+        Placement, Placements, Renewal, Role, TokenRequest,
+    },
+    client::{Client, ClientError, read_run_file},
     store::StoreAddress,
 };
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -166,29 +169,73 @@ pub fn placements() -> Placements {
     Placements { proxies: vec![sidecar(2, "east"), sidecar(3, "west"), edge] }
 }
 
+/// A token for a proxy of the shop.
+pub async fn token(client: &Client, proxy: &str) -> String {
+    let own = |name: &str| (proxy == name).then(|| name.to_owned());
+    let service = own("edge").is_none().then(|| "web".to_owned());
+    let request = TokenRequest { service, gateway: own("edge"), proxy: Some(proxy.to_owned()), ttl_ms: 60_000 };
+    client.create_token(&request).await.unwrap().token
+}
+
+/// A request for a certificate of a new key.
+pub fn csr() -> (String, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    (CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap(), key)
+}
+
+/// Asks with a join token.
+pub async fn ask(client: &Client, proxy: &str, token: &str, csr: &str) -> Result<Certificate, ClientError> {
+    let request = CertificateRequest { proxy: proxy.to_owned(), csr: csr.to_owned(), renews: None };
+    Client::new(client.address(), token).certificate(&request).await
+}
+
+/// Asks with a certificate and a key that should be its.
+pub async fn renew(
+    client: &Client,
+    proxy: &str,
+    held: &str,
+    key: &KeyPair,
+    csr: &str,
+) -> Result<Certificate, ClientError> {
+    let signature = key.sign(format!("{}{csr}", Renewal::PREFIX).as_bytes()).unwrap();
+    let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+    let renews = Some(Renewal { certificate: held.to_owned(), signature });
+    let request = CertificateRequest { proxy: proxy.to_owned(), csr: csr.to_owned(), renews };
+    Client::new(client.address(), "").certificate(&request).await
+}
+
 /// A proxy's side of ADS.
 pub struct Proxy(xds::client::Client);
 
 impl Proxy {
     pub async fn connect(state: &Path, name: &str) -> Self {
-        let token = join_token(state, name).unwrap();
-        Self::connect_with(state, name, &token).await
+        let client = Client::from_state(state).unwrap();
+        let (csr, key) = csr();
+        let given = ask(&client, name, &token(&client, name).await, &csr).await.unwrap();
+        Self::connect_with(state, name, Some((&given.certificate, &key.serialize_pem())))
     }
 
-    pub async fn connect_with(state: &Path, name: &str, token: &str) -> Self {
+    /// With this certificate and key.
+    pub fn connect_with(state: &Path, name: &str, identity: Option<(&str, &str)>) -> Self {
         let mut roots = RootCertStore::empty();
         // What a proxy is told with its certificate; not the bundle of traffic.
         roots.add(CertificateDer::from_pem_file(state.join("ca/root.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
+                config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+            }
+        };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let (connector, ads) = (TlsConnector::from(Arc::new(config)), read_run_file(state).unwrap().ads);
         let node = NodeInfo { id: name.to_owned(), agent: "firedrill 0".to_owned(), ..NodeInfo::default() };
-        let config = xds::client::ClientConfig { node, token: token.to_owned(), authority: "control".to_owned() };
+        let config = xds::client::ClientConfig { node, token: String::new(), authority: "control".to_owned() };
         Self(xds::client::start(config, move || {
             let connector = connector.clone();
             async move {

@@ -58,7 +58,9 @@ async fn what_one_is_told_all_do_and_another_leads_when_the_leader_dies() {
     // Configuration goes everywhere, whoever is told.
     first.client.put_placements(&placements()).await.unwrap();
     assert_eq!(second.client.apply(&apply(MANIFEST)).await.unwrap().revision, 1);
-    until(async || first.client.proxy_configuration("edge").await.is_ok()).await;
+    for plane in [&first, &second] {
+        until(async || plane.client.proxy_configuration("edge").await.is_ok()).await;
+    }
     let mut edge = Proxy::connect(second_state.path(), "edge").await;
     edge.regions("web", &["east", "west"]).await;
     let mut west = Proxy::connect(state.path(), "web-west-0").await;

@@ -6,7 +6,7 @@ use control::store::StoreAddress;
 use miette::IntoDiagnostic;
 use xds::clock::Clock;
 
-use crate::{arguments::State, failure::Failure, gitops, logging};
+use crate::{admissions, arguments::State, failure::Failure, gitops, logging};
 
 /// Arguments of `firedrill control`.
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.into_diagnostic()?.block_on(async {
         let mut stop = super::Stop::new()?;
+        tokio::spawn(admissions::record(state.clone()));
         if let Some(folder) = args.gitops {
             tokio::spawn(gitops::watch(folder, state));
         }

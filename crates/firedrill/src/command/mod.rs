@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod backup;
+pub mod ca;
 pub mod check;
 pub mod completion;
 pub mod control;
@@ -21,6 +22,7 @@ pub mod restore;
 pub mod rollback;
 pub mod sample;
 pub mod schema;
+pub mod token;
 pub mod up;
 
 pub use crate::interrupt::Stop;

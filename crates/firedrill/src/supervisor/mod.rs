@@ -7,6 +7,7 @@ pub mod api;
 pub mod client;
 pub mod folder;
 mod holds;
+mod join;
 mod journal;
 mod keeper;
 pub mod layout;

@@ -15,7 +15,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::log::LogFile;
+use super::{join::Join, log::LogFile};
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Recipe {
     pub environment: BTreeMap<String, String>,
     /// Where output goes.
     pub log: PathBuf,
+    /// For a proxy: how it gets into the mesh.
+    pub join: Option<Join>,
 }
 
 /// What this very binary is called in a command.
@@ -75,9 +77,14 @@ impl Spawner {
     /// # Errors
     /// When there is no program, or no more processes.
     pub async fn spawn(&self, recipe: &Recipe) -> io::Result<(Child, Pid)> {
+        let token = match &recipe.join {
+            Some(join) => join.token().await,
+            None => None,
+        };
         let (reader, writer) = io::pipe()?;
         let mut command = Command::new(model::program(OWN));
         command.arg0(OWN).args(["exec", "--parent", &std::process::id().to_string(), "--"]).args(&recipe.argv);
+        command.envs(token.map(|token| ("FIREDRILL_TOKEN", token)));
         command.envs(&recipe.environment).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         command.process_group(0);
         let log = LogFile::open(&recipe.log)?;

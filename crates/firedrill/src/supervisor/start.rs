@@ -22,6 +22,7 @@ use super::{
     client::Client,
     folder::{self, Folder},
     holds::Holds,
+    join::Join,
     journal::Journal,
     keeper::{Doubt, Keeper, Key, Kind, Task},
     layout::{GatewayPlace, Layout, WorkloadPlace},
@@ -146,11 +147,11 @@ impl Running {
         sink(Progress::Step("proxies and workloads"));
         let ours = |proxy: &str| !self.view.without.contains(proxy);
         for gateway in self.view.layout.gateways.iter().filter(|gateway| ours(&gateway.name)) {
-            self.keeper().add(self.gateway_task(gateway)?);
+            self.keeper().add(self.gateway_task(gateway));
         }
         for workload in &self.view.layout.workloads {
             if ours(&workload.name) {
-                self.keeper().add(self.sidecar_task(workload)?);
+                self.keeper().add(self.sidecar_task(workload));
             }
             self.keeper().add(self.workload_task(workload)?);
         }
@@ -277,43 +278,45 @@ impl Running {
                 // An argument could be read by everybody on this machine, password and all.
                 environment: store.map(|store| ("FIREDRILL_STORE".to_owned(), store)).into_iter().collect(),
                 log: self.log("control.log"),
+                join: None,
             },
             ready: Ready::Http { address: api, path: "/readyz".to_owned() },
         }
     }
 
-    fn proxy_recipe(&self, name: &str, admin: std::net::SocketAddr, role: &[&str]) -> Result<Recipe, StartError> {
+    /// `service` is that of a sidecar's workload; empty for a gateway.
+    fn proxy_recipe(&self, name: &str, admin: std::net::SocketAddr, service: &str, role: &[&str]) -> Recipe {
         let subnet = self.view.layout.subnet;
         let (control, api, admin) =
             (subnet.control_ads().to_string(), subnet.control_api().to_string(), admin.to_string());
         let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--api", &api, "--admin", &admin];
         arguments.extend(role);
-        let token = control::join_token(self.folder.path(), name)
-            .map_err(|e| StartError::Machine { what: "the join key".to_owned(), reason: e.to_string() })?;
-        Ok(Recipe {
+        let state = self.folder.path().to_owned();
+        Recipe {
             argv: self.own(&arguments),
-            environment: BTreeMap::from([("FIREDRILL_TOKEN".to_owned(), token)]),
+            environment: BTreeMap::new(),
             log: self.log(&format!("{name}.proxy.log")),
-        })
+            join: Some(Join { state, proxy: name.to_owned(), service: service.to_owned() }),
+        }
     }
 
-    fn gateway_task(&self, place: &GatewayPlace) -> Result<Task, StartError> {
-        Ok(Task {
+    fn gateway_task(&self, place: &GatewayPlace) -> Task {
+        Task {
             key: Key { kind: Kind::Gateway, name: place.name.clone() },
             region: None,
-            recipe: self.proxy_recipe(&place.name, place.admin, &[])?,
+            recipe: self.proxy_recipe(&place.name, place.admin, "", &[]),
             ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
-        })
+        }
     }
 
-    fn sidecar_task(&self, place: &WorkloadPlace) -> Result<Task, StartError> {
+    fn sidecar_task(&self, place: &WorkloadPlace) -> Task {
         let role = ["--service", place.service.as_str(), "--region", place.region.as_str()];
-        Ok(Task {
+        Task {
             key: Key { kind: Kind::Sidecar, name: place.name.clone() },
             region: Some(place.region.clone()),
-            recipe: self.proxy_recipe(&place.name, place.admin, &role)?,
+            recipe: self.proxy_recipe(&place.name, place.admin, &place.service, &role),
             ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
-        })
+        }
     }
 
     fn workload_task(&self, place: &WorkloadPlace) -> Result<Task, StartError> {
@@ -339,6 +342,7 @@ impl Running {
                 argv: place.argv.clone(),
                 environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
                 log: self.log(&format!("{}.log", place.name)),
+                join: None,
             },
             ready: match &place.health {
                 Some(path) => Ready::Http { address: place.app, path: path.clone() },

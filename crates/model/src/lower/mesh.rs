@@ -28,8 +28,8 @@ pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx:
     no_repeats(&spec.regions, "region", cx);
     let lifetime =
         spec.identity.as_ref().and_then(|i| i.builtin.as_ref()).and_then(|b| b.certificate_lifetime.as_ref());
-    if let Some(short) = lifetime.filter(|t| t.value.0 < Duration::from_secs(60)) {
-        cx.error("out-of-range", short.at, "certificates must live for at least 1m, to be renewed in time")
+    if let Some(short) = lifetime.filter(|t| t.value.0 < Duration::from_secs(10)) {
+        cx.error("out-of-range", short.at, "certificates must live for at least 10s, to be renewed in time")
             .mend("write `24h`");
     }
     let written = spec.gateways.as_ref().map_or(&[][..], |g| &g.value[..]);

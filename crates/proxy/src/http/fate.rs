@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::task::AtomicWaker;
@@ -22,6 +22,8 @@ pub struct Fate {
     pub epoch: u64,
     /// What the peer proved; empty without TLS.
     pub chain: Vec<CertificateDer<'static>>,
+    /// When it takes no more requests, since a certificate ends; never without TLS.
+    until: Option<Instant>,
     retired: AtomicBool,
     cut: AtomicBool,
     busy: AtomicUsize,
@@ -32,10 +34,11 @@ pub struct Fate {
 
 impl Fate {
     /// Of a new connection.
-    pub fn new(epoch: u64, chain: Vec<CertificateDer<'static>>) -> Self {
+    pub fn new(epoch: u64, chain: Vec<CertificateDer<'static>>, until: Option<Instant>) -> Self {
         Self {
             epoch,
             chain,
+            until,
             retired: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
@@ -51,7 +54,7 @@ impl Fate {
 
     /// Whether it takes no more requests.
     pub fn retired(&self) -> bool {
-        self.retired.load(Ordering::Acquire)
+        self.retired.load(Ordering::Acquire) || self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Its endpoint is retired: it takes no more requests, and those on it have [`DRAIN`] to finish.

@@ -184,7 +184,10 @@ impl Pool {
         epoch: u64,
         chain: Vec<CertificateDer<'static>>,
     ) -> Result<Arc<Fate>, ConnectError> {
-        let fate = Arc::new(Fate::new(epoch, chain));
+        // Before the other side ends it, so that no request meets its end.
+        let lasts = cluster.tls().map(|tls| tls.identity.lasts(&chain).mul_f64(0.75));
+        let until = lasts.and_then(|lasts| Instant::now().checked_add(lasts));
+        let fate = Arc::new(Fate::new(epoch, chain, until));
         {
             let mut entries = self.entries();
             let entry = self.entry(&mut entries, cluster, host);

@@ -1,12 +1,12 @@
 //! Our own certificate and key. Renewed in place: connections that are up keep theirs, new ones get the newest.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
     SignatureScheme,
     client::ResolvesClientCert,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -70,13 +70,31 @@ impl Identity {
         self.set(chain_pem, key)
     }
 
+    /// How much longer a connection is good for that was made with our certificate and one of a peer: until the first of
+    /// both ends.
+    pub fn lasts(&self, chain: &[CertificateDer<'_>]) -> Duration {
+        let current = self.current.load();
+        let own = current.as_ref().and_then(|certified| validity(certified.cert.first()?));
+        let peer = chain.first().and_then(validity);
+        let until = own.into_iter().chain(peer).map(|validity| validity.until).min().unwrap_or(i64::MAX);
+        let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        Duration::from_secs(u64::try_from(until.saturating_sub(now)).unwrap_or(0))
+    }
+
+    /// What our key signs of a message: ECDSA on P-256 with SHA-256, DER; `None` without a key that can.
+    pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let current = self.current.load_full()?;
+        current.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])?.sign(message).ok()
+    }
+
     /// For TLS configurations of both sides.
     pub fn resolver(&self) -> Arc<Resolver> {
         Arc::new(Resolver(self.clone()))
     }
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+/// When a certificate is valid; `None` if it is none.
+pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let validity = parsed.validity();
     Some(Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() })

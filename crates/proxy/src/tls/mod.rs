@@ -65,6 +65,8 @@ pub struct ServerTls {
     pub config: Arc<ServerConfig>,
     /// For connections that are up when the bundle changes.
     pub verifier: Arc<ClientVerifier>,
+    /// Ours.
+    pub identity: Identity,
 }
 
 impl ServerTls {
@@ -81,7 +83,7 @@ impl ServerTls {
         // A resumed session would skip the look at the caller's certificate, after its root was taken away too.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), verifier })
+        Ok(Self { config: Arc::new(config), verifier, identity: identity.clone() })
     }
 }
 
@@ -92,6 +94,8 @@ pub struct UpstreamTls {
     pub config: Arc<ClientConfig>,
     /// For connections that are up when the bundle changes.
     pub verifier: Arc<ServerVerifier>,
+    /// Ours.
+    pub identity: Identity,
 }
 
 impl UpstreamTls {
@@ -111,6 +115,6 @@ impl UpstreamTls {
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_sni = false;
-        Ok(Self { config: Arc::new(config), verifier })
+        Ok(Self { config: Arc::new(config), verifier, identity: identity.clone() })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! SPIFFE X.509-SVID, section 2: exactly one URI SAN.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
@@ -22,7 +22,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use super::{TlsError, provider};
+use super::{TlsError, identity::validity, provider};
 
 /// The SPIFFE id of a certificate; `None` unless there is exactly one URI SAN and it is one.
 pub fn id(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
@@ -34,6 +34,13 @@ pub fn id(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     });
     let (first, second) = (uris.next()?, uris.next());
     (second.is_none() && first.starts_with("spiffe://")).then(|| first.into())
+}
+
+/// Now, or the certificate's end if that is over.
+fn in_life(leaf: &CertificateDer<'_>) -> UnixTime {
+    let until = validity(leaf).and_then(|validity| u64::try_from(validity.until).ok());
+    let now = UnixTime::now().as_secs();
+    UnixTime::since_unix_epoch(Duration::from_secs(until.map_or(now, |until| until.min(now))))
 }
 
 fn no_id() -> Error {
@@ -58,9 +65,10 @@ impl ClientVerifier {
         Ok(Self { chain: Some(chain) })
     }
 
-    /// Whether a certificate chain would be let in now.
+    /// Whether a certificate chain that was let in would be let in now, but for its end: a connection does not outlast
+    /// its certificate by much, and needs not be cut for that.
     pub fn accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
-        chain.split_first().is_some_and(|(leaf, rest)| self.verify_client_cert(leaf, rest, UnixTime::now()).is_ok())
+        chain.split_first().is_some_and(|(leaf, rest)| self.verify_client_cert(leaf, rest, in_life(leaf)).is_ok())
     }
 }
 
@@ -116,9 +124,9 @@ impl ServerVerifier {
         Self { roots, ids }
     }
 
-    /// Whether a certificate chain would be believed now.
+    /// Whether a certificate chain that was believed would be now, but for its end.
     pub fn accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
-        chain.split_first().is_some_and(|(leaf, rest)| self.verify(leaf, rest, UnixTime::now()).is_ok())
+        chain.split_first().is_some_and(|(leaf, rest)| self.verify(leaf, rest, in_life(leaf)).is_ok())
     }
 
     fn verify(

@@ -40,10 +40,8 @@ impl Control {
         let address = ip();
         let api = TcpListener::bind((address, 7000)).await.unwrap();
         let ads = TcpListener::bind((address, 7001)).await.unwrap();
-        let server = Server::new(|credentials| match credentials.token {
-            Some("join") => Ok(credentials.node.id.clone()),
-            _ => Err("wrong token".into()),
-        });
+        // The handshake is refused without a certificate of the authority.
+        let server = Server::new(|credentials| Ok(credentials.node.id.clone()));
         let (api_address, ads_address) = (api.local_addr().unwrap(), ads.local_addr().unwrap());
         let stop = tokio::sync::watch::Sender::new(false);
         tokio::spawn(serve_ads(server.clone(), ads, authority.clone(), stop.subscribe()));
@@ -88,10 +86,13 @@ async fn serve_ads(
     let (certificate, key) = authority.issue_id("spiffe://bank.example/control");
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let callers = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(callers.build().unwrap())
         .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];

@@ -70,7 +70,7 @@ pub struct Client {
 pub struct ClientConfig {
     /// Who we are.
     pub node: NodeInfo,
-    /// Sent as `authorization: Bearer <token>`.
+    /// Sent as `authorization: Bearer <token>`; nothing is, if it is empty.
     pub token: String,
     /// HTTP/2 authority, for instance `control`.
     pub authority: String,

@@ -172,10 +172,12 @@ async fn open(
 ) -> Result<Streaming<DiscoveryResponse>, String> {
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
     let mut request = Request::new(ReceiverStream::new(outgoing));
-    let token: Result<MetadataValue<Ascii>, _> = format!("Bearer {}", config.token).parse();
-    let mut token = token.map_err(|_| "the token is not printable".to_owned())?;
-    token.set_sensitive(true);
-    request.metadata_mut().insert("authorization", token);
+    if !config.token.is_empty() {
+        let token: Result<MetadataValue<Ascii>, _> = format!("Bearer {}", config.token).parse();
+        let mut token = token.map_err(|_| "the token is not printable".to_owned())?;
+        token.set_sensitive(true);
+        request.metadata_mut().insert("authorization", token);
+    }
     let response = client.stream_aggregated_resources(request).await;
     response.map(tonic::Response::into_inner).map_err(|status| format!("{}: {}", status.code(), status.message()))
 }

@@ -3,19 +3,26 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// tonic wants to be told about the peer; who it is, the token says.
-pub(super) struct Connection<IO>(pub IO);
+/// A stream, and who its peer proved to be.
+pub(super) struct Connection<IO>(pub IO, pub Option<Arc<str>>);
+
+/// Who the peer of a call proved to be when it connected.
+#[derive(Clone, Debug)]
+pub(super) struct Peer(pub Option<Arc<str>>);
 
 impl<IO> Connected for Connection<IO> {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Peer {
+        Peer(self.1.clone())
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {

@@ -33,6 +33,8 @@ use crate::{codec::CodecError, node::NodeInfo, overlay::Overlay, resource::Resou
 pub struct Credentials<'a> {
     /// The token of `authorization: Bearer <token>`, if there was one.
     pub token: Option<&'a str>,
+    /// Who it proved to be when it connected: the SPIFFE id of its certificate.
+    pub peer: Option<&'a str>,
     /// The version that it says it has of the kind that it asks for; empty if it has none.
     pub version: &'a str,
     /// The node of the first message.
@@ -142,7 +144,23 @@ impl Server {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let incoming = incoming.map(|connection| connection.map(Connection));
+        self.serve_known(incoming.map(|connection| connection.map(|stream| (stream, None))), shutdown).await
+    }
+
+    /// As [`Server::serve`], of connections whose peers proved who they are: with the SPIFFE id of each.
+    ///
+    /// # Errors
+    /// If the transport failed.
+    pub async fn serve_known<IO, E>(
+        &self,
+        incoming: impl Stream<Item = Result<(IO, Option<Arc<str>>), E>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let incoming = incoming.map(|connection| connection.map(|(stream, peer)| Connection(stream, peer)));
         let shared = Arc::clone(&self.shared);
         let ending = async move {
             shutdown.await;

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Credentials,
+    connection::Peer,
     shared::{Shared, Ticket},
     stream::StreamCore,
 };
@@ -39,11 +40,13 @@ impl AggregatedDiscoveryService for Ads {
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+        let claims = Claims { token, peer };
         // One message under way: what comes after it is chosen only when the proxy has room for it.
         let (answers, stream) = mpsc::channel(1);
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
-            if let Err(status) = serve(&shared, token, request.into_inner(), &answers).await {
+            if let Err(status) = serve(&shared, &claims, request.into_inner(), &answers).await {
                 // If the peer is gone nobody needs the reason.
                 let _ = timeout(PATIENCE, answers.send(Err(status))).await;
             }
@@ -59,9 +62,15 @@ impl AggregatedDiscoveryService for Ads {
     }
 }
 
+/// What came with the connection and the call.
+struct Claims {
+    token: Option<String>,
+    peer: Option<Arc<str>>,
+}
+
 async fn serve(
     shared: &Shared,
-    token: Option<String>,
+    claims: &Claims,
     mut requests: Streaming<DiscoveryRequest>,
     answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
 ) -> Result<(), Status> {
@@ -69,7 +78,8 @@ async fn serve(
     let Some(first) = first.map_err(|_| Status::deadline_exceeded("no first message"))?? else { return Ok(()) };
     let node = NodeInfo::from_proto(first.node.as_ref().ok_or_else(|| Status::invalid_argument("no node"))?);
     let admit = |request: &DiscoveryRequest| {
-        let credentials = Credentials { token: token.as_deref(), version: &request.version_info, node: &node };
+        let (token, peer) = (claims.token.as_deref(), claims.peer.as_deref());
+        let credentials = Credentials { token, peer, version: &request.version_info, node: &node };
         shared.authenticate(credentials).map_err(Status::unauthenticated)
     };
     let ticket = shared.open(&admit(&first)?, node.clone());

@@ -9,7 +9,7 @@ use std::{
 };
 
 use control::{
-    api::{Certificate, CertificateRequest, Placement, Role, RunFile},
+    api::{Certificate, CertificateRequest, Placement, Role, RunFile, TokenRequest},
     client::{Client as Control, read_run_file},
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -61,7 +61,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         {
             terminal.note(Tone::Warn, "warning", taken(&args.proxy));
         }
-        render(args, out, &door, &placement).await
+        render(out, &door, &placement).await
     })??;
     match args.format {
         Format::Json => terminal
@@ -96,19 +96,24 @@ fn taken(proxy: &str) -> String {
     )
 }
 
-async fn render(args: &Args, out: &Path, door: &RunFile, placement: &Placement) -> Result<Rendered, Failure> {
+async fn render(out: &Path, door: &RunFile, placement: &Placement) -> Result<Rendered, Failure> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |reason: String| Failure::internal(format!("{what}: {reason}"))
     };
-    let token = control::join_token(&args.state.path, &placement.proxy)
-        .map_err(|e| failed("cannot derive the join token")(reason(&e)))?;
+    let (service, gateway) = match &placement.role {
+        Role::Sidecar { service, .. } => (Some(service.clone()), None),
+        Role::Gateway { gateway, .. } => (None, Some(gateway.clone())),
+    };
+    let wanted = TokenRequest { service, gateway, proxy: Some(placement.proxy.clone()), ttl_ms: 60_000 };
+    let token = Control::new(door.api, door.token.as_str()).create_token(&wanted).await;
+    let token = token.map_err(|e| Failure::internal(e.to_string()))?.token;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256);
     let key = key.map_err(|e| failed("cannot make a key")(e.to_string()))?;
     let request = CertificateParams::default().serialize_request(&key).and_then(|request| request.pem());
     let csr = request.map_err(|e| failed("cannot make a certificate request")(e.to_string()))?;
     let signed = Control::new(door.api, token.as_str())
-        .certificate(&CertificateRequest { proxy: placement.proxy.clone(), csr })
+        .certificate(&CertificateRequest { proxy: placement.proxy.clone(), csr, renews: None })
         .await
         .map_err(|e| Failure::internal(e.to_string()))?;
     let out = folder(out).map_err(|e| failed(&out.display().to_string())(reason(&e)))?;
@@ -117,7 +122,6 @@ async fn render(args: &Args, out: &Path, door: &RunFile, placement: &Placement) 
         node: node(placement),
         control: door.ads,
         control_id: control_id(&signed)?,
-        token,
         roots: path("roots.pem"),
         certificate: path("certificate.pem"),
         key: path("key.pem"),
@@ -126,7 +130,7 @@ async fn render(args: &Args, out: &Path, door: &RunFile, placement: &Placement) 
         (&bootstrap.roots, signed.roots, 0o644),
         (&bootstrap.certificate, signed.certificate, 0o644),
         (&bootstrap.key, key.serialize_pem(), 0o600),
-        (&path("envoy.json"), bootstrap.to_json(), 0o600),
+        (&path("envoy.json"), bootstrap.to_json(), 0o644),
     ];
     for (path, text, mode) in files {
         replace(path, &text, mode).map_err(|e| failed(&path.display().to_string())(reason(&e)))?;
@@ -185,7 +189,7 @@ fn shown(rendered: &Rendered, terminal: &Terminal) -> String {
     let command = terminal.paint(Tone::Strong, command.join(" "));
     format!(
         "An Envoy can be proxy {proxy} ({spiffe_id}):\n\
-         \x20 bootstrap    {}    with its join token: as secret as the key\n\
+         \x20 bootstrap    {}\n\
          \x20 key          {}    made here, sent nowhere\n\
          \x20 certificate  {}    valid until {valid_until}\n\
          \x20 roots        {}\n\n\
