@@ -1,7 +1,10 @@
 //! A validated set of manifests. A value that exists is consistent: every reference resolves, every default is filled in.
 
+mod route;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+pub use self::route::*;
 use crate::{
     name::{DrillName, GatewayName, PlanName, ProbeName, RegionName, ServiceName, WorkloadName},
     unit::{Percent, Rate},
@@ -144,6 +147,8 @@ pub struct Service {
     pub policy: TrafficPolicy,
     /// Order of regions by caller; the first rule whose caller matches, else the caller's own region first.
     pub routes: Vec<RegionPreference>,
+    /// What is done with some requests; the first that matches counts, else they go to all endpoints.
+    pub requests: Vec<RequestRoute>,
     /// Who may call. `None` (not written): those services that name it in `calls`, and gateways that route to it.
     pub authorization: Option<Vec<Allow>>,
 }

@@ -9,6 +9,7 @@ pub mod config;
 mod lower;
 pub mod name;
 mod near;
+mod pattern;
 mod print;
 pub mod problem;
 mod raw;

@@ -1,14 +1,16 @@
 //! A configuration as manifests again, with every default written out: the canonical form, which digests are made of.
 //! Parsing it gives the same configuration.
 
+mod route;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     config::{
         Allow, Backup, Caller, Config, Delay, Detection, Drill, Endpoint, Fault, FaultAction, FaultStep, Gateway,
         Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Probe,
-        ProbeHost, ProbeKind, Protocol, RecoveryPlan, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step,
-        Tier, TlsFault, TrafficPolicy, Trigger, Way,
+        ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service,
+        Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -96,20 +98,24 @@ fn gateway(gateway: &Gateway) -> Value {
 }
 
 fn policy(policy: &TrafficPolicy) -> Value {
+    json!({
+        "timeout": print_duration(policy.timeout),
+        "retries": retries(&policy.retries),
+        "hedge": policy.hedge.as_ref().map_or(json!("off"), hedge),
+        "detection": detection(&policy.detection),
+    })
+}
+
+fn retries(retries: &Retries) -> Value {
     let on = |on: &RetryOn| match on {
         RetryOn::ConnectFailure => "connectFailure",
         RetryOn::Reset => "reset",
         RetryOn::GatewayError => "gatewayError",
     };
     json!({
-        "timeout": print_duration(policy.timeout),
-        "retries": {
-            "attempts": policy.retries.attempts,
-            "perTry": print_duration(policy.retries.per_try),
-            "on": policy.retries.on.iter().map(on).collect::<Vec<_>>(),
-        },
-        "hedge": policy.hedge.as_ref().map_or(json!("off"), hedge),
-        "detection": detection(&policy.detection),
+        "attempts": retries.attempts,
+        "perTry": print_duration(retries.per_try),
+        "on": retries.on.iter().map(on).collect::<Vec<_>>(),
     })
 }
 
@@ -163,7 +169,7 @@ fn service(service: &Service) -> Value {
             Some(caller) => json!({"when": {"caller": caller}, "prefer": prefer}),
         }
     });
-    spec.insert("routes".into(), routes.collect());
+    spec.insert("routes".into(), routes.chain(service.requests.iter().map(route::request)).collect());
     if let Some(allowed) = &service.authorization {
         spec.insert("authorization".into(), json!({"allow": allowed.iter().map(allow).collect::<Vec<_>>()}));
     }
@@ -311,7 +317,13 @@ fn fault(fault: &FaultStep) -> Value {
     out.extend(fault.path.as_ref().map(|p| ("path".to_owned(), json!(p))));
     out.extend(fault.method.as_ref().map(|m| ("method".to_owned(), json!(m))));
     out.extend(fault.header.as_ref().map(|(name, value)| ("header".to_owned(), json!(format!("{name}: {value}")))));
-    let (kind, what) = match &fault.action {
+    let (kind, what) = fault_action(&fault.action);
+    out.insert(kind.to_owned(), what);
+    Value::Object(out)
+}
+
+fn fault_action(action: &FaultAction) -> (&'static str, Value) {
+    match action {
         FaultAction::Delay(time) => ("delay", delay(time)),
         FaultAction::Abort(status) => ("abort", json!(status)),
         FaultAction::AbortGrpc(status) => ("abortGrpc", json!(status)),
@@ -326,9 +338,7 @@ fn fault(fault: &FaultStep) -> Value {
         FaultAction::Tls(TlsFault::Expired) => ("tls", json!("expired")),
         FaultAction::Tls(TlsFault::Untrusted) => ("tls", json!("untrusted")),
         FaultAction::Tls(TlsFault::WrongIdentity) => ("tls", json!("wrongIdentity")),
-    };
-    out.insert(kind.to_owned(), what);
-    Value::Object(out)
+    }
 }
 
 fn delay(delay: &Delay) -> Value {

@@ -107,29 +107,33 @@ fn document(kind: Kind, generator: &mut SchemaGenerator) -> Map<String, Value> {
 }
 
 /// Mappings of which exactly one of these fields must be written.
-const CHOICES: [(&str, &[&str]); 6] = [
+const CHOICES: [(&str, &[&str]); 11] = [
     ("Endpoint", &["run", "address", "addresses"]),
-    (
-        "Fault",
-        &[
-            "delay",
-            "abort",
-            "abortGrpc",
-            "refuse",
-            "reset",
-            "resetAfter",
-            "blackhole",
-            "dropConnect",
-            "bandwidth",
-            "truncate",
-            "dns",
-            "tls",
-        ],
-    ),
+    ("Fault", &FAULTS),
     ("Guard", &["successRate", "latencyP99", "indeterminate"]),
+    ("Mirror", &["version", "service"]),
+    ("Named", &["present", "absent", "exact", "prefix", "regex"]),
+    ("PathMatch", &["exact", "prefix", "regex"]),
     ("Probe", &["http", "writes"]),
+    ("RouteFault", &FAULTS),
     ("ScenarioStep", &["lose", "fault", "partition", "noControl", "run", "wait"]),
     ("Step", &["shift", "run"]),
+    ("Sticky", &["header", "cookie"]),
+];
+
+const FAULTS: [&str; 12] = [
+    "delay",
+    "abort",
+    "abortGrpc",
+    "refuse",
+    "reset",
+    "resetAfter",
+    "blackhole",
+    "dropConnect",
+    "bandwidth",
+    "truncate",
+    "dns",
+    "tls",
 ];
 
 fn definitions(generator: &mut SchemaGenerator) -> Value {

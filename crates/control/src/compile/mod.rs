@@ -1,10 +1,16 @@
 //! (manifests, placements, durable switches) → one snapshot per proxy. Pure.
 
+mod fault;
 mod policy;
+mod routes;
 mod tiers;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
+pub use fault::fault_action;
 use model::{
     config::{Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
     name::{RegionName, ServiceName},
@@ -200,22 +206,25 @@ impl Compiler<'_> {
         snapshot.listeners.push(http_listener("outbound", outbound, Direction::Outbound));
         let from = From { service: Some(&service.name), region: Some(&endpoint.region) };
         let mut hosts = Vec::new();
-        for callee in called_by(self.config, placement) {
+        let caller = Caller::Service(service.name.clone());
+        let callees = called_by(self.config, placement);
+        for callee in &callees {
             let name = callee.name.as_str();
-            self.add_cluster(snapshot, callee, name.to_owned(), &self.tiers(callee, &from))?;
+            self.add_clusters(snapshot, callee, &self.tiers(callee, &from))?;
             let mut domains = vec![name.to_owned()];
             // A region of the same name as the trust domain keeps `service.region`, which is the more specific wish.
             if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
                 domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
             }
-            hosts.push(host(name, domains, vec![all_to(policy::forward(name, callee))]));
+            hosts.push(host(name, domains, routes::of(callee, &caller, "/")));
             for region in self.regions_of(callee) {
                 let pinned = format!("{name}.{region}");
-                self.add_cluster(snapshot, callee, pinned.clone(), &[vec![(region.clone(), 1)]])?;
+                self.add_cluster(snapshot, callee, pinned.clone(), None, &[vec![(region.clone(), 1)]])?;
                 let routes = vec![all_to(policy::forward(&pinned, callee))];
                 hosts.push(host(&pinned, vec![pinned.clone()], routes));
             }
         }
+        self.add_mirrors(snapshot, &callees, &from)?;
         snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts });
         Ok(())
     }
@@ -229,21 +238,23 @@ impl Compiler<'_> {
     ) -> Result<(), String> {
         snapshot.listeners.push(http_listener("gateway", listen, Direction::Gateway));
         let from = From { service: None, region: None };
-        for callee in called_by(self.config, placement) {
-            self.add_cluster(snapshot, callee, callee.name.to_string(), &self.tiers(callee, &from))?;
+        let callees = called_by(self.config, placement);
+        for callee in &callees {
+            self.add_clusters(snapshot, callee, &self.tiers(callee, &from))?;
             // A region that is switched off durably is not in the service's cluster; a cluster of its own keeps it under
             // health checks, so that its return is seen.
             for region in self.regions_of(callee) {
                 if self.switches.contains_key(&(callee.name.clone(), region.clone())) {
                     let pinned = format!("{}.{region}", callee.name);
-                    self.add_cluster(snapshot, callee, pinned, &[vec![(region, 1)]])?;
+                    self.add_cluster(snapshot, callee, pinned, None, &[vec![(region, 1)]])?;
                 }
             }
         }
-        let routes = gateway.routes.iter().filter_map(|route| {
-            let service = self.config.services.get(&route.service)?;
-            let action = policy::forward(service.name.as_str(), service);
-            Some(Route { matches: prefix(&route.prefix), action })
+        self.add_mirrors(snapshot, &callees, &from)?;
+        let caller = Caller::Gateway(gateway.name.clone());
+        let routes = gateway.routes.iter().flat_map(|route| {
+            let service = self.config.services.get(&route.service);
+            service.map(|service| routes::of(service, &caller, &route.prefix)).unwrap_or_default()
         });
         let hosts = vec![host("gateway", vec!["*".to_owned()], routes.collect())];
         snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts });
@@ -277,9 +288,14 @@ impl Compiler<'_> {
     }
 
     fn callers(&self, service: &Service) -> Vec<String> {
-        let services = self.config.services.values().filter(|s| s.calls.contains(&service.name));
+        // Copies come from the callers of the service that is mirrored.
+        let reaches = |callee: &ServiceName| {
+            let other = self.config.services.get(callee);
+            *callee == service.name || other.is_some_and(|other| routes::mirrors(other).contains(&service.name))
+        };
+        let services = self.config.services.values().filter(|s| s.calls.iter().any(reaches));
         let gateways = self.config.mesh.gateways.iter();
-        let gateways = gateways.filter(|g| g.routes.iter().any(|r| r.service == service.name));
+        let gateways = gateways.filter(|g| g.routes.iter().any(|r| reaches(&r.service)));
         services
             .map(|s| service_id(self.config, s.name.as_str()))
             .chain(gateways.map(|g| gateway_id(self.config, g.name.as_str())))
@@ -297,11 +313,33 @@ impl Compiler<'_> {
         tiers::tiers(&callee.name, &order, self.switches)
     }
 
+    /// The cluster of all endpoints, and one for each version that routes name.
+    fn add_clusters(&self, snapshot: &mut Snapshot, callee: &Service, tiers: &[tiers::Tier]) -> Result<(), String> {
+        self.add_cluster(snapshot, callee, callee.name.to_string(), None, tiers)?;
+        for version in routes::versions(callee) {
+            self.add_cluster(snapshot, callee, routes::cluster(callee, version), Some(version), tiers)?;
+        }
+        Ok(())
+    }
+
+    /// Clusters of services that get copies only.
+    fn add_mirrors(&self, snapshot: &mut Snapshot, callees: &[&Service], from: &From<'_>) -> Result<(), String> {
+        let mirrors: BTreeSet<&ServiceName> = callees.iter().flat_map(|callee| routes::mirrors(callee)).collect();
+        for name in mirrors.into_iter().filter(|name| !callees.iter().any(|callee| callee.name == **name)) {
+            if let Some(mirror) = self.config.services.get(name) {
+                self.add_cluster(snapshot, mirror, name.to_string(), None, &self.tiers(mirror, from))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `version` leaves out the endpoints of others.
     fn add_cluster(
         &self,
         snapshot: &mut Snapshot,
         callee: &Service,
         name: String,
+        version: Option<&str>,
         tiers: &[tiers::Tier],
     ) -> Result<(), String> {
         carried(callee)?;
@@ -322,12 +360,12 @@ impl Compiler<'_> {
             ramp: plan.filter(|_| tiers.len() > 1).and_then(|plan| policy::ramp(&plan.failback)),
             ..Cluster::new(name.clone(), policy::upstream_protocol(callee.protocol))
         });
-        snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, tiers) });
+        snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, version, tiers) });
         Ok(())
     }
 
     /// Priorities are gapless: a tier without endpoints gets none.
-    fn localities(&self, callee: &Service, tiers: &[tiers::Tier]) -> Vec<Locality> {
+    fn localities(&self, callee: &Service, version: Option<&str>, tiers: &[tiers::Tier]) -> Vec<Locality> {
         let mut localities = Vec::new();
         let mut priority = 0;
         for tier in tiers {
@@ -336,7 +374,7 @@ impl Compiler<'_> {
                 let endpoints: Vec<_> = callee
                     .endpoints
                     .iter()
-                    .filter(|e| e.region == *region)
+                    .filter(|e| e.region == *region && version.is_none_or(|version| e.version == version))
                     .filter_map(|e| self.wire_endpoint(e))
                     .collect();
                 if !endpoints.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use model::config::{Failback, Protocol, RetryOn, Service, TrafficPolicy};
+use model::config::{Failback, Hedge, Protocol, Retries, RetryOn, Service, TrafficPolicy};
 use xds::snapshot::{
     Forward, HealthCheck, HedgePolicy, OutlierDetection, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction,
     UpstreamProtocol, WeightedCluster,
@@ -36,15 +36,18 @@ pub(super) fn forward(cluster: &str, service: &Service) -> RouteAction {
     RouteAction::Forward(Forward {
         clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
         timeout: policy.timeout,
-        retry: retry(policy),
-        hedge: policy.hedge.as_ref().map(|h| HedgePolicy { at_least: h.at_least, at_most: h.at_most }),
+        retry: retry(&policy.retries),
+        hedge: policy.hedge.as_ref().map(hedge),
         upgrades: upgrades(service.protocol),
         ..Forward::default()
     })
 }
 
-fn retry(policy: &TrafficPolicy) -> Option<RetryPolicy> {
-    let retries = &policy.retries;
+pub(super) fn hedge(hedge: &Hedge) -> HedgePolicy {
+    HedgePolicy { at_least: hedge.at_least, at_most: hedge.at_most }
+}
+
+pub(super) fn retry(retries: &Retries) -> Option<RetryPolicy> {
     let mut on = BTreeSet::new();
     for class in &retries.on {
         match class {

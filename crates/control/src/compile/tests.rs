@@ -47,7 +47,13 @@ fn the_bank_compiles_to_these_snapshots() {
 fn the_wire_takes_every_snapshot() {
     let server = xds::server::Server::new(|_| Err(String::new()));
     let some = switches(&[("accounts", "east", SwitchState::Off), ("ledger", "east", SwitchState::Share(10))]);
-    for (config, switches) in [(bank(), Switches::new()), (bank(), some), (outside(), Switches::new())] {
+    for (config, switches) in [
+        (bank(), Switches::new()),
+        (bank(), some),
+        (outside(), Switches::new()),
+        (shop(), Switches::new()),
+        (every_field(), Switches::new()),
+    ] {
         for (name, snapshot) in snapshots(&config, &switches) {
             server.publish(&name, "1", snapshot.into()).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
@@ -129,6 +135,13 @@ spec:
     config(&[crate::api::ManifestFile { path: "shop.yaml".to_owned(), text: text.to_owned() }])
 }
 
+/// What the tests of the manifests parse: with every form of route.
+fn every_field() -> Config {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/every-field.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    config(&[crate::api::ManifestFile { path: "every-field.yaml".to_owned(), text }])
+}
+
 #[test]
 fn endpoints_outside_the_mesh_are_plaintext() {
     let snapshots = snapshots(&outside(), &Switches::new());
@@ -173,4 +186,80 @@ fn what_cannot_be_carried_is_refused() {
     service `ledger` speaks tcp, which is not carried through proxies yet; use http or http2
     ");
     assert!(compile(&config, &place(&config), &Switches::new(), "ROOTS")["accounts-east-0"].is_err());
+}
+
+fn shop() -> Config {
+    let text = "
+apiVersion: firedrill.dev/v1
+kind: Mesh
+metadata: {name: shop}
+spec:
+  trustDomain: shop.example
+  regions: [east, west]
+  gateways: [{name: edge, listen: \"127.0.0.1:8080\", routes: [{prefix: /api, service: web}, {service: front}]}]
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: front}
+spec:
+  endpoints: [{region: east, run: [front]}]
+  calls: [web]
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: web}
+spec:
+  endpoints:
+    - {region: east, run: [web]}
+    - {region: west, run: [web]}
+    - {region: west, version: v2, run: [web]}
+  routes:
+    - match: {path: {prefix: /old}}
+      redirect: {status: 301, prefix: /api/new}
+    - match: {callers: [front], headers: [{name: x-user, exact: canary}], cookies: [{name: session, present: true}]}
+      split: [{version: v2}]
+      retries: {attempts: 0}
+      hedge: off
+    - match: {methods: [GET], query: [{name: page, regex: '[0-9]+'}]}
+      split: [{version: v1, weight: 90}, {version: v2, weight: 10}]
+      sticky: {cookie: variant, ttl: 1h}
+      mirrors: [{version: v2, percent: 5%}, {service: audit}]
+      rewrite: {prefix: /v1/, host: web.internal}
+      requestHeaders: {set: {x-a: b}}
+      timeout: 2s
+      faults: [{percent: 1%, abort: 503}]
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: audit}
+spec:
+  endpoints: [{region: east, run: [audit]}]
+";
+    config(&[crate::api::ManifestFile { path: "shop.yaml".to_owned(), text: text.to_owned() }])
+}
+
+#[test]
+fn the_shop_compiles_to_these_routes() {
+    let snapshots = snapshots(&shop(), &Switches::new());
+    for name in ["edge", "front-east-0"] {
+        let snapshot = &snapshots[name];
+        insta::assert_snapshot!(format!("shop_{name}"), serde_json::to_string_pretty(&snapshot.routes).unwrap());
+    }
+    assert_eq!(tiers_of(&snapshots["front-east-0"], "web"), "1×east at 1 > 2×west at 1");
+    assert_eq!(tiers_of(&snapshots["front-east-0"], "web@v1"), "1×east at 1 > 1×west at 1");
+    assert_eq!(tiers_of(&snapshots["front-east-0"], "web@v2"), "1×west at 1");
+    assert_eq!(tiers_of(&snapshots["front-east-0"], "audit"), "1×east at 1");
+    // A version's cluster stands for the service, which switches and faults address.
+    let edge = &snapshots["edge"];
+    assert!(edge.clusters.iter().filter(|c| c.name.starts_with("web")).all(|c| c.service == "web"));
+}
+
+#[test]
+fn copies_are_allowed_where_they_go() {
+    let snapshots = snapshots(&shop(), &Switches::new());
+    let ListenerProtocol::Http(http) = &snapshots["audit-east-0"].listeners[0].protocol else { panic!("not HTTP") };
+    assert_eq!(
+        http.authorization.as_ref().unwrap().allow[0].principals,
+        ["spiffe://shop.example/service/front", "spiffe://shop.example/gateway/edge"]
+    );
 }

@@ -1,7 +1,10 @@
 //! What a drill's faults are to the control plane.
 
-use control::api::{OverlayEffect, OverlayRequest, Targets};
-use model::config::{Caller, Delay, Fault, FaultAction, FaultStep, PartitionStep, TlsFault, Way};
+use control::{
+    api::{OverlayEffect, OverlayRequest, Targets},
+    compile::fault_action,
+};
+use model::config::{Caller, Fault, FaultStep, PartitionStep, Way};
 use xds::overlay;
 
 /// The overlay that makes a fault.
@@ -43,31 +46,6 @@ fn on_requests(step: &FaultStep) -> overlay::Fault {
             caller: None,
         },
         percent: step.percent.0,
-        action: action(&step.action),
-    }
-}
-
-fn action(action: &FaultAction) -> overlay::FaultAction {
-    match *action {
-        FaultAction::Delay(delay) => overlay::FaultAction::Delay(match delay {
-            Delay::Fixed(fixed) => overlay::Delay::Fixed(fixed),
-            Delay::Normal { mean, deviation } => overlay::Delay::Normal { mean, deviation },
-            Delay::Spike { base, spike, percent } => overlay::Delay::Spike { base, spike, percent: percent.0 },
-        }),
-        FaultAction::Abort(status) => overlay::FaultAction::Abort { status },
-        FaultAction::AbortGrpc(status) => overlay::FaultAction::AbortGrpc { status },
-        FaultAction::Refuse => overlay::FaultAction::Refuse,
-        FaultAction::Reset => overlay::FaultAction::Reset,
-        FaultAction::ResetAfter(bytes) => overlay::FaultAction::ResetAfter { bytes },
-        FaultAction::Blackhole => overlay::FaultAction::Blackhole,
-        FaultAction::DropConnect => overlay::FaultAction::DropConnect,
-        FaultAction::Bandwidth(bytes_per_second) => overlay::FaultAction::Bandwidth { bytes_per_second },
-        FaultAction::Truncate(bytes) => overlay::FaultAction::Truncate { bytes },
-        FaultAction::Dns => overlay::FaultAction::Dns,
-        FaultAction::Tls(why) => overlay::FaultAction::Tls(match why {
-            TlsFault::Expired => overlay::TlsFault::Expired,
-            TlsFault::Untrusted => overlay::TlsFault::Untrusted,
-            TlsFault::WrongIdentity => overlay::TlsFault::WrongIdentity,
-        }),
+        action: fault_action(&step.action),
     }
 }

@@ -33,7 +33,7 @@ fn handle(call: &Call, name: &str, region: &str, version: &str) -> Answer {
         Some(currency) => match rate(currency) {
             Some(rate) => http::answer(
                 StatusCode::OK,
-                &json!({ "currency": currency, "perUsd": rate, "region": region, "workload": name }),
+                &json!({ "currency": currency, "perUsd": rate, "region": region, "workload": name, "version": version }),
             ),
             None => http::failure(StatusCode::NOT_FOUND, format!("no rate for {currency}")),
         },

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{World, method, no_repeats, not_empty, path, positive, service::caller};
+use super::{World, caller::caller, method, no_repeats, not_empty, path, positive};
 use crate::{
     config::{Delay, Fault, FaultAction, FaultStep, PartitionStep, TlsFault, Way},
+    name::ServiceName,
     raw,
     read::{At, Cx},
     unit::Percent,
@@ -34,6 +35,38 @@ pub(crate) fn requests(written: &At<raw::Fault>, world: &World, cx: &mut Cx<'_>)
         percent: written.percent.as_ref().map_or(Percent(100.0), |p| p.value),
         action: action?,
     }))
+}
+
+/// What a fault of a service's route does.
+pub(crate) fn standing(
+    written: &At<raw::RouteFault>,
+    service: &At<ServiceName>,
+    cx: &mut Cx<'_>,
+) -> Option<FaultAction> {
+    let raw::RouteFault { percent, delay, abort, abort_grpc, refuse, reset, reset_after, .. } = written.value.clone();
+    let raw::RouteFault { blackhole, drop_connect, bandwidth, truncate, dns, tls, .. } = written.value.clone();
+    let value = raw::Fault {
+        to: service.clone(),
+        from: None,
+        region: None,
+        path: None,
+        method: None,
+        header: None,
+        percent,
+        delay,
+        abort,
+        abort_grpc,
+        refuse,
+        reset,
+        reset_after,
+        blackhole,
+        drop_connect,
+        bandwidth,
+        truncate,
+        dns,
+        tls,
+    };
+    action(&At { value, at: written.at, head: written.head, flawed: written.flawed }, cx)
 }
 
 fn action(written: &At<raw::Fault>, cx: &mut Cx<'_>) -> Option<FaultAction> {
@@ -78,7 +111,7 @@ fn action(written: &At<raw::Fault>, cx: &mut Cx<'_>) -> Option<FaultAction> {
     if !written.flawed {
         let all = "a fault is one of `delay`, `abort`, `abortGrpc`, `refuse`, `reset`, `resetAfter`, `blackhole`, \
                    `dropConnect`, `bandwidth`, `truncate`, `dns`, `tls`";
-        cx.error("choose-one", written.head, all).mend("write exactly one, as `abort: 503`, and a step for each");
+        cx.error("choose-one", written.head, all).mend("write exactly one, as `abort: 503`, and a list item for each");
     }
     None
 }

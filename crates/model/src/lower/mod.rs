@@ -1,6 +1,7 @@
 //! From what is written to a [`Config`]: references resolved, defaults filled in, impossible combinations refused.
 
 mod action;
+mod caller;
 mod drill;
 mod fault;
 mod guard;
@@ -8,6 +9,7 @@ mod mesh;
 mod plan;
 mod policy;
 mod relations;
+mod route;
 mod service;
 
 use std::{cell::Cell, collections::BTreeMap, time::Duration};

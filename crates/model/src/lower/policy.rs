@@ -59,6 +59,33 @@ fn part(time: Duration, divisor: u32) -> Duration {
     u64::try_from(micros).map_or(time, Duration::from_micros)
 }
 
+/// What a route says over its service's policy: fields that are not written are the service's, and fit into the route's
+/// timeout.
+pub(crate) fn route_policy(route: &raw::Route, service: &TrafficPolicy, cx: &mut Cx<'_>) -> TrafficPolicy {
+    let timeout = route.timeout.as_ref().map_or(service.timeout, |t| positive(Some(t), Duration::ZERO, cx));
+    let own = Said { timeout: route.timeout.as_ref(), retries: route.retries.as_ref(), ..Said::default() };
+    let mut retries = retries(own, Said::default(), timeout, cx);
+    let written = route.retries.as_ref();
+    if written.is_none_or(|r| r.attempts.is_none()) {
+        retries.attempts = service.retries.attempts;
+    }
+    if written.is_none_or(|r| r.per_try.is_none()) {
+        retries.per_try = service.retries.per_try.min(timeout);
+    }
+    if written.is_none_or(|r| r.on.is_none()) {
+        retries.on = service.retries.on.clone();
+    }
+    let own = Said { hedge: route.hedge.as_ref(), ..Said::default() };
+    let hedge = match &route.hedge {
+        Some(_) => hedge(own, Said::default(), &retries, cx),
+        None => service
+            .hedge
+            .as_ref()
+            .map(|hedge| Hedge { at_least: hedge.at_least.min(timeout), at_most: hedge.at_most.min(timeout) }),
+    };
+    TrafficPolicy { timeout, retries, hedge, detection: service.detection.clone() }
+}
+
 fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) -> Retries {
     let (own_retries, base_retries) = (own.retries.map(|r| &r.value), base.retries.map(|r| &r.value));
     let own_attempts = own_retries.and_then(|r| r.attempts.as_ref());

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::{Piece, Written};
 use crate::{
     config::{
-        Caller, Config, Drill, GuardCondition, Pattern, Place, ProbeKind, Protocol, RecoveryPlan, Service, Trigger,
+        Caller, Config, Drill, Gateway, GuardCondition, Pattern, Place, ProbeKind, Protocol, RecoveryPlan, Service,
+        Trigger,
     },
     name::{RegionName, ServiceName},
     raw,
@@ -111,6 +112,14 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
         .see(address, "reached without a sidecar");
     }
     for route in spec.routes.iter().flat_map(|r| r.iter()) {
+        for caller in route.r#match.iter().flat_map(|m| m.callers.iter()).flat_map(|c| c.iter()) {
+            let calls = config.services.iter().find(|(other, _)| other.as_str() == caller.as_str());
+            if calls.is_some_and(|(_, other)| !other.calls.contains(name)) {
+                let message = format!("`{}` does not call `{name}`", caller.value);
+                cx.warning("route-never-used", caller.at, message)
+                    .mend(format!("add `{name}` to the `calls` of `{}`, or delete it here", caller.value));
+            }
+        }
         let Some(when) = &route.when else { continue };
         let calls = config.services.get(&when.caller.value).is_none_or(|c| c.calls.contains(name));
         if !calls {
@@ -144,6 +153,7 @@ fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Confi
             cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name))
                 .mend("write `protocol: http`, or delete the gateway's route");
         }
+        behind_prefix(service, spec, gateway, cx);
         let denied = !flawed
             && service
                 .authorization
@@ -175,6 +185,24 @@ fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Confi
     }
 }
 
+/// A gateway's prefix and a route's expression would both have to hold of one path, which no proxy can be told.
+fn behind_prefix(service: &Service, spec: &raw::Service, gateway: &Gateway, cx: &mut Cx<'_>) {
+    let Some(behind) = gateway.routes.iter().find(|r| r.service == service.name && r.prefix != "/") else { return };
+    for route in spec.routes.iter().flat_map(|r| r.iter()) {
+        let path = route.r#match.as_ref().and_then(|m| m.path.as_ref());
+        let Some(regex) = path.and_then(|path| path.regex.as_ref()) else { continue };
+        cx.error(
+            "pattern-behind-prefix",
+            regex.head,
+            format!(
+                "the gateway `{}` routes `{}` here, which a regular expression cannot go with",
+                gateway.name, behind.prefix
+            ),
+        )
+        .mend("match by `prefix` or `exact`, or route all of a gateway (`prefix: /`) to the service");
+    }
+}
+
 /// Every service of a plan must be where the plan moves it.
 fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     let Pattern::ActivePassive { primary, standby, .. } = &plan.pattern;
@@ -202,14 +230,15 @@ fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
                 .see(there, "its endpoints");
             }
         }
-        if let Some(routes) = service_spec.routes.as_ref().filter(|r| !r.is_empty()) {
+        let orders = service_spec.routes.iter().flat_map(|r| r.iter()).find_map(|r| r.prefer.as_ref());
+        if let Some(prefer) = orders {
             let plan_place = cx.place(name.at);
             cx.error(
                 "routes-without-effect",
-                routes.head,
-                format!("`routes` has no effect: the plan `{}` says where callers of `{}` go", plan.name, name.value),
+                prefer.head,
+                format!("`prefer` has no effect: the plan `{}` says where callers of `{}` go", plan.name, name.value),
             )
-            .mend("delete `routes`, or take the service out of the plan")
+            .mend("delete it, or take the service out of the plan")
             .see(plan_place, "in the plan");
         }
     }

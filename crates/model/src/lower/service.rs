@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    World, argv, dangling, method, no_repeats, not_empty, path,
+    World, argv,
+    caller::caller,
+    method, no_repeats, not_empty, path,
     policy::{Said, policy},
-    positive,
+    positive, route,
 };
 use crate::{
-    config::{Allow, Backup, Caller, Endpoint, Place, Prefer, Protocol, RegionPreference, Service},
-    name::{GatewayName, RegionName, ServiceName, WorkloadName},
+    config::{Allow, Backup, Endpoint, Place, Prefer, Protocol, RegionPreference, Service},
+    name::{RegionName, ServiceName, WorkloadName},
     raw::{self, Manifest},
     read::{At, Cx},
 };
@@ -42,13 +44,22 @@ pub(crate) fn service(
         cx.error("check-does-not-fit", at, "an `http` check does not fit a service with protocol tcp")
             .mend("write `detection: {activeCheck: {tcp: true}}` in this service");
     }
+    let written = spec.routes.as_ref().map_or(&[][..], |r| &r.value[..]);
+    let flawed = spec.endpoints.flawed;
+    let of = route::Of { service: name, endpoints: &endpoints, flawed, policy: &policy, world };
+    let requests = route::requests(written, &of, cx);
+    if let (Protocol::Tcp, Some(first)) = (protocol, written.iter().find(|r| r.prefer.is_none())) {
+        cx.error("check-does-not-fit", first.head, "a service with protocol tcp has no requests to route")
+            .mend("delete the route: only an order of regions (`prefer`) fits");
+    }
     Some(Service {
         name: name.value.clone(),
         protocol,
         endpoints,
         calls,
         policy,
-        routes: routes(spec, world, cx),
+        routes: routes(written, world, cx),
+        requests,
         authorization,
     })
 }
@@ -167,9 +178,18 @@ fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) ->
     places
 }
 
-fn routes(spec: &raw::Service, world: &World, cx: &mut Cx<'_>) -> Vec<RegionPreference> {
+fn routes(written: &[At<raw::Route>], world: &World, cx: &mut Cx<'_>) -> Vec<RegionPreference> {
     let mut routes: Vec<RegionPreference> = Vec::new();
-    for route in spec.routes.iter().flat_map(|r| r.iter()) {
+    for route in written {
+        let Some(prefer) = &route.prefer else { continue };
+        if let Some((name, at)) = route::beside_prefer(route) {
+            cx.error(
+                "impossible-route",
+                at,
+                format!("`{name}` does not go with `prefer`, which is about all requests"),
+            )
+            .mend("write two routes");
+        }
         let caller = match &route.when {
             None => None,
             Some(when) => match world.service(&when.caller, cx) {
@@ -185,11 +205,11 @@ fn routes(spec: &raw::Service, world: &World, cx: &mut Cx<'_>) -> Vec<RegionPref
             )
             .mend("put rules for one caller before the rule for all, and write each caller once");
         }
-        let prefer = match &route.prefer.value {
+        let prefer = match &prefer.value {
             raw::Prefer::SameRegion(_) => Prefer::SameRegion,
             raw::Prefer::Order(regions) => {
                 if regions.is_empty() {
-                    cx.error("empty-list", route.prefer.head, "`prefer` names no region")
+                    cx.error("empty-list", prefer.head, "`prefer` names no region")
                         .mend("write `sameRegion`, or regions in order");
                 }
                 no_repeats(regions, "region", cx);
@@ -216,24 +236,6 @@ fn authorization(written: &At<raw::Authorization>, protocol: Protocol, world: &W
         allowed.push(Allow { from, methods, paths });
     }
     allowed
-}
-
-pub(crate) fn caller(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Caller> {
-    if world.services.contains_key(&from.value) {
-        return ServiceName::new(&from.value).ok().map(Caller::Service);
-    }
-    let Some(gateways) = &world.gateways else {
-        return None; // the mesh could not be read, which was reported
-    };
-    if gateways.contains_key(&from.value) {
-        return GatewayName::new(&from.value).ok().map(Caller::Gateway);
-    }
-    if !world.complete {
-        return None;
-    }
-    let known = world.services.keys().chain(gateways.keys()).map(String::as_str);
-    dangling("service or gateway", &from.value, from.at, known, cx);
-    None
 }
 
 pub(crate) fn backup(manifest: &Manifest, spec: &At<raw::Backup>, world: &World, cx: &mut Cx<'_>) -> Option<Backup> {

@@ -4,11 +4,12 @@ mod drill;
 mod fault;
 mod mesh;
 mod plan;
+mod route;
 mod service;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, service::*};
+pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, route::*, service::*};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},

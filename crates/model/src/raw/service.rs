@@ -1,13 +1,10 @@
 //! Kinds `Service` and `Backup`.
 
-use schemars::JsonSchema;
-
-use super::{Argv, Detection, Hedge, List, Retries, Text};
+use super::{Argv, Detection, Hedge, List, Retries, Route, Text};
 use crate::{
     name::{RegionName, ServiceName},
-    read::{At, Cx, FromNode, mapping, mismatch, words},
+    read::{At, mapping, words},
     scalar::{HostPort, OrOff, Time},
-    tree::{Node, Value},
     unit::Rate,
 };
 
@@ -28,7 +25,8 @@ mapping! {
         hedge: Option<At<OrOff<Hedge>>>,
         /// What takes an endpoint out. Fields that are not written: the mesh's.
         detection: Option<At<Detection>>,
-        /// Order of regions by caller; the first rule that matches counts, else the caller's own region is first.
+        /// Orders of regions by caller, and what is done with some requests; of each the first that matches counts. Else the
+        /// caller's own region is first, and requests go to all endpoints.
         routes: List<Route>,
         /// Who may call. Default: services that name it in `calls`, and gateways that route to it.
         authorization: Option<At<Authorization>>,
@@ -68,52 +66,6 @@ mapping! {
         address: Option<At<HostPort>>,
         /// Addresses of several such instances.
         addresses: List<HostPort>,
-    }
-}
-
-mapping! {
-    /// An order of regions.
-    "a route" Route {
-        /// Whom the rule is for. Default: all callers.
-        when: Option<At<When>>,
-        /// `sameRegion`, or regions in order.
-        prefer: At<Prefer>,
-    }
-}
-
-mapping! {
-    /// What a route matches.
-    "`when`" When {
-        /// The calling service.
-        caller: At<ServiceName>,
-    }
-}
-
-/// `sameRegion`, or regions in order; regions that are not named come after.
-#[derive(Clone, Debug, JsonSchema)]
-#[schemars(untagged)]
-pub(crate) enum Prefer {
-    /// The caller's own region first.
-    SameRegion(SameRegion),
-    /// This order.
-    Order(Vec<At<RegionName>>),
-}
-
-words! {
-    /// The caller's own region first.
-    SameRegion {
-        /// The caller's own region first.
-        SameRegion = "sameRegion",
-    }
-}
-
-impl FromNode for Prefer {
-    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        match &node.value {
-            Value::List(_) => FromNode::from_node(node, cx).map(Self::Order),
-            Value::Scalar(_) => FromNode::from_node(node, cx).map(Self::SameRegion),
-            _ => mismatch(node, "`sameRegion` or a list of regions, as `[east, west]`", cx),
-        }
     }
 }
 
