@@ -85,7 +85,7 @@ impl Plane {
         let clock = Clock::anchored();
         let options = Options { state_dir: state.to_owned(), store, api: free, ads, clock };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(control::run(options, async { drop(stopped.await) }));
+        let mut task = tokio::spawn(control::run(options, async { drop(stopped.await) }));
         let ready = async {
             loop {
                 if let Ok(client) = Client::from_state(state)
@@ -93,7 +93,9 @@ impl Plane {
                 {
                     return client;
                 }
-                assert!(!task.is_finished(), "the control plane did not start");
+                if task.is_finished() {
+                    panic!("the control plane did not start: {:?}", (&mut task).await);
+                }
                 tokio::task::yield_now().await;
             }
         };
