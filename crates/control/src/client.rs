@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
     OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
-    Revision, RollbackRequest, RunFile, SourceReport, TokenRequest, Trust,
+    Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
 };
 
 /// Limit of a call that does not wait for something.
@@ -183,6 +183,14 @@ impl Client {
     pub async fn put_placements(&self, placements: &Placements) -> Result<(), ClientError> {
         let what = "take the placements";
         self.call::<_, Value>(Method::PUT, "/v1/placements", what, Some(placements), TIMEOUT).await.map(|_| ())
+    }
+
+    /// Sources of endpoints that are found rather than written.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn sources(&self) -> Result<Vec<SourceOfEndpoints>, ClientError> {
+        self.get("/v1/sources", "list the sources of endpoints").await
     }
 
     /// Where everything runs.

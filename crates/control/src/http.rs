@@ -55,6 +55,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/revisions/{number}", get(revision))
         .route("/v1/revisions/{number}/rollback", post(roll_back))
         .route("/v1/source", put(note_source).get(source))
+        .route("/v1/sources", get(async |State(api): Shared| Json(api.mesh.sources_of_endpoints())))
         .route("/v1/placements", put(place).get(placements))
         .route("/v1/tokens", post(create_token))
         .route("/v1/trust", get(trust))

@@ -11,6 +11,7 @@ pub mod ca;
 pub mod client;
 pub mod compile;
 mod denial;
+mod discovery;
 mod health;
 mod http;
 mod log;
@@ -24,6 +25,7 @@ mod refusals;
 mod run;
 mod secret;
 mod sharing;
+pub mod sources;
 pub mod store;
 #[cfg(test)]
 mod testing;

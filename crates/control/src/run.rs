@@ -20,7 +20,7 @@ use xds::{clock::Clock, server::Notice};
 use crate::{
     ads,
     api::{ControlEvent, RunFile},
-    http,
+    discovery, http,
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
@@ -119,6 +119,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh.publish_all();
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
     parts.spawn(proxies::collect(mesh.clone()));
+    parts.spawn(discovery::follow(mesh.clone(), options.state_dir.join("discovery.json")));
     let trust_file = mesh.trust_file.clone();
     parts.spawn(trust::follow(move || trust_file.read(), mesh.state().trust.clone(), tell_trust(mesh.clone())));
     let (folder, signs) = (mesh.ca.clone(), mesh.ca.seen().unwrap_or_default());

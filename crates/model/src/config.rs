@@ -188,6 +188,51 @@ pub enum Place {
     Run(Vec<String>),
     /// Already running outside the mesh: reached in plaintext, without a sidecar.
     Address(SocketAddr),
+    /// As [`Place::Address`], any number of them, as DNS names them.
+    Dns(DnsSource),
+    /// As [`Place::Address`], any number of them, as a file lists them.
+    File(FileSource),
+}
+
+impl Place {
+    /// Whether it is outside the mesh: reached in plaintext, without a sidecar.
+    pub fn is_outside(&self) -> bool {
+        !matches!(self, Self::Run(_))
+    }
+}
+
+/// Where DNS is asked for instances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsSource {
+    /// What is asked for.
+    pub name: DnsName,
+    /// Who is asked; `None`: the first name server of `/etc/resolv.conf`.
+    pub server: Option<SocketAddr>,
+    /// How long the last answer is used while no other comes. Default 24 h.
+    pub stale_for: Duration,
+}
+
+/// What DNS is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DnsName {
+    /// Addresses (A and AAAA) of a name, all with one port.
+    Addresses {
+        /// The name.
+        name: String,
+        /// The port; not 0.
+        port: u16,
+    },
+    /// Service records (SRV) of a name.
+    Service(String),
+}
+
+/// A file that lists instances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileSource {
+    /// Absolute.
+    pub path: String,
+    /// How long the last list is used while the file cannot be read. Default 24 h.
+    pub stale_for: Duration,
 }
 
 /// Regions in the order in which callers use them.

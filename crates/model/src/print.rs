@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::{
-        Allow, Backup, Caller, Config, Delay, Detection, Drill, Endpoint, Fault, FaultAction, FaultStep, Gateway,
-        Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Probe,
-        ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service,
-        Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
+        Allow, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill, Endpoint, Fault, FaultAction,
+        FaultStep, Gateway, Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, PartitionStep, Pattern, Place,
+        Prefer, Probe, ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction,
+        ScenarioStep, Service, Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -182,8 +182,20 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     let (kind, place) = match &endpoint.place {
         Place::Run(command) => ("run", json!(command)),
         Place::Address(address) => ("address", json!(address)),
+        Place::Dns(dns) => ("dns", dns_source(dns)),
+        Place::File(file) => ("file", json!({"path": file.path, "staleFor": print_duration(file.stale_for)})),
     };
     out.insert(kind.to_owned(), place);
+    Value::Object(out)
+}
+
+fn dns_source(dns: &DnsSource) -> Value {
+    let mut out = object(match &dns.name {
+        DnsName::Addresses { name, port } => json!({"name": name, "port": port}),
+        DnsName::Service(name) => json!({"srv": name}),
+    });
+    out.extend(dns.server.map(|server| ("server".to_owned(), json!(server))));
+    out.insert("staleFor".to_owned(), json!(print_duration(dns.stale_for)));
     Value::Object(out)
 }
 

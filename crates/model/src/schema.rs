@@ -107,8 +107,9 @@ fn document(kind: Kind, generator: &mut SchemaGenerator) -> Map<String, Value> {
 }
 
 /// Mappings of which exactly one of these fields must be written.
-const CHOICES: [(&str, &[&str]); 11] = [
-    ("Endpoint", &["run", "address", "addresses"]),
+const CHOICES: [(&str, &[&str]); 12] = [
+    ("Endpoint", &["run", "address", "addresses", "dns", "file"]),
+    ("Dns", &["name", "srv"]),
     ("Fault", &FAULTS),
     ("Guard", &["successRate", "latencyP99", "indeterminate"]),
     ("Mirror", &["version", "service"]),

@@ -81,6 +81,44 @@ pub enum ControlEvent {
     },
     /// Watched manifests stand otherwise than before.
     SourceChanged(SourceReport),
+    /// A source of endpoints says something new, or answers again.
+    EndpointsFound {
+        /// Name in the manifests.
+        endpoint: String,
+        /// What it is.
+        source: String,
+        /// Number of addresses now.
+        addresses: u64,
+    },
+    /// A source of endpoints fails; its last answer stays in force.
+    SourceFailing {
+        /// Name in the manifests.
+        endpoint: String,
+        /// What it is.
+        source: String,
+        /// Why.
+        reason: String,
+        /// Number of addresses that stay.
+        kept: u64,
+    },
+    /// An answer that takes away more than half of the addresses counts when it has stood for a minute.
+    EndpointsHeldBack {
+        /// Name in the manifests.
+        endpoint: String,
+        /// What it is.
+        source: String,
+        /// Number of addresses in the answer.
+        addresses: u64,
+        /// Number of those in force.
+        kept: u64,
+    },
+    /// A source of endpoints failed for longer than `staleFor`: it has no addresses any more.
+    EndpointsDropped {
+        /// Name in the manifests.
+        endpoint: String,
+        /// What it is.
+        source: String,
+    },
     /// New placements are in force.
     PlacementsApplied {
         /// Number of proxies.

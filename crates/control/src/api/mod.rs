@@ -10,6 +10,7 @@
 //! POST   /v1/revisions/{number}/rollback         RollbackRequest → Applied
 //! PUT    /v1/source                              SourceReport → {}
 //! GET    /v1/source                              → SourceReport, if manifests are watched
+//! GET    /v1/sources                             → [SourceOfEndpoints]
 //! PUT    /v1/placements                          Placements → {}
 //! GET    /v1/placements                          → Placements
 //! GET    /metrics                                Prometheus text (no token)

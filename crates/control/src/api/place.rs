@@ -52,3 +52,25 @@ pub enum Role {
         listen: Option<SocketAddr>,
     },
 }
+
+/// A source of endpoints that are found rather than written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceOfEndpoints {
+    /// Name of the endpoint in the manifests, `<service>-<region>-<n>`; each address is `<endpoint>@<address>` to proxies.
+    pub endpoint: String,
+    /// Its service.
+    pub service: String,
+    /// Its region.
+    pub region: String,
+    /// What it is, as `dns fx.example:8080`.
+    pub source: String,
+    /// Those in force.
+    pub addresses: Vec<SocketAddr>,
+    /// How long ago it last said so; `None`: it never said anything.
+    pub age_ms: Option<u64>,
+    /// Why it says nothing now: the addresses are its last answer.
+    pub failing: Option<String>,
+    /// Number of addresses of an answer that is held back, since more than half would go at once.
+    pub held_back: Option<usize>,
+}

@@ -24,7 +24,10 @@ use xds::snapshot::{
     RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
 };
 
-use crate::api::{Placement, Placements, Role};
+use crate::{
+    api::{Placement, Placements, Role},
+    sources::Addresses,
+};
 
 /// Name of the trust bundle in every snapshot.
 pub const TRUST: &str = "mesh";
@@ -32,6 +35,9 @@ pub const TRUST: &str = "mesh";
 const LOCAL: &str = "local";
 /// Bound on a connection over loopback to the workload beside a sidecar.
 const LOCAL_CONNECT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Weight of an endpoint at most: the sum over a locality must stay below 2³² (Envoy), and a source names 1000 at most.
+const HEAVIEST: u32 = 1_000_000;
 
 /// Why there is no snapshot for a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -88,12 +94,13 @@ pub fn compile(
     placements: &Placements,
     switches: &Switches,
     roots: &str,
+    found: &Addresses,
 ) -> BTreeMap<String, Result<Snapshot, CompileError>> {
     let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
         Role::Sidecar { workload, inbound, .. } => Some((workload.as_str(), *inbound)),
         Role::Gateway { .. } => None,
     });
-    let compiler = Compiler { config, inbound: inbound.collect(), switches, roots };
+    let compiler = Compiler { config, inbound: inbound.collect(), switches, roots, found };
     let proxies = placements.proxies.iter();
     proxies
         .map(|placement| {
@@ -110,6 +117,7 @@ struct Compiler<'a> {
     inbound: BTreeMap<&'a str, SocketAddr>,
     switches: &'a Switches,
     roots: &'a str,
+    found: &'a Addresses,
 }
 
 /// The caller of clusters that are being made.
@@ -375,7 +383,7 @@ impl Compiler<'_> {
                     .endpoints
                     .iter()
                     .filter(|e| e.region == *region && version.is_none_or(|version| e.version == version))
-                    .filter_map(|e| self.wire_endpoint(e))
+                    .flat_map(|e| self.wire_endpoints(e))
                     .collect();
                 if !endpoints.is_empty() {
                     localities.push(locality(region, priority, *share, endpoints));
@@ -388,17 +396,26 @@ impl Compiler<'_> {
         localities
     }
 
-    fn wire_endpoint(&self, endpoint: &Endpoint) -> Option<WireEndpoint> {
-        let address = match &endpoint.place {
-            Place::Address(address) => *address,
-            Place::Run(_) => *self.inbound.get(endpoint.workload.as_str())?,
-        };
-        Some(WireEndpoint {
-            name: endpoint.workload.to_string(),
+    fn wire_endpoints(&self, endpoint: &Endpoint) -> Vec<WireEndpoint> {
+        let workload = endpoint.workload.as_str();
+        let one = |name: String, address: SocketAddr, weight: u32| WireEndpoint {
+            name,
             address,
             version: endpoint.version.clone(),
-            weight: endpoint.weight,
-        })
+            weight,
+        };
+        match &endpoint.place {
+            Place::Address(address) => vec![one(workload.to_owned(), *address, endpoint.weight)],
+            Place::Run(_) => {
+                let inbound = self.inbound.get(workload);
+                inbound.map(|address| one(workload.to_owned(), *address, endpoint.weight)).into_iter().collect()
+            }
+            Place::Dns(_) | Place::File(_) => {
+                let found = self.found.get(workload).into_iter().flatten();
+                let weight = |weight: u32| endpoint.weight.saturating_mul(weight).min(HEAVIEST);
+                found.map(|f| one(format!("{workload}@{}", f.address), f.address, weight(f.weight))).collect()
+            }
+        }
     }
 }
 
@@ -409,7 +426,7 @@ pub fn unsupported(config: &Config) -> Vec<String> {
 
 /// Number of endpoints outside the mesh.
 fn outside(service: &Service) -> usize {
-    service.endpoints.iter().filter(|e| matches!(e.place, Place::Address(_))).count()
+    service.endpoints.iter().filter(|e| e.place.is_outside()).count()
 }
 
 fn carried(service: &Service) -> Result<(), String> {

@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{bank, config, place};
 
 fn snapshots(config: &Config, switches: &Switches) -> BTreeMap<String, Snapshot> {
-    let compiled = compile(config, &place(config), switches, "ROOTS");
+    let compiled = compile(config, &place(config), switches, "ROOTS", &Addresses::new());
     compiled.into_iter().map(|(name, snapshot)| (name, snapshot.unwrap())).collect()
 }
 
@@ -164,7 +164,7 @@ fn what_the_manifests_do_not_know_gets_no_snapshot() {
             Role::Sidecar { .. } => {}
         }
     }
-    let compiled = compile(&config, &placements, &Switches::new(), "ROOTS");
+    let compiled = compile(&config, &placements, &Switches::new(), "ROOTS", &Addresses::new());
     let errors: Vec<String> = compiled.into_values().filter_map(|c| c.err().map(|e| e.to_string())).collect();
     insta::assert_snapshot!(errors.join("\n"), @r"
     no snapshot for proxy edge: there is no gateway `edgy` in the manifests; apply them or correct the placement
@@ -185,7 +185,9 @@ fn what_cannot_be_carried_is_refused() {
     service `fx` mixes `run:` and `address:` endpoints; make two services of it
     service `ledger` speaks tcp, which is not carried through proxies yet; use http or http2
     ");
-    assert!(compile(&config, &place(&config), &Switches::new(), "ROOTS")["accounts-east-0"].is_err());
+    assert!(
+        compile(&config, &place(&config), &Switches::new(), "ROOTS", &Addresses::new())["accounts-east-0"].is_err()
+    );
 }
 
 fn shop() -> Config {

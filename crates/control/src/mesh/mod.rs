@@ -1,6 +1,7 @@
 //! The state that everything in the control plane shares: what is in force, and telling it to proxies.
 
 mod certificates;
+mod found;
 mod leases;
 mod others;
 mod revisions;
@@ -36,6 +37,7 @@ use crate::{
     overlays::{Refusal, Table},
     refusals::Refusals,
     secret,
+    sources::{Addresses, Origin},
     store::{Store, StoreAddress, StoreError},
     trust::TrustFile,
 };
@@ -60,6 +62,8 @@ pub(crate) struct Mesh {
     /// Counts changes of configuration, placements, leases and health; the recovery controller follows it.
     changes: watch::Sender<u64>,
     leases_changed: Notify,
+    /// Told when a source of endpoints said something new.
+    pub(crate) found: Notify,
     /// The store came from a backup: proxies that hold a newer revision than it has are not pushed an older one.
     restored: bool,
     /// Random per start: which of several control planes over one store this is.
@@ -86,8 +90,17 @@ pub(crate) struct State {
     pub(crate) trust: String,
     /// How watched manifests stand, if somebody watches some.
     pub(crate) source: Option<SourceReport>,
+    /// Sources of endpoints, by the endpoint's name.
+    pub(crate) sources: BTreeMap<String, Origin>,
     switches: BTreeMap<PlanName, PlanSwitches>,
     published: BTreeMap<String, Arc<Snapshot>>,
+}
+
+impl State {
+    /// What sources of endpoints said.
+    pub(crate) fn found(&self) -> Addresses {
+        self.sources.iter().map(|(endpoint, source)| (endpoint.clone(), source.known.addresses.clone())).collect()
+    }
 }
 
 /// Why something was not done.
@@ -174,6 +187,7 @@ impl Mesh {
                 changing: tokio::sync::Mutex::new(()),
                 changes: watch::Sender::new(0),
                 leases_changed: Notify::new(),
+                found: Notify::new(),
                 restored,
                 instance,
                 leasing: tokio::sync::Mutex::new(()),
@@ -254,7 +268,8 @@ impl Mesh {
         let switches: Switches =
             state.switches.values().flatten().map(|(s, r, to)| ((s.clone(), r.clone()), *to)).collect();
         let version = version_of(state.revision);
-        for (proxy, compiled) in compile::compile(&config, &state.placements, &switches, &state.trust) {
+        let found = state.found();
+        for (proxy, compiled) in compile::compile(&config, &state.placements, &switches, &state.trust, &found) {
             let published = compiled.map(Arc::new).map_err(|e| e.reason).and_then(|snapshot| {
                 self.ads.publish(&proxy, &version, snapshot.clone()).map_err(|e| e.to_string()).map(|_| snapshot)
             });

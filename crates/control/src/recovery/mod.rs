@@ -498,7 +498,7 @@ impl Controller {
             environment.insert("FIREDRILL_REGION".to_owned(), region.to_string());
         }
         let Some(config) = &state.config else { return environment };
-        for (service, endpoints) in endpoints(config, &state.placements, region) {
+        for (service, endpoints) in endpoints(config, &state.placements, &state.found(), region) {
             let name = service.to_uppercase().replace('-', "_");
             environment.insert(format!("FIREDRILL_ENDPOINTS_{name}"), endpoints.join(","));
         }
@@ -545,6 +545,7 @@ impl Plan {
 fn endpoints(
     config: &Config,
     placements: &crate::api::Placements,
+    found: &crate::sources::Addresses,
     region: Option<&RegionName>,
 ) -> BTreeMap<String, Vec<String>> {
     let app = |workload: &str| {
@@ -556,9 +557,12 @@ fn endpoints(
     let mut all = BTreeMap::new();
     for service in config.services.values() {
         let wanted = service.endpoints.iter().filter(|e| region.is_none_or(|region| e.region == *region));
-        let addresses = wanted.filter_map(|endpoint| match &endpoint.place {
-            model::config::Place::Address(address) => Some(*address),
-            model::config::Place::Run(_) => app(endpoint.workload.as_str()),
+        let addresses = wanted.flat_map(|endpoint| match &endpoint.place {
+            model::config::Place::Address(address) => vec![*address],
+            model::config::Place::Run(_) => app(endpoint.workload.as_str()).into_iter().collect(),
+            model::config::Place::Dns(_) | model::config::Place::File(_) => {
+                found.get(endpoint.workload.as_str()).into_iter().flatten().map(|found| found.address).collect()
+            }
         });
         all.insert(service.name.to_string(), addresses.map(|address| address.to_string()).collect());
     }

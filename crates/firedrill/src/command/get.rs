@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use control::{
-    api::{ProxyReport, RecoveryState},
+    api::{ProxyReport, RecoveryState, SourceOfEndpoints},
     client::Client as Control,
 };
 use serde::Serialize;
@@ -169,17 +169,42 @@ async fn services(
 ) -> miette::Result<ExitCode> {
     let mesh = supervisor.mesh().await.map_err(|e| Failure::internal(e.to_string()))?;
     let proxies = control.proxies().await.map_err(unanswered)?;
-    let rows = endpoint_rows(&mesh, &proxies);
+    let sources = control.sources().await.map_err(unanswered)?;
+    let rows = endpoint_rows(&mesh, &proxies, &sources);
     if format == Format::Json {
         return json(&rows, terminal);
     }
     let cells: Vec<Vec<Cell>> = rows.iter().map(endpoint_cells).collect();
     let titles = ["SERVICE", "ENDPOINT", "REGION", "VERSION", "ADDRESS", "PROCESS", "HEALTHY AT", "TRIES", "FAILED"];
     terminal.write(table(&titles, &cells, terminal));
+    if !sources.is_empty() {
+        let cells: Vec<Vec<Cell>> = sources.iter().map(source_cells).collect();
+        terminal.line("");
+        terminal.write(table(&["SERVICE", "ENDPOINTS OF", "REGION", "FOUND", "SAID", "SOURCE"], &cells, terminal));
+    }
     Ok(Exit::Success.into())
 }
 
-fn endpoint_rows(mesh: &MeshReport, proxies: &[ProxyReport]) -> Vec<EndpointRow> {
+fn source_cells(source: &SourceOfEndpoints) -> Vec<Cell> {
+    let state = match (&source.failing, source.held_back) {
+        (Some(reason), _) => Cell::toned(Tone::Bad, format!("fails, the last answer is kept: {reason}")),
+        (None, Some(count)) => {
+            Cell::toned(Tone::Warn, format!("an answer of {count} is held back: it takes most away"))
+        }
+        (None, None) => Cell::toned(Tone::Good, "answers"),
+    };
+    let age = source.age_ms.map_or_else(|| "never".to_owned(), |age| format!("{} s ago", age / 1000));
+    vec![
+        source.service.clone().into(),
+        source.source.clone().into(),
+        source.region.clone().into(),
+        source.addresses.len().to_string().into(),
+        age.into(),
+        state,
+    ]
+}
+
+fn endpoint_rows(mesh: &MeshReport, proxies: &[ProxyReport], sources: &[SourceOfEndpoints]) -> Vec<EndpointRow> {
     let mut seen: BTreeMap<&str, (usize, usize, u64, u64)> = BTreeMap::new();
     for proxy in proxies {
         let clusters = proxy.status.iter().flat_map(|status| &status.clusters).filter(|c| c.name == c.service);
@@ -214,7 +239,14 @@ fn endpoint_rows(mesh: &MeshReport, proxies: &[ProxyReport]) -> Vec<EndpointRow>
         ..row(&w.service, &w.process.name, &w.region, w.inbound.to_string())
     });
     let outside = mesh.outside.iter().map(|o| row(&o.service, &o.name, &o.region, o.address.to_string()));
-    let mut rows: Vec<EndpointRow> = inside.chain(outside).collect();
+    let found = sources.iter().flat_map(|source| {
+        let row = &row;
+        source.addresses.iter().map(move |address| {
+            let name = format!("{}@{address}", source.endpoint);
+            row(&source.service, &name, &source.region, address.to_string())
+        })
+    });
+    let mut rows: Vec<EndpointRow> = inside.chain(outside).chain(found).collect();
     rows.sort_by(|a, b| (&a.service, &a.region, &a.endpoint).cmp(&(&b.service, &b.region, &b.endpoint)));
     rows
 }

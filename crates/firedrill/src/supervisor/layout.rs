@@ -166,6 +166,8 @@ impl Layout {
                 let service = service.name.to_string();
                 match &endpoint.place {
                     Place::Address(address) => outside.push(OutsideReport { name, service, region, address: *address }),
+                    // Where they are is the control plane's to find.
+                    Place::Dns(_) | Place::File(_) => {}
                     Place::Run(argv) => {
                         let Ports { app, inbound, outbound, admin } = ports()?;
                         let (argv, version, health) = (argv.clone(), endpoint.version.clone(), health.clone());

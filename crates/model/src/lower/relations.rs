@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use super::{Piece, Written};
 use crate::{
     config::{
-        Caller, Config, Drill, Gateway, GuardCondition, Pattern, Place, ProbeKind, Protocol, RecoveryPlan, Service,
-        Trigger,
+        Caller, Config, Drill, Gateway, GuardCondition, Pattern, ProbeKind, Protocol, RecoveryPlan, Service, Trigger,
     },
     name::{RegionName, ServiceName},
     raw,
@@ -86,7 +85,7 @@ fn workloads(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
 }
 
 fn is_outside(service: &Service) -> bool {
-    !service.endpoints.is_empty() && service.endpoints.iter().all(|e| matches!(e.place, Place::Address(_)))
+    !service.endpoints.is_empty() && service.endpoints.iter().all(|e| e.place.is_outside())
 }
 
 /// `calls`, `authorization` and `routes` against each other.
@@ -289,7 +288,7 @@ fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, written: &W
             let region = &lose.region.value;
             let how = lose.how.as_ref().map_or(raw::LoseHow::Kill, |h| h.value);
             let all = || config.services.values().flat_map(|s| &s.endpoints).filter(|e| e.region == *region);
-            let outside = all().find(|e| matches!(e.place, Place::Address(_)));
+            let outside = all().find(|e| e.place.is_outside());
             if let (raw::LoseHow::Kill | raw::LoseHow::Pause, Some(outside)) = (how, outside) {
                 let (at, word) = (
                     lose.how.as_ref().map_or(lose.region.at, |h| h.at),

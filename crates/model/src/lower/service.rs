@@ -1,6 +1,6 @@
 //! Kinds `Service` and `Backup`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     World, argv,
@@ -10,12 +10,16 @@ use super::{
     positive, route,
 };
 use crate::{
-    config::{Allow, Backup, Endpoint, Place, Prefer, Protocol, RegionPreference, Service},
+    config::{
+        Allow, Backup, DnsName, DnsSource, Endpoint, FileSource, Place, Prefer, Protocol, RegionPreference, Service,
+    },
     name::{RegionName, ServiceName, WorkloadName},
     raw::{self, Manifest},
     read::{At, Cx},
 };
 
+/// How long an answer of a source of endpoints is used by default.
+const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Cluster of a sidecar's own workload: a service of this name could not be told from it.
 const RESERVED: [&str; 1] = ["local"];
 
@@ -133,7 +137,13 @@ fn endpoints(
 }
 
 fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) -> Vec<Place> {
-    let written = [endpoint.run.is_some(), endpoint.address.is_some(), endpoint.addresses.is_some()];
+    let written = [
+        endpoint.run.is_some(),
+        endpoint.address.is_some(),
+        endpoint.addresses.is_some(),
+        endpoint.dns.is_some(),
+        endpoint.file.is_some(),
+    ];
     if written.iter().filter(|w| **w).count() != 1 {
         if endpoint.flawed {
             return Vec::new();
@@ -141,9 +151,12 @@ fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) ->
         cx.error(
             "choose-one",
             endpoint.head,
-            "an endpoint is either started here (`run`) or runs already (`address` or `addresses`)",
+            "an endpoint is either started here (`run`) or runs already (`address`, `addresses`, `dns` or `file`)",
         )
-        .mend("write exactly one of `run: [command, argument]`, `address: 127.0.0.1:8081`, `addresses: […]`");
+        .mend(
+            "write exactly one of `run: [command, argument]`, `address: 127.0.0.1:8081`, `addresses: […]`, `dns: {…}`, \
+             `file: {…}`",
+        );
         return Vec::new();
     }
     if let Some(run) = &endpoint.run {
@@ -161,6 +174,17 @@ fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) ->
         cx.error("count-of-address", count.head, "`count` needs `run`: an address is one instance")
             .mend("name each instance in `addresses`");
     }
+    if let Some(dns) = &endpoint.dns {
+        return dns_source(dns, cx).map(Place::Dns).into_iter().collect();
+    }
+    if let Some(file) = &endpoint.file {
+        if !file.path.value.starts_with('/') {
+            cx.error("relative-path", file.path.at, format!("`{}` is not an absolute path", file.path.value))
+                .mend("write it from `/` on: the control plane reads it, wherever it was started");
+        }
+        let stale_for = positive(file.stale_for.as_ref(), STALE_FOR, cx);
+        return vec![Place::File(FileSource { path: file.path.value.clone(), stale_for })];
+    }
     let addresses = endpoint.address.iter().chain(endpoint.addresses.iter().flat_map(|a| a.iter()));
     let mut places: Vec<Place> = Vec::new();
     for address in addresses {
@@ -176,6 +200,36 @@ fn places(endpoint: &At<raw::Endpoint>, before: &[Endpoint], cx: &mut Cx<'_>) ->
         places.push(place);
     }
     places
+}
+
+fn dns_source(dns: &At<raw::Dns>, cx: &mut Cx<'_>) -> Option<DnsSource> {
+    for name in dns.name.iter().chain(&dns.srv).filter(|name| !is_dns_name(&name.value)) {
+        cx.error("bad-dns-name", name.at, format!("`{}` is not a name in DNS", name.value))
+            .mend("write it as `fx.east.example`, or `_http._tcp.fx.example` for service records");
+    }
+    let name = match (&dns.name, &dns.port, &dns.srv) {
+        (Some(name), Some(port), None) if port.value != 0 => {
+            DnsName::Addresses { name: name.value.clone(), port: port.value }
+        }
+        (None, None, Some(srv)) => DnsName::Service(srv.value.clone()),
+        _ if dns.flawed => return None,
+        _ => {
+            cx.error("choose-one", dns.head, "DNS is asked either for addresses or for service records")
+                .mend("write `name: fx.east.example` with `port: 8080`, or `srv: _http._tcp.fx.example`");
+            return None;
+        }
+    };
+    let server = dns.server.as_ref().map(|server| server.value.0);
+    Some(DnsSource { name, server, stale_for: positive(dns.stale_for.as_ref(), STALE_FOR, cx) })
+}
+
+/// RFC 1035, 2.3.4, with the underscores of RFC 2782.
+fn is_dns_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let fits = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(fits)
 }
 
 fn routes(written: &[At<raw::Route>], world: &World, cx: &mut Cx<'_>) -> Vec<RegionPreference> {

@@ -66,6 +66,36 @@ mapping! {
         address: Option<At<HostPort>>,
         /// Addresses of several such instances.
         addresses: List<HostPort>,
+        /// Such instances as DNS names them.
+        dns: Option<At<Dns>>,
+        /// Such instances as a file lists them.
+        file: Option<At<ListFile>>,
+    }
+}
+
+mapping! {
+    /// Instances that DNS names: either `name` and `port`, or `srv`. Asked again when the records' time to live is over.
+    "a DNS source" Dns {
+        /// Name whose addresses (A and AAAA) they are.
+        name: Option<Text>,
+        /// Port of each, with `name`.
+        port: Option<At<u16>>,
+        /// Name of service records (SRV), as `_http._tcp.fx.example`: those of the lowest priority count.
+        srv: Option<Text>,
+        /// Name server that is asked. Default: the first of `/etc/resolv.conf`.
+        server: Option<At<HostPort>>,
+        /// How long the last answer is used while no other comes. Default 24h.
+        stale_for: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// Instances that a file on the control plane's machine lists, in YAML or JSON; read again when it changes.
+    "a file source" ListFile {
+        /// The file: an absolute path.
+        path: Text,
+        /// How long the last list is used while the file cannot be read. Default 24h.
+        stale_for: Option<At<Time>>,
     }
 }
 

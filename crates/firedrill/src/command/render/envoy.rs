@@ -130,7 +130,7 @@ async fn render(out: &Path, door: &RunFile, placement: &Placement) -> Result<Ren
         (&bootstrap.roots, signed.roots, 0o644),
         (&bootstrap.certificate, signed.certificate, 0o644),
         (&bootstrap.key, key.serialize_pem(), 0o600),
-        (&path("envoy.json"), bootstrap.to_json(), 0o644),
+        (&path("envoy.json"), bootstrap.to_json(), 0o600),
     ];
     for (path, text, mode) in files {
         replace(path, &text, mode).map_err(|e| failed(&path.display().to_string())(reason(&e)))?;

@@ -24,7 +24,13 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let layout = Layout::new(&parsed.config, subnet.unwrap_or_default()).map_err(|e| Failure::usage(e.to_string()))?;
     let placements = layout.placements();
     let roots = roots(args)?;
-    let mut compiled = compile(&parsed.config, &placements, &Switches::new(), roots.as_deref().unwrap_or_default());
+    let mut compiled = compile(
+        &parsed.config,
+        &placements,
+        &Switches::new(),
+        roots.as_deref().unwrap_or_default(),
+        &Default::default(),
+    );
     let snapshot = compiled.remove(&args.proxy).ok_or_else(|| unknown(&args.proxy, &placements))?;
     let snapshot = snapshot.map_err(|e| Failure::usage(e.to_string()))?;
     if roots.is_none() && !snapshot.trust.is_empty() {
