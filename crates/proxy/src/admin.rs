@@ -221,10 +221,22 @@ fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
         events: &shared.around.events.counts(),
         lines_dropped: shared.access.as_ref().map_or(0, AccessLog::dropped),
         spans: shared.tracer.as_ref().map(Tracer::counts),
+        limits: &limits(shared),
     };
     let mut response = text(StatusCode::OK, shared.metrics.render(&elsewhere));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::text::CONTENT_TYPE));
     response
+}
+
+fn limits(shared: &Shared) -> Vec<(String, u32)> {
+    let state = shared.state.load();
+    let mut limits: Vec<_> = state
+        .listeners
+        .iter()
+        .filter_map(|(name, listener)| Some((name.clone(), listener.settings().admission.as_ref()?.limit())))
+        .collect();
+    limits.sort_unstable();
+    limits
 }
 
 fn reopen(access: Option<&AccessLog>) -> Response<Full<Bytes>> {

@@ -18,6 +18,7 @@ use xds::{
 };
 
 use crate::{
+    admission::Admission,
     check,
     checks::Checks,
     fault::Faults,
@@ -113,7 +114,7 @@ impl Keeper {
             (table.name.clone(), kept.unwrap_or_else(|| Arc::new(Table::new(table, now))))
         });
         let tables = tables.collect();
-        let listeners = kept_listeners(&old, &snapshot, &listening);
+        let listeners = kept_listeners(&old, &snapshot, &listening, now);
         let overlays = old.overlays.clone();
         let parts = old.parts.followed_by(&old.snapshot, &snapshot);
         let state = State {
@@ -389,6 +390,7 @@ fn kept_listeners(
     old: &State,
     new: &Snapshot,
     listening: &HashMap<String, Option<ServerTls>>,
+    now: Instant,
 ) -> HashMap<String, Arc<Listener>> {
     let mut listeners = HashMap::new();
     for config in &new.listeners {
@@ -398,7 +400,7 @@ fn kept_listeners(
             Some(tls) => tls.clone(),
             None => kept.and_then(|kept| kept.settings().tls.clone()),
         };
-        let settings = Settings { config: config.clone(), tls };
+        let settings = Settings { config: config.clone(), tls, admission: admission(config, kept, now) };
         let listener = match kept {
             Some(kept) => {
                 kept.reconfigure(settings, fresh.is_some());
@@ -409,6 +411,15 @@ fn kept_listeners(
         listeners.insert(config.name.clone(), listener);
     }
     listeners
+}
+
+/// What is in flight and what was learnt outlives a snapshot that leaves the limit's settings in place.
+fn admission(config: &snapshot::Listener, kept: Option<&Arc<Listener>>, now: Instant) -> Option<Arc<Admission>> {
+    let ListenerProtocol::Http(http) = &config.protocol else { return None };
+    let limit = http.admission.as_ref()?;
+    let present = kept.and_then(|kept| kept.settings().admission.clone());
+    let present = present.filter(|present| present.config() == limit);
+    Some(present.unwrap_or_else(|| Arc::new(Admission::new(limit, now))))
 }
 
 /// One of several sockets on one address: the kernel spreads connections over the workers.

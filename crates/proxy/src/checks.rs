@@ -19,7 +19,7 @@ use xds::snapshot::{self, HealthCheck, UpstreamProtocol};
 
 use self::rota::Rota;
 use crate::{
-    http::{attempt, pool::Pool},
+    http::{attempt, message, pool::Pool},
     link::Link,
     upstream::{
         cluster::Cluster,
@@ -31,8 +31,6 @@ use crate::{
 
 /// An answer to a check that has it says that the endpoint is to be used only where others do not suffice (Envoy's).
 const DEGRADED: &str = "x-envoy-degraded";
-/// The user agent of checks.
-const AGENT: &str = "firedrill-check";
 
 /// Between the first checks of endpoints that came together: thousands of them do not start in one burst.
 const PACE: Duration = Duration::from_micros(200);
@@ -171,7 +169,7 @@ async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy
         let connect = Link::connect(cluster, host, u32::MAX, policy.timeout).await;
         return connect.map_or_else(|error| Finding::Unreachable(error.to_string()), |_| Finding::Passed);
     };
-    match Box::pin(attempt::ask(pool, cluster, host, (Method::GET, path), AGENT)).await {
+    match Box::pin(attempt::ask(pool, cluster, host, (Method::GET, path), message::CHECK_AGENT)).await {
         Ok(head) if head.status != StatusCode::OK => Finding::Unexpected(format!("status {}", head.status.as_u16())),
         Ok(head) if head.headers.contains_key(DEGRADED) => Finding::Degraded,
         Ok(_) => Finding::Passed,
@@ -190,8 +188,8 @@ async fn prove(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, polic
         return Proof::Seeming;
     }
     let asked = match &question {
-        Some(path) => attempt::ask(pool, cluster, host, (Method::GET, path), AGENT).await,
-        None => attempt::ask(pool, cluster, host, (Method::OPTIONS, "*"), AGENT).await,
+        Some(path) => attempt::ask(pool, cluster, host, (Method::GET, path), message::CHECK_AGENT).await,
+        None => attempt::ask(pool, cluster, host, (Method::OPTIONS, "*"), message::CHECK_AGENT).await,
     };
     match asked {
         Ok(head) if question.is_some() && !head.status.is_server_error() => Proof::Well,

@@ -7,6 +7,7 @@
 
 mod access;
 mod admin;
+mod admission;
 #[cfg(test)]
 mod allocations;
 mod apply;

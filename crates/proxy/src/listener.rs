@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use xds::snapshot;
 
-use crate::tls::ServerTls;
+use crate::{admission::Admission, tls::ServerTls};
 
 /// What a listener is told to do now.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Settings {
     pub config: snapshot::Listener,
     /// `None` is plaintext.
     pub tls: Option<ServerTls>,
+    /// Who gets to the workload; `None` is everyone.
+    pub admission: Option<Arc<Admission>>,
 }
 
 /// A listener.

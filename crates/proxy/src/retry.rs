@@ -18,6 +18,8 @@ pub enum Failure {
     /// The peer refused the stream before it looked at the request, or the connection had ended before the request
     /// was sent.
     Refused,
+    /// The sidecar beside the workload refused it before the workload saw it: there are as many as may be.
+    Overloaded,
     /// The connection ended before response headers.
     Reset,
     /// The try's time ran out before response headers.
@@ -34,7 +36,7 @@ impl Failure {
     fn class(self) -> Option<RetryOn> {
         match self {
             Self::Connect => Some(RetryOn::ConnectFailure),
-            Self::Refused => Some(RetryOn::RefusedStream),
+            Self::Refused | Self::Overloaded => Some(RetryOn::RefusedStream),
             Self::Reset | Self::Timeout | Self::Malformed => Some(RetryOn::Reset),
             Self::Status(502..=504) => Some(RetryOn::GatewayError),
             Self::Grpc(1) => Some(RetryOn::GrpcCancelled),
@@ -48,7 +50,13 @@ impl Failure {
 
     /// Whether the endpoint cannot have acted on the request.
     fn nothing_sent(self) -> bool {
-        matches!(self, Self::Connect | Self::Refused)
+        matches!(self, Self::Connect | Self::Refused | Self::Overloaded)
+    }
+
+    /// Whether a repeat costs the budget: what a sidecar refused was no work for anyone, so that its repeat is not more work
+    /// than there was, and the number of repeats still bounds it.
+    pub fn costs(self) -> bool {
+        self != Self::Overloaded
     }
 
     /// Whether the policy that names it means every method: gRPC has only POST, and whoever names a status knows what it
@@ -178,6 +186,8 @@ mod tests {
             (Method::GET, false, true, Status(404), false),
             (Method::POST, false, true, Connect, true),
             (Method::POST, false, true, Refused, true),
+            (Method::POST, false, true, Overloaded, true),
+            (Method::POST, false, false, Overloaded, false),
             (Method::POST, false, true, Reset, false),
             (Method::POST, false, true, Timeout, false),
             (Method::POST, false, true, Status(503), false),
@@ -202,7 +212,9 @@ mod tests {
         for failure in [Failure::Reset, Failure::Timeout, Failure::Malformed, Failure::Status(503), Failure::Grpc(14)] {
             assert_eq!(plan.after(failure, true), None, "{failure:?}");
         }
-        assert!(plan.after(Failure::Connect, true).is_some() && plan.after(Failure::Refused, true).is_some());
+        for failure in [Failure::Connect, Failure::Refused, Failure::Overloaded] {
+            assert!(plan.after(failure, true).is_some(), "{failure:?}");
+        }
     }
 
     #[test]

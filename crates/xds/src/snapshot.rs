@@ -7,6 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::admission::Admission;
 pub use self::cluster::{
     Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
     OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
@@ -14,6 +15,7 @@ pub use self::cluster::{
 pub use self::route::*;
 use crate::human;
 
+mod admission;
 mod cluster;
 mod route;
 
@@ -116,6 +118,9 @@ pub struct HttpListener {
     /// Bounds on what a caller may send.
     #[serde(default)]
     pub limits: Limits,
+    /// How many requests the workload gets at once; `None` lets all in. Only where traffic is inbound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
 }
 
 /// Callers allowed; everyone else gets 403. An empty list denies all.

@@ -48,18 +48,33 @@ fn listener() -> impl Strategy<Value = Listener> {
     let limits = limits.prop_map(|(header_bytes, headers, header_timeout, idle_timeout, connections, streams)| {
         Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams: streams }
     });
-    let http = (name(), authorization, limits).prop_map(|(routes, authorization, limits)| {
-        ListenerProtocol::Http(HttpListener { routes, authorization, limits })
-    });
+    let http = (name(), authorization, limits, option::of(admission())).prop_map(
+        |(routes, authorization, limits, admission)| HttpListener { routes, authorization, limits, admission },
+    );
+    let http = http.prop_map(ListenerProtocol::Http);
     let protocol = prop_oneof![3 => http, 1 => name().prop_map(|cluster| ListenerProtocol::Tcp { cluster })];
     let tls = option::of(name().prop_map(|trust| ListenerTls { trust }));
-    (name(), address(), direction, tls, protocol).prop_map(|(name, address, direction, tls, protocol)| Listener {
-        name,
-        address,
-        direction,
-        tls,
-        protocol,
+    (name(), address(), direction, tls, protocol).prop_map(|(name, address, direction, tls, mut protocol)| {
+        if let ListenerProtocol::Http(http) = &mut protocol {
+            http.admission.take_if(|_| direction != Direction::Inbound);
+        }
+        Listener { name, address, direction, tls, protocol }
     })
+}
+
+fn admission() -> impl Strategy<Value = Admission> {
+    let bounds = (1_u32..1000, 1000_u32..);
+    (bounds, time(), (1_u64..100_000).prop_map(Duration::from_millis), 1_u32.., 0_u8..=100, 1_u8..=100).prop_map(
+        |((at_least, at_most), window, measure_every, samples, buffer, low_percent)| Admission {
+            at_least,
+            at_most,
+            window,
+            measure_every,
+            samples,
+            buffer,
+            low_percent,
+        },
+    )
 }
 
 fn balancing() -> impl Strategy<Value = (Balancer, Balancing)> {

@@ -28,8 +28,8 @@ use xds::{
     resource::ResourceKind,
     server::{Notice, Server},
     snapshot::{
-        AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, Ramp, Snapshot,
-        TrustBundle, UpstreamProtocol,
+        Admission, AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, Ramp,
+        Snapshot, TrustBundle, UpstreamProtocol,
     },
 };
 
@@ -195,6 +195,7 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
         // The health check is a GET, too.
         let allow = vec![rule(&["GET", "HEAD"], &["/open", "/healthz"]), rule(&["POST"], &[])];
         http.authorization = Some(Authorization { allow });
+        http.admission = Some(Admission::default());
     }
     let mut table = inner.routes[0].clone();
     table.name = "inbound".to_owned();

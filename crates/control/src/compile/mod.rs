@@ -19,9 +19,9 @@ pub(crate) use policy::ramp_steps;
 use thiserror::Error;
 pub use tiers::Switches;
 use xds::snapshot::{
-    AllowRule, Authorization, Balancer, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint, EndpointSet, Forward,
-    HttpListener, Limits, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route, RouteAction, RouteMatch,
-    RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
+    Admission, AllowRule, Authorization, Balancer, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
+    EndpointSet, Forward, HttpListener, Limits, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
+    RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
 };
 
 use crate::{
@@ -178,6 +178,7 @@ impl Compiler<'_> {
                 routes: "inbound".to_owned(),
                 authorization: Some(self.authorization(service)),
                 limits: Limits::default(),
+                admission: Some(Admission::default()),
             }),
         });
         let action = to_workload(service);
@@ -449,7 +450,8 @@ fn carried(service: &Service) -> Result<(), String> {
 }
 
 fn http_listener(name: &str, address: SocketAddr, direction: Direction) -> Listener {
-    let http = HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default() };
+    let http =
+        HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default(), admission: None };
     Listener { name: name.to_owned(), address, direction, tls: None, protocol: ListenerProtocol::Http(http) }
 }
 

@@ -71,6 +71,8 @@ pub struct Reply {
     pub body: Option<Incoming>,
     /// To be kept until the body is over.
     pub held: Held,
+    /// The sidecar beside the workload answered in its place, since there are as many requests as may be.
+    pub overloaded: bool,
 }
 
 /// No response headers came.
@@ -88,7 +90,7 @@ impl Failed {
     fn new(failure: Failure, cause: impl Into<String>) -> Self {
         let flag = match failure {
             Failure::Connect => Flag::UpstreamConnectionFailure,
-            Failure::Refused | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
+            Failure::Refused | Failure::Overloaded | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
                 Flag::UpstreamConnectionTermination
             }
             Failure::Timeout => Flag::UpstreamRequestTimeout,
@@ -154,13 +156,15 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
             head.status = StatusCode::OK;
             grpc::refuse(ours.grpc, FAULT, &mut head.headers);
         }
-        return Ok(Reply { head, body: None, held: Held { _busy: None, _active: active } });
+        return Ok(Reply { head, body: None, held: Held { _busy: None, _active: active }, overloaded: false });
     }
     if let Some(rate) = shape.rate {
         job.body.slow(rate);
     }
     let Job { pool, cluster, view, host, head, authority, body, hit: _, repeatable } = job;
     let (mut head, mut body, busy) = exchange(&pool, &cluster, &view, &host, (&head, &authority, body)).await?;
+    // Whoever has no certificate of the mesh may say anything.
+    let overloaded = view.config.tls.is_some() && head.headers.contains_key(message::OVERLOADED);
     if shape != Shape::default() {
         body = body.shaped(shape, &mut head.headers);
     } else if repeatable && body.may_break_off() {
@@ -168,7 +172,7 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
         let begun = Box::pin(body.begun()).await;
         body = begun.map_err(|error| Failed::new(Failure::Reset, error.to_string()))?;
     }
-    Ok(Reply { head, body: Some(body), held: Held { _busy: busy, _active: active } })
+    Ok(Reply { head, body: Some(body), held: Held { _busy: busy, _active: active }, overloaded })
 }
 
 /// Makes a try of which nobody wants to know anything.

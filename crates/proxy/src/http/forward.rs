@@ -19,6 +19,7 @@ use http::{
 use xds::snapshot;
 
 use crate::{
+    admission::ATTEMPT,
     fault::{self, Asked, Faults, Hit, Instead, Shape},
     grpc,
     http::{
@@ -433,7 +434,7 @@ impl Race<'_> {
             cluster: self.cluster.clone(),
             view: self.view.clone(),
             host: chosen.host.clone(),
-            head: self.head.clone(),
+            head: self.attempt_head(),
             authority: self.authority.clone(),
             body: self.body.reader(),
             hit,
@@ -441,6 +442,16 @@ impl Race<'_> {
         };
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
         Some(job)
+    }
+
+    /// The request's head; in the mesh a later try says which one it is, so that it can be refused before others are.
+    fn attempt_head(&self) -> Arc<Parts> {
+        if self.made.is_empty() || self.view.config.tls.is_none() {
+            return self.head.clone();
+        }
+        let mut head = Parts::clone(&self.head);
+        head.headers.insert(ATTEMPT, HeaderValue::from(self.made.len() + 1));
+        Arc::new(head)
     }
 
     /// Whether the end of a short response would decide about a repeat: that it breaks off, or a gRPC status in its trailers.
@@ -457,6 +468,11 @@ impl Race<'_> {
         match result {
             Ok(reply) => {
                 let answer = answered(&reply);
+                if answer == Failure::Overloaded {
+                    // It lives, and says nothing about the workload: neither a failure nor a fast answer.
+                    host.answered();
+                    return self.decide(answer, Won { index, reply });
+                }
                 let status = match answer {
                     Failure::Grpc(status) => grpc::to_http(status).as_u16(),
                     _ => reply.head.status.as_u16(),
@@ -465,12 +481,7 @@ impl Race<'_> {
                     self.remember(&host);
                 }
                 self.cluster.answered(&self.view, &host, status, sent, now);
-                let won = Won { index, reply };
-                if self.plan.repeats(answer) {
-                    self.last = Some(Lost::Answered(Box::new(won)));
-                    return None;
-                }
-                Some(won)
+                self.decide(answer, Won { index, reply })
             }
             Err(failed) => {
                 if !self.body.failed() && !failed.overflow() {
@@ -484,6 +495,15 @@ impl Race<'_> {
                 None
             }
         }
+    }
+
+    /// Holds an answer back that is repeated.
+    fn decide(&mut self, answer: Failure, won: Won) -> Option<Won> {
+        if self.plan.repeats(answer) {
+            self.last = Some(Lost::Answered(Box::new(won)));
+            return None;
+        }
+        Some(won)
     }
 
     /// A request that changes nothing is what an endpoint can be asked again before it is trusted again.
@@ -503,7 +523,7 @@ impl Race<'_> {
             Lost::Failed(failed) => failed.failure,
         };
         let repeat = self.plan.after(failure, self.body.replayable())?;
-        let paid = self.cluster.pay(&self.view, Instant::now());
+        let paid = !failure.costs() || self.cluster.pay(&self.view, Instant::now());
         self.way.shared.metrics.repeat(if paid { "retry" } else { "retryOverBudget" });
         if paid {
             // Who answered early may still be reading, and the wait before the repeat would outgrow what is buffered.
@@ -562,7 +582,7 @@ impl Race<'_> {
                     _ if failed.overflow() => (StatusCode::SERVICE_UNAVAILABLE, failed.cause.as_str()),
                     Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
                     Failure::Malformed => (StatusCode::BAD_GATEWAY, "the endpoint did not answer in HTTP"),
-                    Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
+                    Failure::Overloaded | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
                         (StatusCode::SERVICE_UNAVAILABLE, "the endpoint ended the connection")
                     }
                     Failure::Connect | Failure::Refused => {
@@ -606,7 +626,11 @@ impl Race<'_> {
     ) -> Response<Answer> {
         let now = Instant::now();
         let made = &self.made[won.index];
-        entry.latency.observe(now.saturating_duration_since(made.sent), now);
+        if won.reply.overloaded {
+            record.flag(Flag::UpstreamOverflow);
+        } else {
+            entry.latency.observe(now.saturating_duration_since(made.sent), now);
+        }
         if let Some(waited) = self.patience {
             for loser in self.made.iter().filter(|other| !other.over && other.sent < made.sent) {
                 self.remember(&loser.chosen.host);
@@ -616,7 +640,7 @@ impl Race<'_> {
         let host = &made.chosen.host;
         let tries = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
         record.answered_by(host, tries.saturating_sub(1));
-        let Reply { mut head, body, held } = won.reply;
+        let Reply { mut head, body, held, overloaded: _ } = won.reply;
         let switched = head.headers.remove(UPGRADE).filter(|_| matches!(body, Some(Incoming::Switched(_))));
         record.status(head.status.as_u16());
         record.told(&head.headers);
@@ -633,6 +657,8 @@ impl Race<'_> {
         if let Some(rewrite) = &entry.rewrite {
             rewrite.response(response.headers_mut());
         }
+        // A workload may not say it, and whoever called us would not know who did.
+        response.headers_mut().remove(message::OVERLOADED);
         if let Some(protocol) = switched {
             response.headers_mut().insert(UPGRADE, protocol);
         }
@@ -652,6 +678,9 @@ impl Race<'_> {
 
 /// What an endpoint's answer says of the request, as a failure would.
 fn answered(reply: &Reply) -> Failure {
+    if reply.overloaded {
+        return Failure::Overloaded;
+    }
     // A call that failed has its status in the head, or in trailers with nothing before them.
     let trailers = || reply.body.as_ref().and_then(Incoming::only_trailers).and_then(grpc::status);
     match grpc::status(&reply.head.headers).or_else(trailers) {

@@ -17,6 +17,10 @@ use xds::snapshot::Direction;
 pub const PROBE: HeaderName = HeaderName::from_static("x-firedrill-probe");
 /// Tells which endpoint the proxy chose.
 pub const ANSWERED_BY: HeaderName = HeaderName::from_static("x-firedrill-answered-by");
+/// Said by the sidecar beside a workload, and by nobody else: the workload never saw the request (Envoy's name).
+pub const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+/// The user agent of checks.
+pub const CHECK_AGENT: &str = "firedrill-check";
 /// Identifies a request across hops.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

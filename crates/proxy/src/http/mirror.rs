@@ -6,6 +6,7 @@ use http::{request::Parts, uri::Authority};
 use xds::snapshot;
 
 use crate::{
+    admission::SHADOW,
     fault::Hit,
     http::{
         attempt::{self, Job},
@@ -65,8 +66,8 @@ pub fn send(
 fn shadow(authority: &Authority) -> Option<Authority> {
     let host = authority.host();
     let text = match authority.port() {
-        Some(port) => format!("{host}-shadow:{port}"),
-        None => format!("{host}-shadow"),
+        Some(port) => format!("{host}{SHADOW}:{port}"),
+        None => format!("{host}{SHADOW}"),
     };
     Authority::try_from(text).ok()
 }

@@ -16,6 +16,7 @@ use xds::snapshot::{self, Direction};
 pub use crate::http::flags::Flag;
 use crate::{
     access::Line,
+    admission::Admitted,
     grpc,
     http::{
         body::{BodyError, Watch},
@@ -63,6 +64,7 @@ pub struct Record {
     cluster: Option<Arc<snapshot::Cluster>>,
     host: Option<Arc<Host>>,
     over: bool,
+    admitted: Option<Admitted>,
     _in_flight: Arc<()>,
 }
 
@@ -106,6 +108,7 @@ impl Record {
             cluster: None,
             host: None,
             over: false,
+            admitted: None,
             _in_flight: in_flight,
         }
     }
@@ -162,6 +165,11 @@ impl Record {
         }
     }
 
+    /// It was let in, and counts until it is over.
+    pub fn admitted(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
+    }
+
     /// Sets a flag.
     pub fn flag(&mut self, flag: Flag) {
         self.flags.set(flag);
@@ -206,6 +214,7 @@ impl Record {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
+        self.admitted = None;
         let took = self.start.elapsed();
         let key = Key {
             cluster: self.cluster.take(),

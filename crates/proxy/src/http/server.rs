@@ -1,14 +1,20 @@
 //! A caller's HTTP connection: its requests are checked, routed, and answered.
 
-use std::{borrow::Cow, future::poll_fn, sync::Arc};
+use std::{borrow::Cow, future::poll_fn, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Response, StatusCode, Version, request::Parts, uri::Authority};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
+    header::{RETRY_AFTER, UPGRADE, USER_AGENT},
+    request::Parts,
+    uri::Authority,
+};
 use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use xds::snapshot::{Direction, HttpListener, Limits, ListenerProtocol, RouteAction};
 
 use crate::{
+    admission::{Admission, Class},
     grpc,
     http::{
         alarm::Alarm,
@@ -90,6 +96,7 @@ impl Connection {
             let text = "a request that asks for an upgrade has no body";
             return refuse(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, text), record, None);
         }
+        let asks_health = self.asks_health(&head.headers);
         let (authority, id) = match self.check(&mut head, http, config.direction) {
             Ok(checked) => checked,
             Err((refusal, id)) => {
@@ -133,12 +140,42 @@ impl Connection {
                 };
                 let address = self.caller.address.ip();
                 let way = Way { shared: &self.shared, state: &state, pool: &self.pool, address, caller, caller_side };
+                let admission = settings.admission.as_ref().filter(|_| !asks_health);
+                if let Err(class) = enter(admission, &head, &authority, &mut record) {
+                    return self.shed(class, record, id);
+                }
+                let began = record.began();
                 match forward(&way, entry, policy, (head, authority, body), alarm, record).await {
-                    Ok(response) => response,
+                    Ok(response) => {
+                        // Failures may be quicker than work, and slower.
+                        if let Some(admission) = admission.filter(|_| !response.status().is_server_error()) {
+                            admission.answered(began, Instant::now());
+                        }
+                        response
+                    }
                     Err((refusal, record)) => refuse(refusal, record, Some(id)),
                 }
             }
         }
+    }
+
+    /// Whether a proxy asks for itself, whether the workload lives: what it forwards bears its mark.
+    fn asks_health(&self, headers: &HeaderMap) -> bool {
+        self.caller.id.is_some()
+            && !headers.contains_key(message::REQUEST_ID)
+            && headers.get(USER_AGENT).is_some_and(|agent| agent == message::CHECK_AGENT)
+    }
+
+    /// Refuses what is more than the workload should get, in words that only a sidecar may use.
+    fn shed(&self, class: Class, record: Record, id: HeaderValue) -> Response<Answer> {
+        self.shared.metrics.shed(class.name());
+        let text = "the workload has as many requests as it can answer";
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text);
+        let mut response = refuse(refusal, record, Some(id));
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(message::OVERLOADED, HeaderValue::from_static("true"));
+        response
     }
 
     /// Checks a request's form and its caller's rights, and makes its headers what the endpoint may see: of those of one hop
@@ -182,6 +219,26 @@ impl Connection {
         }
         Ok((authority, request_id))
     }
+}
+
+/// Lets a request in where there is a limit.
+///
+/// # Errors
+/// Its class, when there are as many as may be.
+fn enter(
+    admission: Option<&Arc<Admission>>,
+    head: &Parts,
+    authority: &Authority,
+    record: &mut Record,
+) -> Result<(), Class> {
+    let Some(admission) = admission else { return Ok(()) };
+    let class = Class::of(head, authority);
+    let admitted = admission.admit(class).ok_or(class)?;
+    // An upgrade lasts as long as it likes, which is no sign of load.
+    if !head.headers.contains_key(UPGRADE) {
+        record.admitted(admitted);
+    }
+    Ok(())
 }
 
 /// Hosts are the same in any case (RFC 9110, 4.2.3).

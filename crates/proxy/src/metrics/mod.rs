@@ -29,6 +29,7 @@ pub struct Metrics {
     /// TCP connections.
     pub connections: Connections,
     refused: Kinds,
+    shed: Kinds,
     repeats: Kinds,
     mirrors: Kinds,
     faults: Kinds,
@@ -60,12 +61,19 @@ pub struct Elsewhere<'a> {
     pub lines_dropped: u64,
     /// Spans that the collector took, and those that were dropped; `None` when there are no traces.
     pub spans: Option<(u64, u64)>,
+    /// Requests that a workload gets at once, by listener.
+    pub limits: &'a [(String, u32)],
 }
 
 impl Metrics {
     /// Hostile or excess input was refused.
     pub fn refused(&self, kind: &'static str) {
         self.refused.count(kind);
+    }
+
+    /// A request was refused to spare the workload.
+    pub fn shed(&self, class: &'static str) {
+        self.shed.count(class);
     }
 
     /// A retry or a hedge was made, or had to be left.
@@ -85,11 +93,14 @@ impl Metrics {
 
     /// Everything as text.
     pub fn render(&self, elsewhere: &Elsewhere<'_>) -> String {
-        let Elsewhere { status, events, lines_dropped, spans } = elsewhere;
+        let Elsewhere { status, events, lines_dropped, spans, limits: limits_of } = elsewhere;
         let mut text = Text::default();
         self.requests.render(&mut text);
         self.connections.render(&mut text);
         by_kind(&mut text, "firedrill_refused_total", "Refused input.", &self.refused.all());
+        let help = "Requests refused to spare the workload.";
+        by_kind(&mut text, "firedrill_shed_total", help, &self.shed.all());
+        limits(&mut text, limits_of);
         by_kind(&mut text, "firedrill_repeats_total", "Retries and hedges.", &self.repeats.all());
         by_kind(&mut text, "firedrill_mirrors_total", "Copies of requests.", &self.mirrors.all());
         by_kind(&mut text, "firedrill_faults_total", "Requests and tries that faults took.", &self.faults.all());
@@ -114,6 +125,14 @@ fn by_kind(text: &mut Text, name: &str, help: &str, kinds: &[(&'static str, u64)
     text.family(name, Kind::Counter, help);
     for (kind, count) in kinds {
         text.sample(name, &Labels::default().and("kind", kind), count);
+    }
+}
+
+fn limits(text: &mut Text, limits: &[(String, u32)]) {
+    let name = "firedrill_admission_limit";
+    text.family(name, Kind::Gauge, "Requests that the workload gets at once.");
+    for (listener, limit) in limits {
+        text.sample(name, &Labels::default().and("listener", listener), limit);
     }
 }
 

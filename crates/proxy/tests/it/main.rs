@@ -1,6 +1,7 @@
 //! A proxy between real sockets, each test on loopback addresses of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod admission;
 mod authority;
 mod balancing;
 mod bodies;

@@ -311,7 +311,7 @@ pub fn launch(options: Options) -> (oneshot::Sender<()>, JoinHandle<Result<(), p
 }
 
 pub fn listener(name: &str, port: u16, direction: Direction) -> Listener {
-    let http = HttpListener { routes: "main".into(), authorization: None, limits: Default::default() };
+    let http = HttpListener { routes: "main".into(), authorization: None, limits: Default::default(), admission: None };
     Listener {
         name: name.into(),
         address: SocketAddr::new(ip(), port),

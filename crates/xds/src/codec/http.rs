@@ -11,6 +11,7 @@ use envoy_types::pb::{
         },
         extensions::filters::{
             http::{
+                adaptive_concurrency::v3::AdaptiveConcurrency,
                 fault::v3::HttpFault,
                 header_mutation::v3::{HeaderMutation, Mutations},
                 rbac::v3::Rbac,
@@ -28,20 +29,21 @@ use envoy_types::pb::{
 use prost::Name;
 
 use super::{
-    authorization,
+    admission, authorization,
     wire::{
         At, Checked, ads, duration, ensure, ensure_duration, ensure_name, need, number, pack, read_duration,
         read_number, same, unpack, wrong, yes,
     },
 };
-use crate::snapshot::{Authorization, Direction, HttpListener, Limits};
+use crate::snapshot::{Admission, Authorization, Direction, HttpListener, Limits};
 
 const RBAC: &str = "envoy.filters.http.rbac";
+const ADMISSION: &str = "envoy.filters.http.adaptive_concurrency";
 
 /// Envoy's bound on the size of request headers, in KiB.
 const MOST_HEADER_KIB: u32 = 8192;
 
-pub(super) fn validate(http: &HttpListener) -> Checked<()> {
+pub(super) fn validate(http: &HttpListener, direction: Direction) -> Checked<()> {
     ensure_name(&http.routes, "rds.route_config_name")?;
     let limits = &http.limits;
     let bytes = 1..=MOST_HEADER_KIB * 1024;
@@ -54,6 +56,10 @@ pub(super) fn validate(http: &HttpListener) -> Checked<()> {
     })?;
     ensure_duration(limits.header_timeout, "request_headers_timeout")?;
     ensure_duration(limits.idle_timeout, "idle_timeout")?;
+    if let Some(limit) = &http.admission {
+        ensure(direction == Direction::Inbound, ADMISSION, || "is only for inbound traffic".to_owned())?;
+        admission::validate(limit).at(ADMISSION)?;
+    }
     http.authorization.iter().try_for_each(|rules| authorization::validate(rules).at(RBAC))
 }
 
@@ -65,7 +71,7 @@ pub(super) fn write(http: &HttpListener, name: &str, direction: Direction) -> Ht
             config_source: ads(),
             route_config_name: http.routes.clone(),
         })),
-        http_filters: write_filters(http.authorization.as_ref(), direction),
+        http_filters: write_filters(http, direction),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: duration(limits.idle_timeout),
             max_headers_count: number(limits.headers),
@@ -87,15 +93,16 @@ pub(super) fn write(http: &HttpListener, name: &str, direction: Direction) -> Ht
     }
 }
 
-/// Authorization first; faults next to the router. The fault filter is there, without a fault, for overlays.
-fn write_filters(authorization: Option<&Authorization>, direction: Direction) -> Vec<HttpFilter> {
+/// Authorization first, then the limit; faults next to the router. The fault filter is there, without a fault, for overlays.
+fn write_filters(http: &HttpListener, direction: Direction) -> Vec<HttpFilter> {
     let mut filters = Vec::new();
-    if let Some(rules) = authorization {
+    if let Some(rules) = &http.authorization {
         filters.push(filter(RBAC, &Rbac { rules: Some(authorization::write(rules)), ..Rbac::default() }));
     }
-    if direction != Direction::Inbound {
-        filters.push(filter("envoy.filters.http.header_mutation", &answered_by()));
+    if let Some(limit) = &http.admission {
+        filters.push(filter(ADMISSION, &admission::write(limit)));
     }
+    filters.push(filter("envoy.filters.http.header_mutation", &mutations(direction)));
     filters.push(filter("envoy.filters.http.fault", &HttpFault::default()));
     filters.push(filter("envoy.filters.http.router", &Router::default()));
     filters
@@ -109,8 +116,22 @@ fn filter(name: &str, config: &impl Name) -> HttpFilter {
     }
 }
 
+/// What is done to every answer. Who may say that a request never reached the workload are our sidecars alone: to their
+/// callers an Envoy passes on neither a workload's word nor, beyond the mesh, theirs.
+fn mutations(direction: Direction) -> HeaderMutation {
+    let overloaded = Mutation { action: Some(Action::Remove("x-envoy-overloaded".to_owned())) };
+    let told = (direction != Direction::Inbound).then(answered_by);
+    HeaderMutation {
+        mutations: Some(Mutations {
+            response_mutations: told.into_iter().chain([overloaded]).collect(),
+            ..Mutations::default()
+        }),
+        ..HeaderMutation::default()
+    }
+}
+
 /// Sets `x-firedrill-answered-by: <region>;<workload>;<version>;tries=<n>` where endpoints are chosen for the client.
-fn answered_by() -> HeaderMutation {
+fn answered_by() -> Mutation {
     let ours = |key: &str| format!("%UPSTREAM_METADATA(firedrill:{key})%");
     let tries = "tries=%UPSTREAM_REQUEST_ATTEMPT_COUNT%";
     let header = HeaderValueOption {
@@ -122,16 +143,11 @@ fn answered_by() -> HeaderMutation {
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..HeaderValueOption::default()
     };
-    HeaderMutation {
-        mutations: Some(Mutations {
-            response_mutations: vec![Mutation { action: Some(Action::Append(header)) }],
-            ..Mutations::default()
-        }),
-        ..HeaderMutation::default()
-    }
+    Mutation { action: Some(Action::Append(header)) }
 }
 
-/// Reads what the manager holds; the number of connections and the exact number of header bytes are the listener's.
+/// Reads what the manager holds; the number of connections, the exact number of header bytes and the share of low requests
+/// are the listener's.
 pub(super) fn read(manager: &HttpConnectionManager) -> Checked<HttpListener> {
     let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else {
         return wrong("route_specifier", "only rds is supported");
@@ -148,28 +164,43 @@ pub(super) fn read(manager: &HttpConnectionManager) -> Checked<HttpListener> {
         )?,
         ..Limits::default()
     };
-    Ok(HttpListener { routes: rds.route_config_name.clone(), authorization: read_filters(manager)?, limits })
+    let (authorization, admission) = read_filters(manager)?;
+    Ok(HttpListener { routes: rds.route_config_name.clone(), authorization, limits, admission })
 }
 
-fn read_filters(manager: &HttpConnectionManager) -> Checked<Option<Authorization>> {
+fn read_filters(manager: &HttpConnectionManager) -> Checked<(Option<Authorization>, Option<Admission>)> {
     let filters = &manager.http_filters;
     let first = filters.first().filter(|filter| filter.name == RBAC);
     let rules = first.map(|filter| read_authorization(filter).at("http_filters[0]")).transpose()?;
+    let next = usize::from(rules.is_some());
+    let limit = filters.get(next).filter(|filter| filter.name == ADMISSION);
+    let limit = limit.map(|filter| read_admission(filter).at(format!("http_filters[{next}]"))).transpose()?;
     // The rest is the same on every listener of a direction; a stranger is named rather than shown as bytes.
     let known = ["envoy.filters.http.header_mutation", "envoy.filters.http.fault", "envoy.filters.http.router"];
-    for (index, filter) in filters.iter().enumerate().skip(usize::from(rules.is_some())) {
+    for (index, filter) in filters.iter().enumerate().skip(next + usize::from(limit.is_some())) {
         ensure(known.contains(&filter.name.as_str()), &format!("http_filters[{index}]"), || {
             format!("{} is not supported", filter.name)
         })?;
     }
-    Ok(rules)
+    Ok((rules, limit))
 }
 
-fn read_authorization(filter: &HttpFilter) -> Checked<Authorization> {
+fn read_config<T: Name + Default>(filter: &HttpFilter) -> Checked<T> {
     let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
         return wrong("typed_config", "is missing");
     };
-    let rbac: Rbac = unpack(any).at("typed_config")?;
+    unpack(any).at("typed_config")
+}
+
+fn read_admission(filter: &HttpFilter) -> Checked<Admission> {
+    let config: AdaptiveConcurrency = read_config(filter)?;
+    let limit = admission::read(&config).at("typed_config")?;
+    same(&config, &admission::write(&limit)).at("typed_config")?;
+    Ok(limit)
+}
+
+fn read_authorization(filter: &HttpFilter) -> Checked<Authorization> {
+    let rbac: Rbac = read_config(filter)?;
     let rules = authorization::read(need(&rbac.rules, "typed_config.rules")?).at("typed_config.rules")?;
     let expected = Rbac { rules: Some(authorization::write(&rules)), ..Rbac::default() };
     same(&rbac, &expected).at("typed_config")?;

@@ -30,11 +30,13 @@ const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const CONNECTIONS: &str = "envoy.filters.network.connection_limit";
 
-/// Envoy counts header bytes in whole kibibytes.
+/// Envoy counts header bytes in whole kibibytes, and its limit on concurrency knows one class of requests.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Extra {
     header_bytes: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    low_percent: Option<u8>,
 }
 
 pub(super) fn validate(listener: &Listener) -> Checked<()> {
@@ -44,7 +46,7 @@ pub(super) fn validate(listener: &Listener) -> Checked<()> {
         ensure_name(&tls.trust, "transport_socket.trust")?;
     }
     match &listener.protocol {
-        ListenerProtocol::Http(http) => http::validate(http),
+        ListenerProtocol::Http(http) => http::validate(http, listener.direction),
         ListenerProtocol::Tcp { cluster } => ensure_name(cluster, "tcp_proxy.cluster"),
     }
 }
@@ -59,7 +61,8 @@ pub(super) fn write(listener: &Listener) -> pb::Listener {
             };
             let manager = http::write(http, &listener.name, listener.direction);
             let filters = vec![filter(CONNECTIONS, &limit), filter(MANAGER, &manager)];
-            (filters, metadata(&Extra { header_bytes: http.limits.header_bytes }))
+            let low_percent = http.admission.as_ref().map(|limit| limit.low_percent);
+            (filters, metadata(&Extra { header_bytes: http.limits.header_bytes, low_percent }))
         }
         ListenerProtocol::Tcp { cluster } => (vec![filter(TCP_PROXY, &write_tcp(&listener.name, cluster))], None),
     };
@@ -155,7 +158,13 @@ fn read_http(listener: &pb::Listener, direction: Direction, limit: &Any, manager
     let mut http = http::read(&manager).at("filters[1]")?;
     http.limits.connections = connections;
     http.limits.header_bytes = extra.header_bytes;
-    http::validate(&http).at("filters[1]")?;
+    match (&mut http.admission, extra.low_percent) {
+        (Some(limit), Some(percent)) => limit.low_percent = percent,
+        (None, None) => {}
+        (Some(_), None) => return wrong("metadata.firedrill.lowPercent", "is missing"),
+        (None, Some(_)) => return wrong("metadata.firedrill.lowPercent", "is without a limit on concurrency"),
+    }
+    http::validate(&http, direction).at("filters[1]")?;
     same(&manager, &http::write(&http, &listener.name, direction)).at("filters[1]")?;
     Ok(ListenerProtocol::Http(http))
 }

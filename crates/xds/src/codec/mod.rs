@@ -3,6 +3,7 @@
 //! What Envoy has a field for is written there; what it has none for travels in `metadata` under `firedrill`, which
 //! Envoy ignores. Decoding is total: what this crate would not have written is refused with its path, never ignored.
 
+mod admission;
 mod authorization;
 mod balancing;
 mod check;

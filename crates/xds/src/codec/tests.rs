@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{self as pb, cluster::LbPolicy}
 use prost::Message;
 
 use super::*;
-use crate::snapshot::{Balancer, UpstreamProtocol};
+use crate::snapshot::{Admission, Balancer, Direction, HttpListener, Limits, ListenerProtocol, UpstreamProtocol};
 
 fn ledger() -> Cluster {
     Cluster { balancer: Balancer::RoundRobin, ..Cluster::new("ledger", UpstreamProtocol::Http2) }
@@ -83,6 +83,38 @@ fn values_outside_their_domain_are_not_written() {
         let mut cluster = ledger();
         change(&mut cluster);
         assert_eq!(encode_resource(&Resource::Cluster(cluster)).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn a_limit_that_nobody_could_carry_out_is_not_written() {
+    type Change = fn(&mut Listener, &mut Admission);
+    let filter = "Listener in: envoy.filters.http.adaptive_concurrency";
+    let cases: [(Change, &str); 5] = [
+        (|l, _| l.direction = Direction::Gateway, ": is only for inbound traffic"),
+        (|_, a| a.at_least = 0, ".min_rtt_calc_params.min_concurrency: is zero"),
+        (|_, a| a.at_most = 99, ".concurrency_limit_params.max_concurrency_limit: is below the minimum"),
+        (|_, a| a.low_percent = 0, ".low_percent: must be 1 to 100"),
+        (|_, a| a.window = Duration::ZERO, ".concurrency_limit_params.concurrency_update_interval: must be above zero"),
+    ];
+    for (change, expected) in cases {
+        let mut listener = Listener {
+            name: "in".to_owned(),
+            address: ([127, 0, 0, 1], 15006).into(),
+            direction: Direction::Inbound,
+            tls: None,
+            protocol: ListenerProtocol::Tcp { cluster: "x".to_owned() },
+        };
+        let mut limit = Admission::default();
+        change(&mut listener, &mut limit);
+        listener.protocol = ListenerProtocol::Http(HttpListener {
+            routes: "in".to_owned(),
+            authorization: None,
+            limits: Limits::default(),
+            admission: Some(limit),
+        });
+        let refused = encode_resource(&Resource::Listener(listener)).unwrap_err().to_string();
+        assert_eq!(refused, format!("{filter}{expected}"));
     }
 }
 

@@ -236,7 +236,8 @@ impl Case {
     }
 
     fn http(&self, name: &str) -> HttpListener {
-        let mut http = HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default() };
+        let mut http =
+            HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default(), admission: None };
         self.listener.iter().for_each(|change| change(&mut http));
         http
     }
