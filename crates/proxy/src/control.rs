@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use xds::{
-    client::{Client, ClientConfig, Update, Verdict},
+    client::{Client, ClientConfig, Transport, Update, Verdict},
     event::EventKind,
     overlay::{Effect, Overlay},
     snapshot::{ClusterTls, Snapshot, TrustBundle},
@@ -36,9 +36,10 @@ pub fn start(
     node: xds::node::NodeInfo,
     token: String,
     ads: SocketAddr,
+    transport: Transport,
     trust: watch::Receiver<Option<ControlTrust>>,
 ) -> Client {
-    let config = ClientConfig { node, token, authority: AUTHORITY.to_owned() };
+    let config = ClientConfig { node, token, authority: AUTHORITY.to_owned(), transport };
     xds::client::start(config, move || connect(ads, trust.clone()))
 }
 
