@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use xds::{
-    client::{Client, ClientConfig, Update, Verdict},
+    client::{Client, ClientConfig, Transport, Update, Verdict},
     event::EventKind,
     overlay::{Effect, Overlay},
     snapshot::{ClusterTls, Snapshot, TrustBundle},
@@ -35,11 +35,12 @@ const AUTHORITY: &str = "control";
 pub fn start(
     node: xds::node::NodeInfo,
     ads: SocketAddr,
+    transport: Transport,
     identity: Identity,
     trust: watch::Receiver<Option<ControlTrust>>,
 ) -> Client {
     // Our certificate says who we are.
-    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned() };
+    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport };
     xds::client::start(config, move || connect(ads, identity.clone(), trust.clone()))
 }
 

@@ -106,6 +106,8 @@ pub struct ControlSource {
     pub token: String,
     /// The region that this proxy runs in.
     pub region: String,
+    /// The protocol that it speaks.
+    pub transport: xds::client::Transport,
 }
 
 /// A file.
@@ -212,7 +214,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 agent: format!("firedrill {}", env!("CARGO_PKG_VERSION")),
             };
             start_from_last_good(&mut keeper, &last_good);
-            let client = control::start(node, source.ads, shared.identity.clone(), trust.subscribe());
+            let client = control::start(node, source.ads, source.transport, shared.identity.clone(), trust.subscribe());
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
             let certifier = Certifier { name, api: source.api, token: source.token, folder: state, identity };

@@ -70,6 +70,16 @@ impl Parts {
         }
     }
 
+    /// Sixteen hexadecimal digits of a part's digest: enough to tell contents of one name apart. Empty for no part.
+    pub(crate) fn short(&self, kind: ResourceKind, name: &str) -> String {
+        let mut text = String::new();
+        for byte in self.0.get(&(kind, name.to_owned())).into_iter().flat_map(|digest| &digest[..8]) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
     /// The digest of the snapshot with overlays on it: [`digest`].
     pub fn with(&self, overlays: &[Overlay]) -> String {
         let mut hash = Sha256::new();

@@ -8,6 +8,9 @@ use envoy_types::pb::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Metadata of the node under which an incremental stream says which version of a snapshot is in force at the proxy.
+pub(crate) const VERSION: &str = "version";
+
 /// A proxy as it introduces itself in the first message of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,6 +49,14 @@ impl NodeInfo {
             user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(version.to_owned())),
             ..core::Node::default()
         }
+    }
+
+    /// With the version of the snapshot that is in force, where the protocol has no field for it.
+    pub(crate) fn to_proto_with(&self, version: &str) -> core::Node {
+        let mut node = self.to_proto();
+        let value = Value { kind: Some(Kind::StringValue(version.to_owned())) };
+        node.metadata.get_or_insert_default().fields.insert(VERSION.to_owned(), value);
+        node
     }
 
     /// Lenient: a stock Envoy tells much more about itself than we ask for.

@@ -4,6 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Stands behind the version of an incremental response when more of that version follows: a proxy of ours puts nothing
+/// into force before it has all of it. To any other proxy a response's version is a note for people.
+pub(crate) const MORE: &str = "~more";
+
+/// The name that stands for everything of a kind.
+pub(crate) const EVERYTHING: &str = "*";
+
 /// A kind of resource. The order of the variants is the order in which a changed snapshot is sent (make before break):
 /// trust first, then where traffic may go, then what sends it there; overlays last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

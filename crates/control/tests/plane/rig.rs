@@ -19,7 +19,7 @@ use rustls::{
 use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_rustls::TlsConnector;
 use xds::{
-    client::{Update, Verdict},
+    client::{Transport, Update, Verdict},
     clock::Clock,
     node::NodeInfo,
 };
@@ -237,7 +237,12 @@ impl Proxy {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let (connector, ads) = (TlsConnector::from(Arc::new(config)), read_run_file(state).unwrap().ads);
         let node = NodeInfo { id: name.to_owned(), agent: "firedrill 0".to_owned(), ..NodeInfo::default() };
-        let config = xds::client::ClientConfig { node, token: String::new(), authority: "control".to_owned() };
+        let config = xds::client::ClientConfig {
+            node,
+            token: String::new(),
+            authority: "control".to_owned(),
+            transport: Transport::Delta,
+        };
         Self(xds::client::start(config, move || {
             let connector = connector.clone();
             async move {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use miette::IntoDiagnostic;
 use model::name::WorkloadName;
 use proxy::{AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source, TraceOptions};
-use xds::clock::Clock;
+use xds::{client::Transport, clock::Clock};
 
 use crate::{arguments::State, failure::Failure, logging};
 
@@ -30,6 +30,9 @@ pub struct Args {
     /// Join token; better given in the environment
     #[arg(long, env = "FIREDRILL_TOKEN", hide_env_values = true, default_value = "")]
     token: String,
+    /// Protocol of the control plane: `delta` tells what changed, `sotw` (state of the world) tells each kind as a whole
+    #[arg(long, value_enum, value_name = "PROTOCOL", default_value_t = Protocol::Delta)]
+    xds: Protocol,
     /// Where the admin interface listens
     #[arg(long, value_name = "ADDRESS")]
     admin: SocketAddr,
@@ -67,6 +70,14 @@ pub struct Args {
     state: State,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Protocol {
+    #[value(help = "what changed")]
+    Delta,
+    #[value(help = "each kind as a whole")]
+    Sotw,
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "a number from 0 to 1 is needed".to_owned())
@@ -84,7 +95,13 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
             let identity = identity.map(|(certificate, key)| IdentityFiles { certificate, key });
             Source::File(FileSource { snapshot, identity })
         }
-        (None, Some((ads, api))) => Source::Control(ControlSource { ads, api, token: args.token, region: args.region }),
+        (None, Some((ads, api))) => {
+            let transport = match args.xds {
+                Protocol::Delta => Transport::Delta,
+                Protocol::Sotw => Transport::StateOfTheWorld,
+            };
+            Source::Control(ControlSource { ads, api, token: args.token, region: args.region, transport })
+        }
         (None, None) => return Err(Failure::usage("name a control plane, or a snapshot").into()),
     };
     // The name becomes a folder's.

@@ -66,6 +66,7 @@ impl Control {
                 api: self.api,
                 token: "join".into(),
                 region: "east".into(),
+                transport: xds::client::Transport::default(),
             }),
             access_log: None,
             trace: None,

@@ -1,10 +1,15 @@
 //! The ADS client: a state machine that collects complete snapshots, and the gRPC stream around it.
 
 mod connector;
-mod core;
-mod session;
+mod delta;
 #[cfg(test)]
-mod tests;
+mod delta_tests;
+mod parts;
+mod protocol;
+mod session;
+mod whole;
+#[cfg(test)]
+mod whole_tests;
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
@@ -13,6 +18,7 @@ use tokio::{
     sync::mpsc,
 };
 
+use self::{delta::DeltaCore, whole::WholeCore};
 use crate::{node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};
 
 /// What the control plane says.
@@ -65,6 +71,16 @@ pub struct Client {
     pub verdicts: mpsc::Sender<Verdict>,
 }
 
+/// How changes are told on the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Resource by resource, and what is still there after a break is not told again.
+    #[default]
+    Delta,
+    /// Each kind as a whole: for control planes that do not speak the other.
+    StateOfTheWorld,
+}
+
 /// How to reach and address the control plane.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -74,6 +90,8 @@ pub struct ClientConfig {
     pub token: String,
     /// HTTP/2 authority, for instance `control`.
     pub authority: String,
+    /// Which protocol it speaks.
+    pub transport: Transport,
 }
 
 /// Updates that wait for their receiver.
@@ -92,6 +110,10 @@ where
 {
     let (updates, received) = mpsc::channel(WAITING);
     let (verdicts, given) = mpsc::channel(WAITING);
-    tokio::spawn(session::run(config, Arc::new(connect), updates, given));
+    let (node, connect) = (config.node.clone(), Arc::new(connect));
+    match config.transport {
+        Transport::Delta => tokio::spawn(session::run(DeltaCore::new(node), config, connect, updates, given)),
+        Transport::StateOfTheWorld => tokio::spawn(session::run(WholeCore::new(node), config, connect, updates, given)),
+    };
     Client { updates: received, verdicts }
 }

@@ -1,10 +1,15 @@
 //! Streams to the control plane, one after another.
 
-use std::{error::Error, fmt::Write, future::Future, io, sync::Arc, time::Duration};
-
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DiscoveryRequest, DiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+use std::{
+    error::Error,
+    fmt::Write,
+    future::Future,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
@@ -17,7 +22,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{ClientConfig, Update, Verdict, connector::Connector, core::ClientCore};
+use super::{ClientConfig, Update, Verdict, connector::Connector, protocol::Protocol};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -31,7 +36,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// A response to a large mesh is large.
 const LARGEST_MESSAGE: usize = 256 * 1024 * 1024;
 
-/// Requests that wait to be written. A response is followed by at most three, and the server sends one of a kind at a
+/// Requests that wait to be written. A response is followed by a few, and the server sends one of a kind at a
 /// time, so that this is never full.
 const REQUESTS: usize = 64;
 
@@ -45,17 +50,18 @@ enum End {
 }
 
 /// Runs until the receiver of the updates is dropped.
-pub(super) async fn run<C, F, IO>(
+pub(super) async fn run<P, C, F, IO>(
+    mut core: P,
     config: ClientConfig,
     connect: Arc<C>,
     updates: mpsc::Sender<Update>,
     mut verdicts: mpsc::Receiver<Verdict>,
 ) where
+    P: Protocol,
     C: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut core = ClientCore::new(config.node.clone());
     let mut failures = 0_u32;
     let mut told = false;
     loop {
@@ -87,15 +93,16 @@ fn pause(failures: u32, chance: f64) -> Duration {
     step.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
 }
 
-async fn session<C, F, IO>(
+async fn session<P, C, F, IO>(
     config: &ClientConfig,
     connect: &Arc<C>,
-    core: &mut ClientCore,
+    core: &mut P,
     updates: &mpsc::Sender<Update>,
     verdicts: &mut mpsc::Receiver<Verdict>,
     connected: &mut bool,
 ) -> End
 where
+    P: Protocol,
     C: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -108,7 +115,7 @@ where
     }
     let opening = async {
         let channel = channel(config, connect).await?;
-        open(config, channel, outgoing).await
+        open::<P>(config, channel, outgoing).await
     };
     let mut responses = match timeout(CONNECTING, opening).await {
         Ok(Ok(responses)) => responses,
@@ -121,7 +128,7 @@ where
             message = responses.message(), if !core.undecided() => message,
             verdict = verdicts.recv() => {
                 let Some(verdict) = verdict else { return End::Unwanted };
-                if core.on_verdict(&verdict).is_some_and(|request| requests.try_send(request).is_err()) {
+                if core.on_verdict(&verdict).into_iter().any(|request| requests.try_send(request).is_err()) {
                     return End::Lost(UNREAD.to_owned());
                 }
                 continue;
@@ -135,7 +142,7 @@ where
         if !std::mem::replace(connected, true) && updates.send(Update::Connected).await.is_err() {
             return End::Unwanted;
         }
-        let reaction = core.on_response(&response);
+        let reaction = core.on_response(&response, Instant::now());
         for request in reaction.requests {
             if requests.try_send(request).is_err() {
                 return End::Lost(UNREAD.to_owned());
@@ -165,12 +172,12 @@ where
         .map_err(|error| chain(&error))
 }
 
-async fn open(
+async fn open<P: Protocol>(
     config: &ClientConfig,
     channel: Channel,
-    outgoing: mpsc::Receiver<DiscoveryRequest>,
-) -> Result<Streaming<DiscoveryResponse>, String> {
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+    outgoing: mpsc::Receiver<P::Request>,
+) -> Result<Streaming<P::Response>, String> {
+    let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
     let mut request = Request::new(ReceiverStream::new(outgoing));
     if !config.token.is_empty() {
         let token: Result<MetadataValue<Ascii>, _> = format!("Bearer {}", config.token).parse();
@@ -178,8 +185,7 @@ async fn open(
         token.set_sensitive(true);
         request.metadata_mut().insert("authorization", token);
     }
-    let response = client.stream_aggregated_resources(request).await;
-    response.map(tonic::Response::into_inner).map_err(|status| format!("{}: {}", status.code(), status.message()))
+    P::stream(client, request).await.map_err(|status| format!("{}: {}", status.code(), status.message()))
 }
 
 /// An error with its causes: tonic's own text is only "transport error".

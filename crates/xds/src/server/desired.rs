@@ -1,7 +1,7 @@
 //! What one proxy is to have: encoded once, when it is published.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,9 +10,10 @@ use envoy_types::pb::google::protobuf::Any;
 
 use crate::{
     codec::{self, CodecError, Resource},
+    digest::Parts,
     overlay::Overlay,
     resource::ResourceKind,
-    snapshot::Snapshot,
+    snapshot::{ListenerProtocol, Snapshot},
 };
 
 /// What one proxy is to have.
@@ -36,6 +37,12 @@ pub(super) struct Published {
     pub version: String,
     count: u64,
     pub resources: BTreeMap<ResourceKind, BTreeMap<String, Any>>,
+    /// What each of them is called where they are told one by one: by its content, so that it is the same at every
+    /// control plane and after a restart.
+    pub versions: BTreeMap<ResourceKind, BTreeMap<String, String>>,
+    /// What a proxy asks for by name once it has clusters and listeners.
+    pub referred: BTreeMap<ResourceKind, BTreeSet<String>>,
+    parts: Parts,
 }
 
 /// An overlay, encoded, with its deadline here.
@@ -45,6 +52,14 @@ pub(super) struct LeasedOverlay {
     pub body: Any,
     pub deadline: Option<Instant>,
     pub renewed: u64,
+}
+
+impl Published {
+    /// The body of a resource, if it is of this version.
+    fn body(&self, kind: ResourceKind, name: &str, version: &str) -> Option<&Any> {
+        self.versions.get(&kind)?.get(name).filter(|at| *at == version)?;
+        self.resources.get(&kind)?.get(name)
+    }
 }
 
 impl LeasedOverlay {
@@ -64,17 +79,35 @@ impl Desired {
             return Ok((current.version.clone(), false));
         }
         codec::check(&snapshot)?;
+        let parts = match &self.snapshot {
+            Some(current) => current.parts.followed_by(&current.snapshot, &snapshot),
+            None => Parts::of(&snapshot),
+        };
         let mut resources: BTreeMap<ResourceKind, BTreeMap<String, Any>> = BTreeMap::new();
+        let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
         for resource in codec::resources(&snapshot) {
-            let body = encode(&resource)?;
-            resources.entry(resource.kind()).or_default().insert(resource.name().to_owned(), body);
+            let (kind, name) = (resource.kind(), resource.name().to_owned());
+            let version = parts.short(kind, &name);
+            let known = self.snapshot.as_ref().and_then(|current| current.body(kind, &name, &version));
+            let body = known.cloned().map_or_else(|| encode(&resource), Ok)?;
+            versions.entry(kind).or_default().insert(name.clone(), version);
+            resources.entry(kind).or_default().insert(name, body);
         }
         let count = match &self.snapshot {
             Some(current) if current.name == name => current.count + 1,
             _ => 0,
         };
         let version = if count == 0 { name.to_owned() } else { format!("{name}+{count}") };
-        self.snapshot = Some(Published { snapshot, name: name.to_owned(), version: version.clone(), count, resources });
+        self.snapshot = Some(Published {
+            referred: referred(&snapshot),
+            snapshot,
+            name: name.to_owned(),
+            version: version.clone(),
+            count,
+            resources,
+            versions,
+            parts,
+        });
         Ok((version, true))
     }
 
@@ -112,6 +145,20 @@ impl Desired {
             }
         }
     }
+}
+
+fn referred(snapshot: &Snapshot) -> BTreeMap<ResourceKind, BTreeSet<String>> {
+    let tables = snapshot.listeners.iter().filter_map(|listener| match &listener.protocol {
+        ListenerProtocol::Http(http) => Some(http.routes.clone()),
+        ListenerProtocol::Tcp { .. } => None,
+    });
+    let of_clusters = snapshot.clusters.iter().filter_map(|cluster| Some(cluster.tls.as_ref()?.trust.clone()));
+    let of_listeners = snapshot.listeners.iter().filter_map(|listener| Some(listener.tls.as_ref()?.trust.clone()));
+    BTreeMap::from([
+        (ResourceKind::Trust, of_clusters.chain(of_listeners).collect()),
+        (ResourceKind::Endpoints, snapshot.endpoints.iter().map(|set| set.cluster.clone()).collect()),
+        (ResourceKind::Routes, tables.collect()),
+    ])
 }
 
 fn encode(resource: &Resource) -> Result<Any, CodecError> {

@@ -1,8 +1,13 @@
 //! The ADS server: one state machine per stream, and the gRPC service around it.
 
 mod connection;
+mod delta;
+#[cfg(test)]
+mod delta_tests;
 mod desired;
 mod held;
+mod leased;
+mod protocol;
 mod service;
 mod shared;
 mod stream;
@@ -53,7 +58,7 @@ pub struct ProxyState {
     pub node: Option<NodeInfo>,
     /// Version of the snapshot that is published for it.
     pub published: Option<String>,
-    /// Versions it acknowledged on its present (or last) stream. Behind the version of clusters stands `~kept` while
+    /// Versions it acknowledged on its present (or last) stream; all are the published one when it is settled. Behind the version of clusters stands `~kept` while
     /// clusters that go are still told, until no route leads to them.
     pub acked: BTreeMap<ResourceKind, String>,
     /// Whether it accepted the published snapshot as a whole, and nothing beside it is kept for it any more.

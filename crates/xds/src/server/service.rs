@@ -14,6 +14,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Credentials,
     connection::Peer,
+    delta::DeltaCore,
+    protocol::Protocol,
     shared::{Shared, Ticket},
     stream::StreamCore,
 };
@@ -38,27 +40,14 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
-        let claims = Claims { token, peer };
-        // One message under way: what comes after it is chosen only when the proxy has room for it.
-        let (answers, stream) = mpsc::channel(1);
-        let shared = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            if let Err(status) = serve(&shared, &claims, request.into_inner(), &answers).await {
-                // If the peer is gone nobody needs the reason.
-                let _ = timeout(PATIENCE, answers.send(Err(status))).await;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(start::<StreamCore>(&self.0, request)))
     }
 
     async fn delta_aggregated_resources(
         &self,
-        _: Request<Streaming<DeltaDiscoveryRequest>>,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("this control plane speaks state-of-the-world ADS only"))
+        Ok(Response::new(start::<DeltaCore>(&self.0, request)))
     }
 }
 
@@ -68,22 +57,39 @@ struct Claims {
     peer: Option<Arc<str>>,
 }
 
-async fn serve(
+fn start<P: Protocol + 'static>(shared: &Arc<Shared>, request: Request<Streaming<P::Request>>) -> Answers<P::Response> {
+    let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+    let claims = Claims { token, peer };
+    // One message under way: what comes after it is chosen only when the proxy has room for it.
+    let (answers, stream) = mpsc::channel(1);
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        if let Err(status) = serve::<P>(&shared, &claims, request.into_inner(), &answers).await {
+            // If the peer is gone nobody needs the reason.
+            let _ = timeout(PATIENCE, answers.send(Err(status))).await;
+        }
+    });
+    Box::pin(ReceiverStream::new(stream))
+}
+
+async fn serve<P: Protocol>(
     shared: &Shared,
     claims: &Claims,
-    mut requests: Streaming<DiscoveryRequest>,
-    answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
+    mut requests: Streaming<P::Request>,
+    answers: &mpsc::Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
     let first = timeout(INTRODUCTION, requests.message()).await;
     let Some(first) = first.map_err(|_| Status::deadline_exceeded("no first message"))?? else { return Ok(()) };
-    let node = NodeInfo::from_proto(first.node.as_ref().ok_or_else(|| Status::invalid_argument("no node"))?);
-    let admit = |request: &DiscoveryRequest| {
+    let node = NodeInfo::from_proto(P::node(&first).ok_or_else(|| Status::invalid_argument("no node"))?);
+    let admit = |version: &str| {
         let (token, peer) = (claims.token.as_deref(), claims.peer.as_deref());
-        let credentials = Credentials { token, peer, version: &request.version_info, node: &node };
+        let credentials = Credentials { token, peer, version, node: &node };
         shared.authenticate(credentials).map_err(Status::unauthenticated)
     };
-    let ticket = shared.open(&admit(&first)?, node.clone());
-    let end = converse(shared, &ticket, first, &mut requests, answers, &admit).await;
+    let ticket = shared.open(&admit(&P::version(&first).unwrap_or_default())?, node.clone());
+    let end = converse::<P>(shared, &ticket, first, &mut requests, answers, &admit).await;
     let reason = match &end {
         Ok(()) => "the proxy closed it".to_owned(),
         Err(status) => status.message().to_owned(),
@@ -92,22 +98,21 @@ async fn serve(
     end
 }
 
-async fn converse(
+async fn converse<P: Protocol>(
     shared: &Shared,
     ticket: &Ticket,
-    first: DiscoveryRequest,
-    requests: &mut Streaming<DiscoveryRequest>,
-    answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
-    admit: &(impl Fn(&DiscoveryRequest) -> Result<String, Status> + Sync),
+    first: P::Request,
+    requests: &mut Streaming<P::Request>,
+    answers: &mpsc::Sender<Result<P::Response, Status>>,
+    admit: &(impl Fn(&str) -> Result<String, Status> + Sync),
 ) -> Result<(), Status> {
-    let mut core = StreamCore::default();
+    let mut core = P::default();
     let mut closing = shared.closing();
     let mut request = Some(first);
     loop {
         if let Some(request) = request.take() {
-            // What it has of each kind is told when it asks for that kind first.
-            if request.response_nonce.is_empty() {
-                admit(&request)?;
+            if let Some(version) = P::version(&request) {
+                admit(&version)?;
             }
             let heard = core.on_request(&request).map_err(Status::invalid_argument)?;
             shared.heard(ticket, heard);

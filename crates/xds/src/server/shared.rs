@@ -6,7 +6,6 @@ use std::{
     time::Instant,
 };
 
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status;
 
@@ -14,9 +13,9 @@ use super::{
     Authenticator, Credentials, Notice, ProxyState,
     desired::Desired,
     held::Held,
-    stream::{Heard, StreamCore},
+    protocol::{Heard, Protocol},
 };
-use crate::node::NodeInfo;
+use crate::{node::NodeInfo, resource::ResourceKind};
 
 /// Notices kept for a receiver that falls behind.
 const NOTICES: usize = 1024;
@@ -42,6 +41,17 @@ struct Slot {
     changed: Arc<Notify>,
     /// The stream that speaks for the proxy; a newer one takes its place.
     stream: Option<u64>,
+}
+
+impl Slot {
+    /// All of the snapshot is accepted: so is the part of each kind, whether or not its version came with any of it.
+    fn settle(&mut self, kinds: &[ResourceKind]) {
+        let Some(version) = &self.state.published else { return };
+        for kind in kinds.iter().filter(|kind| **kind != ResourceKind::Overlay) {
+            self.state.acked.insert(*kind, version.clone());
+        }
+        self.state.nack.take_if(|nack| nack.kind != ResourceKind::Overlay);
+    }
 }
 
 /// A stream's hold on its proxy's slot.
@@ -173,12 +183,16 @@ impl Shared {
         self.tell(notice);
     }
 
-    pub fn next_response(&self, ticket: &Ticket, core: &mut StreamCore) -> Result<Option<DiscoveryResponse>, Status> {
+    pub fn next_response<P: Protocol>(&self, ticket: &Ticket, core: &mut P) -> Result<Option<P::Response>, Status> {
         let mut slots = self.slots();
         match slots.proxies.get_mut(&ticket.proxy) {
             Some(slot) if slot.stream == Some(ticket.stream) => {
                 let response = core.next_response(&slot.desired, &mut slot.held, Instant::now());
-                slot.state.settled = core.settled_all(&slot.desired);
+                let settled = core.settled_all(&slot.desired);
+                if settled && !slot.state.settled {
+                    slot.settle(&core.kinds());
+                }
+                slot.state.settled = settled;
                 Ok(response)
             }
             Some(_) => Err(Status::aborted("a newer stream took its place")),

@@ -3,68 +3,34 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use envoy_types::pb::{
-    envoy::service::{
-        discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource},
-        runtime::v3::Runtime,
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource},
     },
-    google::protobuf::{self, Any, Struct},
+    google::protobuf::Any,
 };
 use prost::{Message, Name};
 
 use super::{
-    Nack,
     desired::{Desired, Published},
     held::{Held, is_of},
+    leased::{Asked, Leased},
+    protocol::{Heard, MOST_NAMES, Protocol, nack},
 };
 use crate::{resource::ResourceKind, snapshot::ListenerProtocol};
-
-/// A proxy that asks for more names than this at once is not ours.
-const MOST_NAMES: usize = 10_000;
-
-/// Longest detail of a refusal that is kept, in bytes.
-const LONGEST_DETAIL: usize = 4096;
 
 /// State of one stream.
 #[derive(Debug, Default)]
 pub(super) struct StreamCore {
     kinds: BTreeMap<ResourceKind, Subscription>,
     nonces: u64,
-    renewals: u64,
-    overlays: Promise,
+    overlays: Leased,
     /// The proxy said that it has no clusters yet.
     anew: bool,
-}
-
-/// Until when the proxy keeps the overlays that it was told, by our clock: the earliest of their deadlines.
-#[derive(Debug, Default)]
-struct Promise {
-    /// By the last response that the proxy answered.
-    held: Option<Instant>,
-    /// By the one that was sent last.
-    told: Option<Instant>,
-    awaited: bool,
-    /// An answer came only when what the proxy held before may have lapsed there: it was paused or cut off. A heartbeat
-    /// would not bring back what lapsed.
-    late: bool,
-}
-
-impl Promise {
-    /// What is told whole is held from then on, whatever was held before.
-    fn tell(&mut self, until: Option<Instant>, whole: bool) {
-        self.held.take_if(|_| whole);
-        (self.told, self.awaited, self.late) = (until, true, false);
-    }
-
-    fn answered(&mut self, now: Instant) {
-        if std::mem::take(&mut self.awaited) {
-            self.late = self.held.is_some_and(|held| held <= now);
-            self.held = self.told;
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -84,21 +50,20 @@ struct Sent {
     answered: bool,
 }
 
-/// What a request told.
-#[derive(Debug, PartialEq)]
-pub(super) enum Heard {
-    /// A subscription, or an answer to something older than the last response.
-    Nothing,
-    Acked {
-        kind: ResourceKind,
-        version: String,
-    },
-    Nacked(Nack),
-}
+impl Protocol for StreamCore {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
 
-impl StreamCore {
-    /// Takes in a request. An error is the peer's fault and ends the stream.
-    pub fn on_request(&mut self, request: &DiscoveryRequest) -> Result<Heard, String> {
+    fn node(request: &DiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    /// What it has of each kind is told when it asks for that kind first.
+    fn version(request: &DiscoveryRequest) -> Option<String> {
+        request.response_nonce.is_empty().then(|| request.version_info.clone())
+    }
+
+    fn on_request(&mut self, request: &DiscoveryRequest) -> Result<Heard, String> {
         let Some(kind) = ResourceKind::of_type_url(&request.type_url) else {
             // A stock Envoy may ask for kinds that we do not serve; it is left waiting, as the protocol has it.
             return Ok(Heard::Nothing);
@@ -122,9 +87,7 @@ impl StreamCore {
         Ok(subscription.answer(kind, request))
     }
 
-    /// The next response, if one is due. Called again after each, until there is none: each call sees the latest
-    /// configuration, so a slow proxy skips what was overtaken.
-    pub fn next_response(&mut self, desired: &Desired, held: &mut Held, now: Instant) -> Option<DiscoveryResponse> {
+    fn next_response(&mut self, desired: &Desired, held: &mut Held, now: Instant) -> Option<DiscoveryResponse> {
         if std::mem::take(&mut self.anew) {
             held.forget();
         }
@@ -141,8 +104,7 @@ impl StreamCore {
         }
     }
 
-    /// Whether the proxy accepted all of the published snapshot, and nothing beside it is kept any more.
-    pub fn settled_all(&self, desired: &Desired) -> bool {
+    fn settled_all(&self, desired: &Desired) -> bool {
         let Some(published) = &desired.snapshot else { return false };
         let clusters = self.kinds.get(&ResourceKind::Cluster).and_then(|clusters| clusters.acked.as_ref());
         let bundles = published.resources.get(&ResourceKind::Trust);
@@ -153,6 +115,12 @@ impl StreamCore {
         trusts && self.moved(published) && clusters == Some(&published.version)
     }
 
+    fn kinds(&self) -> Vec<ResourceKind> {
+        self.kinds.keys().copied().collect()
+    }
+}
+
+impl StreamCore {
     /// Make before break: endpoints right behind their clusters (Envoy acknowledges changed clusters only once their
     /// endpoints are there, too), listeners once both are accepted, routes once the listeners are, and clusters that go
     /// only after that. A refusal stops the rest of that version: what is in force stays in force, whole.
@@ -241,27 +209,18 @@ impl StreamCore {
         let subscription = self.kinds.get(&ResourceKind::Overlay)?;
         let version = desired.generation.to_string();
         let wildcard = subscription.names.is_empty();
-        if !subscription.outstanding() {
-            self.overlays.answered(now);
-        }
-        let lapsed = wildcard && self.overlays.late && subscription.accepted(&version);
-        let mut whole = true;
-        let resources = if lapsed || subscription.wants_version(&version) || (!wildcard && subscription.wants_names()) {
-            self.renewals = desired.renewals;
-            if wildcard { all_overlays(desired, now) } else { layers(desired, &subscription.names) }
-        } else if wildcard && desired.renewals > self.renewals && subscription.accepted(&version) {
-            let seen = std::mem::replace(&mut self.renewals, desired.renewals);
-            let resources = heartbeats(desired, seen, now);
-            if resources.is_empty() {
-                return None;
-            }
-            whole = false;
-            resources
-        } else {
-            return None;
+        let asked = Asked {
+            names: (!wildcard).then_some(&subscription.names),
+            outstanding: subscription.outstanding(),
+            news: subscription.wants_version(&version) || (!wildcard && subscription.wants_names()),
+            accepted: subscription.accepted(&version),
         };
-        let deadlines = desired.overlays.values().filter(|overlay| overlay.left(now).is_some());
-        self.overlays.tell(deadlines.filter_map(|overlay| overlay.deadline).min(), whole);
+        let told = self.overlays.next(desired, &asked, now)?;
+        let resources = told.resources.into_iter().map(|resource| match resource.ttl {
+            Some(_) => Some(Any { type_url: Resource::type_url(), value: resource.encode_to_vec() }),
+            None => resource.resource,
+        });
+        let resources = resources.flatten().collect();
         let nonce = self.nonce();
         self.kinds.entry(ResourceKind::Overlay).or_default().sending(&version, &nonce);
         Some(respond(ResourceKind::Overlay, &version, nonce, resources))
@@ -289,10 +248,7 @@ impl Subscription {
             }
             Some(error) => {
                 self.refused = Some(version.clone());
-                let mut detail = error.message.clone();
-                let end = (0..=LONGEST_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
-                detail.truncate(end.unwrap_or(0));
-                Heard::Nacked(Nack { kind, version, detail })
+                Heard::Nacked(nack(kind, version, error))
             }
         }
     }
@@ -353,43 +309,4 @@ fn respond(kind: ResourceKind, version: &str, nonce: String, resources: Vec<Any>
         nonce,
         ..DiscoveryResponse::default()
     }
-}
-
-/// The whole set, each overlay with the time left to it.
-fn all_overlays(desired: &Desired, now: Instant) -> Vec<Any> {
-    let live = desired.overlays.iter().filter_map(|(id, overlay)| Some((id, overlay, overlay.left(now)?)));
-    live.map(|(id, overlay, left)| leased(desired, id, left, Some(overlay.body.clone()))).collect()
-}
-
-/// Renewals since `seen`: same version, no body.
-fn heartbeats(desired: &Desired, seen: u64, now: Instant) -> Vec<Any> {
-    let renewed = desired.overlays.iter().filter(|(_, overlay)| overlay.renewed > seen);
-    renewed.filter_map(|(id, overlay)| Some(leased(desired, id, overlay.left(now)?, None))).collect()
-}
-
-fn leased(desired: &Desired, id: &str, left: Duration, body: Option<Any>) -> Any {
-    let ttl = protobuf::Duration {
-        seconds: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(left.subsec_nanos()).unwrap_or(0),
-    };
-    let resource = Resource {
-        name: id.to_owned(),
-        version: desired.generation.to_string(),
-        resource: body,
-        ttl: Some(ttl),
-        ..Resource::default()
-    };
-    Any { type_url: Resource::type_url(), value: resource.encode_to_vec() }
-}
-
-/// Layers that an Envoy asks for by name: it needs an answer to start. None of our overlays is a value that it reads.
-fn layers(desired: &Desired, names: &BTreeSet<String>) -> Vec<Any> {
-    let layer = |name: &String| match desired.overlays.get(name) {
-        Some(overlay) => overlay.body.clone(),
-        None => {
-            let empty = Runtime { name: name.clone(), layer: Some(Struct::default()) };
-            Any { type_url: ResourceKind::Overlay.type_url().to_owned(), value: empty.encode_to_vec() }
-        }
-    };
-    names.iter().map(layer).collect()
 }

@@ -15,15 +15,18 @@ use prost::Message;
 use super::{
     desired::Desired,
     held::Held,
-    stream::{Heard, StreamCore},
+    protocol::{Heard, Protocol as _},
+    stream::StreamCore,
 };
 use crate::{
     overlay::{Effect, Overlay},
     resource::ResourceKind as Kind,
-    snapshot::{Cluster, Direction, EndpointSet, Listener, ListenerProtocol, Snapshot, UpstreamProtocol},
+    snapshot::{
+        Cluster, Direction, Endpoint, EndpointSet, Listener, ListenerProtocol, Locality, Snapshot, UpstreamProtocol,
+    },
 };
 
-fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
+pub(super) fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
     let cluster = |name: &&str| Cluster::new(*name, UpstreamProtocol::Tcp);
     let listener = Listener {
         name: "bytes".to_owned(),
@@ -39,6 +42,16 @@ fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
         endpoints: endpoints.collect(),
         ..Snapshot::default()
     })
+}
+
+pub(super) fn locality(port: u16) -> Locality {
+    let endpoint = Endpoint {
+        name: port.to_string(),
+        address: SocketAddr::from(([127, 0, 0, 1], port)),
+        version: String::new(),
+        weight: 1,
+    };
+    Locality { region: "east".to_owned(), zone: String::new(), priority: 0, weight: 1, endpoints: vec![endpoint] }
 }
 
 struct Talk {

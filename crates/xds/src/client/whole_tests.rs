@@ -1,16 +1,20 @@
 //! The client's state machine, message by message.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use envoy_types::pb::{
-    envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapper},
+    envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource as Wrapper},
     google::protobuf::{self, Any},
 };
 use prost::{Message, Name};
 
 use super::{
     Update, Verdict,
-    core::{ClientCore, Reaction},
+    protocol::{Protocol as _, Reaction},
+    whole::WholeCore,
 };
 use crate::{
     codec::{Resource, encode_resource},
@@ -20,15 +24,15 @@ use crate::{
     snapshot::{Cluster, Direction, EndpointSet, Listener, ListenerProtocol, UpstreamProtocol},
 };
 
-fn cluster(name: &str) -> Resource {
+pub(super) fn cluster(name: &str) -> Resource {
     Resource::Cluster(Cluster::new(name, UpstreamProtocol::Tcp))
 }
 
-fn endpoints(name: &str) -> Resource {
+pub(super) fn endpoints(name: &str) -> Resource {
     Resource::Endpoints(EndpointSet { cluster: name.to_owned(), localities: Vec::new() })
 }
 
-fn listener(cluster: &str) -> Resource {
+pub(super) fn listener(cluster: &str) -> Resource {
     Resource::Listener(Listener {
         name: "bytes".to_owned(),
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
@@ -38,7 +42,7 @@ fn listener(cluster: &str) -> Resource {
     })
 }
 
-fn any(resource: &Resource) -> Any {
+pub(super) fn any(resource: &Resource) -> Any {
     Any { type_url: resource.kind().type_url().to_owned(), value: encode_resource(resource).unwrap() }
 }
 
@@ -52,13 +56,13 @@ fn response(kind: Kind, version: &str, resources: Vec<Any>) -> DiscoveryResponse
     }
 }
 
-fn give(core: &mut ClientCore, version: &str, resources: &[Resource]) -> Reaction {
+fn give(core: &mut WholeCore, version: &str, resources: &[Resource]) -> Reaction<DiscoveryRequest> {
     let kind = resources[0].kind();
-    core.on_response(&response(kind, version, resources.iter().map(any).collect()))
+    core.on_response(&response(kind, version, resources.iter().map(any).collect()), Instant::now())
 }
 
-fn opened() -> ClientCore {
-    let mut core = ClientCore::new(NodeInfo { id: "gate".to_owned(), ..NodeInfo::default() });
+fn opened() -> WholeCore {
+    let mut core = WholeCore::new(NodeInfo { id: "gate".to_owned(), ..NodeInfo::default() });
     let requests = core.open();
     assert_eq!(requests[0].node.as_ref().unwrap().id, "gate");
     assert_eq!(requests.len(), 3);
@@ -92,7 +96,7 @@ fn what_does_not_decode_is_refused_whole_and_what_is_in_force_stays() {
     give(&mut core, "1", &[cluster("a")]);
     let bad = Any { type_url: Kind::Cluster.type_url().to_owned(), value: b"\x07garbage".to_vec() };
     let mixed = vec![any(&cluster("b")), bad];
-    let reaction = core.on_response(&response(Kind::Cluster, "2", mixed));
+    let reaction = core.on_response(&response(Kind::Cluster, "2", mixed), Instant::now());
     assert!(matches!(&reaction.updates[..], [Update::Rejected { version, .. }] if version == "2"));
     let nack = &reaction.requests[0];
     assert_eq!((nack.version_info.as_str(), nack.response_nonce.as_str()), ("1", "nonce of Cluster 2"));
@@ -100,7 +104,8 @@ fn what_does_not_decode_is_refused_whole_and_what_is_in_force_stays() {
     assert_eq!(reaction.requests.len(), 1, "nothing of it counts");
     give(&mut core, "1", &[listener("a")]);
     assert_eq!(give(&mut core, "1", &[endpoints("a")]).updates.len(), 1);
-    let twice = core.on_response(&response(Kind::Cluster, "3", vec![any(&cluster("a")), any(&cluster("a"))]));
+    let twice = response(Kind::Cluster, "3", vec![any(&cluster("a")), any(&cluster("a"))]);
+    let twice = core.on_response(&twice, Instant::now());
     assert!(matches!(&twice.updates[..], [Update::Rejected { reason, .. }] if reason.contains("twice")));
 }
 
@@ -119,7 +124,7 @@ fn a_heartbeat_is_told_from_a_change() {
     let three = Duration::from_secs(3);
     let mut core = opened();
     let mut hear = |version: &str, resources| {
-        let mut updates = core.on_response(&response(Kind::Overlay, version, resources)).updates;
+        let mut updates = core.on_response(&response(Kind::Overlay, version, resources), Instant::now()).updates;
         assert_eq!(updates.len(), 1);
         updates.remove(0)
     };
@@ -131,7 +136,7 @@ fn a_heartbeat_is_told_from_a_change() {
     assert_eq!(hear("2", Vec::new()), Update::Overlays(Vec::new()));
 }
 
-fn verdict(version: &str, refused: Option<&str>) -> Verdict {
+pub(super) fn verdict(version: &str, refused: Option<&str>) -> Verdict {
     Verdict { version: version.to_owned(), refused: refused.map(str::to_owned) }
 }
 
@@ -144,11 +149,11 @@ fn the_last_part_is_acknowledged_when_the_snapshot_is_in_force() {
     let reaction = give(&mut core, "1", &[listener("a")]);
     assert!(matches!(&reaction.updates[..], [Update::Snapshot { .. }]) && reaction.requests.is_empty(), "not yet");
     assert!(core.undecided());
-    assert_eq!(core.on_verdict(&verdict("0", None)), None, "of another one");
-    let ack = core.on_verdict(&verdict("1", None)).unwrap();
+    assert_eq!(core.on_verdict(&verdict("0", None)), [], "of another one");
+    let ack = core.on_verdict(&verdict("1", None)).remove(0);
     assert_eq!((ack.version_info.as_str(), ack.response_nonce.as_str()), ("1", "nonce of Listener 1"));
     assert!(ack.error_detail.is_none() && !core.undecided());
-    assert_eq!(core.on_verdict(&verdict("1", None)), None, "said before");
+    assert_eq!(core.on_verdict(&verdict("1", None)), [], "said before");
 }
 
 #[test]
@@ -157,10 +162,10 @@ fn a_refused_snapshot_is_refused_to_the_control_plane_and_may_be_accepted_later(
     for part in [cluster("a"), endpoints("a"), listener("a")] {
         give(&mut core, "1", &[part]);
     }
-    let nack = core.on_verdict(&verdict("1", Some("the address is in use"))).unwrap();
+    let nack = core.on_verdict(&verdict("1", Some("the address is in use"))).remove(0);
     assert_eq!((nack.version_info.as_str(), nack.response_nonce.as_str()), ("", "nonce of Listener 1"));
     assert_eq!(nack.error_detail.unwrap().message, "the address is in use");
-    let ack = core.on_verdict(&verdict("1", None)).unwrap();
+    let ack = core.on_verdict(&verdict("1", None)).remove(0);
     assert_eq!((ack.version_info.as_str(), ack.error_detail), ("1", None));
 
     core.on_verdict(&verdict("1", None));
@@ -168,7 +173,7 @@ fn a_refused_snapshot_is_refused_to_the_control_plane_and_may_be_accepted_later(
         give(&mut core, "2", &[part]);
     }
     give(&mut core, "2", &[listener("a")]);
-    core.on_verdict(&verdict("2", Some("no"))).unwrap();
+    core.on_verdict(&verdict("2", Some("no"))).remove(0);
     // On a new stream it is offered once more, though nothing of it has changed.
     core.open();
     for part in [cluster("a"), endpoints("a")] {

@@ -1,33 +1,35 @@
-//! The client's side of a stream as a pure state machine: collects resources until a snapshot is whole, refuses what
+//! The client's side of a state-of-the-world stream as a pure state machine: collects resources until a snapshot is whole, refuses what
 //! does not decode and keeps what is in force, and tells a heartbeat from a change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use envoy_types::pb::{
-    envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource as Wrapper},
-    google::{protobuf::Any, rpc::Status},
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DiscoveryRequest, DiscoveryResponse, Resource as Wrapper,
+    aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use prost::{Message, Name};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming, transport::Channel};
 
-use super::{Update, Verdict};
+use super::{
+    Update, Verdict, parts,
+    protocol::{Protocol, Reaction, refusal},
+};
 use crate::{
     codec::{self, Resource},
     node::NodeInfo,
     overlay::Overlay,
     resource::ResourceKind,
-    snapshot::{ListenerProtocol, Snapshot},
+    snapshot::Snapshot,
 };
-
-/// gRPC's INVALID_ARGUMENT.
-const INVALID: i32 = 3;
 
 /// What the client holds. A new stream starts anew, but for what was last handed out.
 #[derive(Debug)]
-pub(super) struct ClientCore {
+pub(super) struct WholeCore {
     node: NodeInfo,
     kinds: BTreeMap<ResourceKind, Held>,
     emitted: Option<(String, Arc<Snapshot>)>,
@@ -55,26 +57,18 @@ struct Held {
     resources: BTreeMap<String, (String, Resource)>,
 }
 
-/// What to send and what to tell after a response.
-#[derive(Debug, Default)]
-pub(super) struct Reaction {
-    pub requests: Vec<DiscoveryRequest>,
-    pub updates: Vec<Update>,
-}
-
 /// What an overlay response holds.
 enum Overlays {
     All(Vec<(Overlay, Duration)>),
     Renewed(Vec<(String, Duration)>),
 }
 
-impl ClientCore {
-    pub fn new(node: NodeInfo) -> Self {
-        Self { node, kinds: BTreeMap::new(), emitted: None, offered: None }
-    }
+impl Protocol for WholeCore {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
 
-    /// Begins a stream: everything of the kinds that have "everything". The first message says who we are.
-    pub fn open(&mut self) -> Vec<DiscoveryRequest> {
+    /// Everything of the kinds that have "everything".
+    fn open(&mut self) -> Vec<DiscoveryRequest> {
         self.kinds.clear();
         self.offered = None;
         let kinds = [ResourceKind::Cluster, ResourceKind::Listener, ResourceKind::Overlay];
@@ -87,8 +81,7 @@ impl ClientCore {
         requests
     }
 
-    /// Takes in a response.
-    pub fn on_response(&mut self, response: &DiscoveryResponse) -> Reaction {
+    fn on_response(&mut self, response: &DiscoveryResponse, _: Instant) -> Reaction<DiscoveryRequest> {
         let mut reaction = Reaction::default();
         let Some(kind) = ResourceKind::of_type_url(&response.type_url) else {
             // We never asked for it. It is answered all the same, so that the server learns.
@@ -131,17 +124,13 @@ impl ClientCore {
         reaction
     }
 
-    /// Whether a snapshot was handed out that nothing was heard of yet.
-    pub fn undecided(&self) -> bool {
+    fn undecided(&self) -> bool {
         self.offered.as_ref().is_some_and(|offered| !offered.decided)
     }
 
-    /// Tells the control plane what became of the snapshot that was handed out last.
-    pub fn on_verdict(&mut self, verdict: &Verdict) -> Option<DiscoveryRequest> {
-        let Offered { version, kind, before, decided } = self.offered.as_mut()?;
-        if *version != verdict.version {
-            return None;
-        }
+    fn on_verdict(&mut self, verdict: &Verdict) -> Vec<DiscoveryRequest> {
+        let offered = self.offered.as_mut().filter(|offered| offered.version == verdict.version);
+        let Some(Offered { version, kind, before, decided }) = offered else { return Vec::new() };
         *decided = true;
         let (kind, refused) = (*kind, verdict.refused.as_deref());
         let named = if refused.is_some() { before } else { version }.clone();
@@ -151,7 +140,20 @@ impl ClientCore {
             Some(_) => self.emitted = None,
             None => self.offered = None,
         }
-        Some(self.request(kind, refused))
+        vec![self.request(kind, refused)]
+    }
+
+    async fn stream(
+        mut client: AggregatedDiscoveryServiceClient<Channel>,
+        requests: Request<ReceiverStream<DiscoveryRequest>>,
+    ) -> Result<Streaming<DiscoveryResponse>, Status> {
+        client.stream_aggregated_resources(requests).await.map(tonic::Response::into_inner)
+    }
+}
+
+impl WholeCore {
+    pub fn new(node: NodeInfo) -> Self {
+        Self { node, kinds: BTreeMap::new(), emitted: None, offered: None }
     }
 
     /// Decodes all of a response before any of it counts.
@@ -168,7 +170,7 @@ impl ClientCore {
         }
         let mut resources = BTreeMap::new();
         for any in &response.resources {
-            let resource = decode(kind, any)?;
+            let resource = parts::decode(kind, any)?;
             let name = resource.name().to_owned();
             if resources.insert(name.clone(), (version.clone(), resource)).is_some() {
                 return Err(format!("{kind} {name} is there twice"));
@@ -187,13 +189,14 @@ impl ClientCore {
 
     /// After clusters and listeners: asks for what they refer to, if that changed.
     fn subscribe(&mut self, kind: ResourceKind, requests: &mut Vec<DiscoveryRequest>) {
+        let trust = parts::bundles(self.held(ResourceKind::Cluster).chain(self.held(ResourceKind::Listener)));
         let named = match kind {
-            ResourceKind::Cluster => [
-                (ResourceKind::Trust, self.trust_named()),
-                (ResourceKind::Endpoints, self.names(ResourceKind::Cluster)),
-            ],
+            ResourceKind::Cluster => {
+                [(ResourceKind::Trust, trust), (ResourceKind::Endpoints, self.names(ResourceKind::Cluster))]
+            }
             ResourceKind::Listener => {
-                [(ResourceKind::Trust, self.trust_named()), (ResourceKind::Routes, self.tables_named())]
+                let tables = parts::tables(self.held(ResourceKind::Listener));
+                [(ResourceKind::Trust, trust), (ResourceKind::Routes, tables)]
             }
             _ => return,
         };
@@ -229,27 +232,6 @@ impl ClientCore {
         self.held(kind).map(|resource| resource.name().to_owned()).collect()
     }
 
-    fn trust_named(&self) -> BTreeSet<String> {
-        let resources = self.held(ResourceKind::Cluster).chain(self.held(ResourceKind::Listener));
-        let trust = resources.filter_map(|resource| match resource {
-            Resource::Cluster(cluster) => cluster.tls.as_ref().map(|tls| tls.trust.clone()),
-            Resource::Listener(listener) => listener.tls.as_ref().map(|tls| tls.trust.clone()),
-            _ => None,
-        });
-        trust.collect()
-    }
-
-    fn tables_named(&self) -> BTreeSet<String> {
-        let tables = self.held(ResourceKind::Listener).filter_map(|resource| match resource {
-            Resource::Listener(listener) => match &listener.protocol {
-                ListenerProtocol::Http(http) => Some(http.routes.clone()),
-                ListenerProtocol::Tcp { .. } => None,
-            },
-            _ => None,
-        });
-        tables.collect()
-    }
-
     /// A new snapshot, if what is held is whole: every kind at one version, everything that is referred to there. Our
     /// control plane sends all kinds of a snapshot under one version, so parts of two are never put together.
     fn whole(&mut self) -> Option<Update> {
@@ -264,7 +246,7 @@ impl ClientCore {
                 return None;
             }
         }
-        let snapshot = self.assemble();
+        let snapshot = parts::assemble(ResourceKind::ALL.into_iter().flat_map(|kind| self.held(kind)));
         if let Err(error) = codec::check(&snapshot) {
             let reason = error.to_string();
             return Some(Update::Rejected { kind: ResourceKind::Listener, version, reason });
@@ -276,34 +258,6 @@ impl ClientCore {
         self.emitted = Some((version.clone(), Arc::clone(&snapshot)));
         Some(Update::Snapshot { version, snapshot })
     }
-
-    fn assemble(&self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        for kind in ResourceKind::ALL {
-            for resource in self.held(kind) {
-                match resource.clone() {
-                    Resource::Trust(bundle) => snapshot.trust.push(bundle),
-                    Resource::Cluster(cluster) => snapshot.clusters.push(cluster),
-                    Resource::Endpoints(set) => snapshot.endpoints.push(set),
-                    Resource::Listener(listener) => snapshot.listeners.push(listener),
-                    Resource::Routes(table) => snapshot.routes.push(table),
-                    Resource::Overlay(_) => {}
-                }
-            }
-        }
-        snapshot
-    }
-}
-
-fn refusal(reason: &str) -> Status {
-    Status { code: INVALID, message: reason.to_owned(), details: Vec::new() }
-}
-
-fn decode(kind: ResourceKind, any: &Any) -> Result<Resource, String> {
-    if any.type_url != kind.type_url() {
-        return Err(format!("{} in a response of {kind}", any.type_url));
-    }
-    codec::decode_resource(&any.type_url, &any.value).map_err(|error| error.to_string())
 }
 
 /// A response without any body, of the version that is in force, renews what it names; any other is the whole set.
@@ -316,7 +270,7 @@ fn read_overlays(response: &DiscoveryResponse, in_force: &str) -> Result<Overlay
             return Err(format!("an overlay without a time to live ({})", any.type_url));
         }
         let wrapper = Wrapper::decode(any.value.as_slice()).map_err(|error| format!("not a resource: {error}"))?;
-        let ttl = read_ttl(&wrapper)?;
+        let ttl = parts::read_ttl(&wrapper)?;
         if !names.insert(wrapper.name.clone()) {
             return Err(format!("Runtime {} is there twice", wrapper.name));
         }
@@ -324,7 +278,7 @@ fn read_overlays(response: &DiscoveryResponse, in_force: &str) -> Result<Overlay
             renewed.push((wrapper.name, ttl));
             continue;
         };
-        match decode(ResourceKind::Overlay, body)? {
+        match parts::decode(ResourceKind::Overlay, body)? {
             Resource::Overlay(overlay) if overlay.id == wrapper.name => all.push((overlay, ttl)),
             other => return Err(format!("Runtime {} is wrapped as {}", other.name(), wrapper.name)),
         }
@@ -334,14 +288,4 @@ fn read_overlays(response: &DiscoveryResponse, in_force: &str) -> Result<Overlay
         (true, false) if response.version_info == in_force => Ok(Overlays::Renewed(renewed)),
         _ => Err("overlays without a body in a new version".to_owned()),
     }
-}
-
-fn read_ttl(wrapper: &Wrapper) -> Result<Duration, String> {
-    let ttl = wrapper.ttl.as_ref().and_then(|ttl| {
-        Some(Duration::new(
-            u64::try_from(ttl.seconds).ok()?,
-            u32::try_from(ttl.nanos).ok().filter(|n| *n < 1_000_000_000)?,
-        ))
-    });
-    ttl.filter(|ttl| !ttl.is_zero()).ok_or_else(|| format!("Runtime {}: no time to live", wrapper.name))
 }
