@@ -9,6 +9,7 @@ mod failover;
 mod kill;
 mod nginx;
 mod oracle;
+mod routing;
 mod security;
 mod store;
 mod supervise;

@@ -6,10 +6,11 @@ mod mesh;
 mod plan;
 mod route;
 mod service;
+mod upstream;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, route::*, service::*};
+pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, route::*, service::*, upstream::*};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},
