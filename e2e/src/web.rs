@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -16,6 +16,8 @@ use serde_json::Value;
 pub struct Answer {
     /// Status.
     pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
     /// Value of `x-firedrill-answered-by`.
     pub answered_by: Option<String>,
     /// Body.
@@ -53,8 +55,9 @@ impl Web {
             let status = response.status();
             let answered_by =
                 response.headers().get("x-firedrill-answered-by").map(|v| v.to_str().unwrap_or_default().to_owned());
+            let headers = response.headers().clone();
             let body = response.into_body().collect().await.map_err(|e| format!("{e:?}"))?.to_bytes();
-            Ok(Answer { status, answered_by, body })
+            Ok(Answer { status, headers, answered_by, body })
         };
         tokio::time::timeout(bound, exchange).await.unwrap_or_else(|_| Err(format!("no answer in {bound:?}")))
     }

@@ -1,10 +1,11 @@
 //! A validated set of manifests. A value that exists is consistent: every reference resolves, every default is filled in.
 
 mod route;
+mod upstream;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-pub use self::route::*;
+pub use self::{route::*, upstream::*};
 use crate::{
     name::{DrillName, GatewayName, PlanName, ProbeName, RegionName, ServiceName, WorkloadName},
     unit::{Percent, Rate},
@@ -40,6 +41,8 @@ pub struct Mesh {
     pub gateways: Vec<Gateway>,
     /// Traffic policy of services that say nothing else.
     pub defaults: TrafficPolicy,
+    /// Bounds on what callers may send to any proxy.
+    pub listeners: ListenerLimits,
 }
 
 /// A way into the mesh.
@@ -111,8 +114,22 @@ pub struct Hedge {
 pub struct Detection {
     /// Failed requests in a row. Default 5; `None` is `consecutiveErrors: off`.
     pub consecutive_errors: Option<u32>,
+    /// Answers 5xx in a row, every one of them. Default: `None`, off.
+    pub consecutive_5xx: Option<u32>,
+    /// Failures to connect, resets and timeouts in a row, counted apart. Default: `None`, counted as 503.
+    pub consecutive_local: Option<u32>,
+    /// Against the other endpoints. Default: `None`, off.
+    pub success_rate: Option<SuccessRate>,
+    /// Against a fixed percentage. Default: `None`, off.
+    pub failure_percentage: Option<FailurePercentage>,
+    /// Over which rates are taken. Default 1 s.
+    pub interval: Duration,
     /// First ejection. Default 30 s.
     pub ejection: Duration,
+    /// Longest ejection. Default 5 min, and not below the first.
+    pub longest_ejection: Duration,
+    /// Percent of a tier that may be ejected at once while no later tier has endpoints. Default 50.
+    pub ejected_at_most: u8,
     /// Probing by the proxies. Default: connect each 1 s.
     pub active_check: Option<ActiveCheck>,
 }
@@ -120,10 +137,14 @@ pub struct Detection {
 /// Probing of every endpoint by every proxy that uses it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActiveCheck {
-    /// GET this path and expect 200; `None` (`tcp: true`) only connects.
+    /// GET this path and expect 200; without it and `grpc` (`tcp: true`) only connect.
     pub http: Option<String>,
+    /// Ask `grpc.health.v1` for this service and expect `SERVING`; empty asks for the whole server.
+    pub grpc: Option<String>,
     /// Default 1 s.
     pub every: Duration,
+    /// The same while no request was ever sent. Default: `None`, no difference.
+    pub every_without_traffic: Option<Duration>,
     /// Default: `every`, at most 1 s.
     pub timeout: Duration,
     /// Failures in a row. Default 2.
@@ -145,6 +166,10 @@ pub struct Service {
     pub calls: Vec<ServiceName>,
     /// Effective policy: the mesh's defaults with the service's own fields over them.
     pub policy: TrafficPolicy,
+    /// Which endpoint of a tier gets a request.
+    pub balancing: Balancing,
+    /// Bounds on concurrent use.
+    pub limits: Limits,
     /// Order of regions by caller; the first rule whose caller matches, else the caller's own region first.
     pub routes: Vec<RegionPreference>,
     /// What is done with some requests; the first that matches counts, else they go to all endpoints.

@@ -2,6 +2,7 @@
 //! Parsing it gives the same configuration.
 
 mod route;
+mod upstream;
 
 use serde_json::{Map, Value, json};
 
@@ -88,8 +89,14 @@ fn mesh(mesh: &Mesh) -> Value {
         "regions": mesh.regions,
         "identity": {"builtin": {"certificateLifetime": print_duration(mesh.certificate_lifetime)}},
         "gateways": mesh.gateways.iter().map(gateway).collect::<Vec<_>>(),
-        "defaults": policy(&mesh.defaults),
+        "defaults": defaults(mesh),
     })
+}
+
+fn defaults(mesh: &Mesh) -> Map<String, Value> {
+    let mut defaults = object(policy(&mesh.defaults));
+    defaults.insert("listeners".into(), upstream::listeners(&mesh.listeners));
+    defaults
 }
 
 fn gateway(gateway: &Gateway) -> Value {
@@ -125,18 +132,31 @@ fn hedge(hedge: &Hedge) -> Value {
 
 fn detection(detection: &Detection) -> Value {
     let check = detection.active_check.as_ref().map_or(json!("off"), |check| {
-        let (kind, what) = check.http.as_ref().map_or(("tcp", json!(true)), |path| ("http", json!(path)));
+        let (kind, what) = match (&check.http, &check.grpc) {
+            (Some(path), _) => ("http", json!(path)),
+            (None, Some(service)) => ("grpc", json!(service)),
+            (None, None) => ("tcp", json!(true)),
+        };
         json!({
             kind: what,
             "every": print_duration(check.every),
+            "everyWithoutTraffic": print_duration(check.every_without_traffic.unwrap_or(check.every)),
             "timeout": print_duration(check.timeout),
             "unhealthyAfter": check.unhealthy_after,
             "healthyAfter": check.healthy_after,
         })
     });
+    let in_a_row = |count: Option<u32>| count.map_or(json!("off"), |n| json!(n));
     json!({
-        "consecutiveErrors": detection.consecutive_errors.map_or(json!("off"), |n| json!(n)),
+        "consecutiveErrors": in_a_row(detection.consecutive_errors),
+        "consecutive5xx": in_a_row(detection.consecutive_5xx),
+        "consecutiveLocal": in_a_row(detection.consecutive_local),
+        "successRate": detection.success_rate.as_ref().map_or(json!("off"), upstream::success_rate),
+        "failurePercentage": detection.failure_percentage.as_ref().map_or(json!("off"), upstream::failure_percentage),
+        "interval": print_duration(detection.interval),
         "ejection": print_duration(detection.ejection),
+        "longestEjection": print_duration(detection.longest_ejection),
+        "ejectedAtMost": format!("{}%", detection.ejected_at_most),
         "activeCheck": check,
     })
 }
@@ -159,6 +179,8 @@ fn service(service: &Service) -> Value {
     spec.insert("endpoints".into(), service.endpoints.iter().map(endpoint).collect());
     spec.insert("calls".into(), json!(service.calls));
     spec.extend(object(policy(&service.policy)));
+    spec.insert("balancing".into(), upstream::balancing(&service.balancing));
+    spec.insert("limits".into(), upstream::limits(&service.limits));
     let routes = service.routes.iter().map(|route| {
         let prefer = match &route.prefer {
             Prefer::SameRegion => json!("sameRegion"),

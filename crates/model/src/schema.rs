@@ -107,11 +107,12 @@ fn document(kind: Kind, generator: &mut SchemaGenerator) -> Map<String, Value> {
 }
 
 /// Mappings of which exactly one of these fields must be written.
-const CHOICES: [(&str, &[&str]); 12] = [
+const CHOICES: [(&str, &[&str]); 13] = [
     ("Endpoint", &["run", "address", "addresses", "dns", "file"]),
     ("Dns", &["name", "srv"]),
     ("Fault", &FAULTS),
     ("Guard", &["successRate", "latencyP99", "indeterminate"]),
+    ("HashKey", &["header", "cookie", "sourceAddress"]),
     ("Mirror", &["version", "service"]),
     ("Named", &["present", "absent", "exact", "prefix", "regex"]),
     ("PathMatch", &["exact", "prefix", "regex"]),

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use model::{
     Source,
-    config::{ActiveCheck, Config, Detection, Hedge, Place, Retries, RetryOn, TrafficPolicy, Trigger},
+    config::{
+        ActiveCheck, Balancing, Config, Detection, FailurePercentage, Hedge, Limits, ListenerLimits, Place, Retries,
+        RetryOn, SuccessRate, TrafficPolicy, Trigger,
+    },
     parse,
     unit::Percent,
 };
@@ -71,10 +74,19 @@ fn builtin() -> TrafficPolicy {
         hedge: Some(Hedge { at_least: Duration::from_millis(20), at_most: Duration::from_millis(2500) }),
         detection: Detection {
             consecutive_errors: Some(5),
+            consecutive_5xx: None,
+            consecutive_local: None,
+            success_rate: None,
+            failure_percentage: None,
+            interval: Duration::from_secs(1),
             ejection: Duration::from_secs(30),
+            longest_ejection: Duration::from_secs(300),
+            ejected_at_most: 50,
             active_check: Some(ActiveCheck {
                 http: None,
+                grpc: None,
                 every: Duration::from_secs(1),
+                every_without_traffic: None,
                 timeout: Duration::from_secs(1),
                 unhealthy_after: 2,
                 healthy_after: 2,
@@ -89,6 +101,8 @@ fn nothing_written() {
     assert_eq!(config.mesh.defaults, builtin());
     let web = config.services.values().next().unwrap();
     assert_eq!(web.policy, builtin());
+    assert_eq!((&web.balancing, &web.limits), (&Balancing::default(), &Limits::default()));
+    assert_eq!(config.mesh.listeners, ListenerLimits::default());
     assert_eq!(web.authorization, None);
     let names: Vec<&str> = web.endpoints.iter().map(|e| e.workload.as_str()).collect();
     assert_eq!(names, ["web-east-0", "web-east-1", "web-west-0", "web-west-1"]);
@@ -124,7 +138,7 @@ type Case = (&'static str, &'static str, fn(&mut TrafficPolicy));
 
 #[test]
 fn service_over_mesh_over_builtin() {
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         ("{timeout: 6s}", "", |p| {
             p.timeout = Duration::from_secs(6);
             // Derived from the timeout that counts.
@@ -143,6 +157,19 @@ fn service_over_mesh_over_builtin() {
             p.retries.on = vec![RetryOn::Reset];
         }),
         ("{hedge: off}", "", |p| p.hedge = None),
+        (
+            "{detection: {successRate: {hosts: 3}, consecutive5xx: 4, ejectedAtMost: 20%}}",
+            "detection: {consecutive5xx: off, failurePercentage: {}}",
+            |p| {
+                p.detection.success_rate = Some(SuccessRate { factor: 1900, hosts: 3, requests: 100 });
+                p.detection.failure_percentage = Some(FailurePercentage { threshold: 85, hosts: 5, requests: 50 });
+                p.detection.ejected_at_most = 20;
+            },
+        ),
+        ("{}", "detection: {ejection: 10m}", |p| {
+            p.detection.ejection = Duration::from_secs(600);
+            p.detection.longest_ejection = Duration::from_secs(600);
+        }),
         ("{hedge: off}", "hedge: {atLeast: 1ms, atMost: 9ms}", |p| {
             p.hedge = Some(Hedge { at_least: Duration::from_millis(1), at_most: Duration::from_millis(9) });
         }),

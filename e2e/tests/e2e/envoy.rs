@@ -34,7 +34,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// Has the mesh write what Envoy needs, and starts it as the command says that it printed.
-async fn start(envoy: &Path, mesh: &Mesh) -> Child {
+pub async fn start(envoy: &Path, mesh: &Mesh, trust_domain: &str) -> Child {
     let out = mesh.path().join("edge");
     let state = mesh.state();
     let (state, folder) = (state.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
@@ -42,7 +42,8 @@ async fn start(envoy: &Path, mesh: &Mesh) -> Child {
     let text = run(&args, MOMENT).await;
     assert_eq!(text.code, Some(0), "{text:?}");
     assert!(text.err.is_empty(), "{}", text.err);
-    for part in ["-c", "envoy.json", "not renewed by itself", "spiffe://bank.example/gateway/edge"] {
+    let id = format!("spiffe://{trust_domain}/gateway/edge");
+    for part in ["-c", "envoy.json", "not renewed by itself", &id] {
         assert!(text.out.contains(part), "no {part} in {}", text.out);
     }
     let again = run(&[&args[..], &["--format", "json"]].concat(), MOMENT).await;
@@ -57,7 +58,7 @@ async fn start(envoy: &Path, mesh: &Mesh) -> Child {
 }
 
 /// Envoy has everything that the control plane wants it to have, and refused nothing.
-async fn in_sync(mesh: &Mesh) {
+pub async fn in_sync(mesh: &Mesh) {
     let edge = until(MOMENT, async || {
         let proxies = mesh.control("/v1/proxies").await;
         let edge = rows(&proxies).find(|proxy| proxy["name"] == "edge").cloned().unwrap_or_default();
@@ -80,7 +81,7 @@ async fn a_stock_envoy_is_the_gateway_of_the_bank() {
     let mesh = Mesh::up(bank(gateway, |text| short(&text)), &["--without", "edge"]).await;
     let edge = &mesh.report()["gateways"][0]["proxy"];
     assert_eq!((&edge["state"], &edge["pid"]), (&Value::from("external"), &Value::Null));
-    let mut child = start(&envoy, &mesh).await;
+    let mut child = start(&envoy, &mesh, "bank.example").await;
     until(MOMENT, async || match mesh.web.get(gateway, "/accounts/42").await {
         Ok(answer) if answer.status.is_success() => Ok(()),
         other => Err(format!("{other:?}")),

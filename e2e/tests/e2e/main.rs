@@ -10,6 +10,7 @@ mod kill;
 mod nginx;
 mod oracle;
 mod rotation;
+mod routing;
 mod security;
 mod store;
 mod supervise;

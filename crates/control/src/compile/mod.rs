@@ -20,7 +20,7 @@ use thiserror::Error;
 pub use tiers::Switches;
 use xds::snapshot::{
     Admission, AllowRule, Authorization, Balancer, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
-    EndpointSet, Forward, HttpListener, Limits, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
+    EndpointSet, Forward, HttpListener, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
     RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
 };
 
@@ -33,6 +33,8 @@ use crate::{
 pub const TRUST: &str = "mesh";
 /// Name of the cluster (and of the service it stands for) that leads from a sidecar to its workload.
 const LOCAL: &str = "local";
+/// Where gRPC health checks go (grpc.health.v1).
+const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Bound on a connection over loopback to the workload beside a sidecar.
 const LOCAL_CONNECT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -177,7 +179,7 @@ impl Compiler<'_> {
             protocol: ListenerProtocol::Http(HttpListener {
                 routes: "inbound".to_owned(),
                 authorization: Some(self.authorization(service)),
-                limits: Limits::default(),
+                limits: policy::listener_limits(&self.config.mesh.listeners),
                 admission: Some(Admission::default()),
             }),
         });
@@ -212,7 +214,7 @@ impl Compiler<'_> {
         outbound: SocketAddr,
         placement: &Placement,
     ) -> Result<(), String> {
-        snapshot.listeners.push(http_listener("outbound", outbound, Direction::Outbound));
+        snapshot.listeners.push(self.http_listener("outbound", outbound, Direction::Outbound));
         let from = From { service: Some(&service.name), region: Some(&endpoint.region) };
         let mut hosts = Vec::new();
         let caller = Caller::Service(service.name.clone());
@@ -245,7 +247,7 @@ impl Compiler<'_> {
         listen: SocketAddr,
         placement: &Placement,
     ) -> Result<(), String> {
-        snapshot.listeners.push(http_listener("gateway", listen, Direction::Gateway));
+        snapshot.listeners.push(self.http_listener("gateway", listen, Direction::Gateway));
         let from = From { service: None, region: None };
         let callees = called_by(self.config, placement);
         for callee in &callees {
@@ -270,6 +272,12 @@ impl Compiler<'_> {
         Ok(())
     }
 
+    fn http_listener(&self, name: &str, address: SocketAddr, direction: Direction) -> Listener {
+        let limits = policy::listener_limits(&self.config.mesh.listeners);
+        let http = HttpListener { routes: name.to_owned(), authorization: None, limits, admission: None };
+        Listener { name: name.to_owned(), address, direction, tls: None, protocol: ListenerProtocol::Http(http) }
+    }
+
     /// Who may call: as written, else those that name the service in `calls` and the gateways that route to it.
     fn authorization(&self, service: &Service) -> Authorization {
         let callers = self.callers(service);
@@ -289,9 +297,14 @@ impl Compiler<'_> {
             })
             .collect();
         // Callers' proxies check the health through this listener: a check that is refused would take the endpoint out.
-        let check = service.policy.detection.active_check.as_ref().and_then(|check| check.http.clone());
-        if let Some(path) = check.filter(|_| !callers.is_empty()) {
-            rules.push(AllowRule { principals: callers, methods: vec!["GET".to_owned()], paths: vec![path] });
+        let check = service.policy.detection.active_check.as_ref().and_then(|check| match (&check.http, &check.grpc) {
+            (Some(path), _) => Some(("GET", path.as_str())),
+            (None, Some(_)) => Some(("POST", GRPC_CHECK)),
+            (None, None) => None,
+        });
+        if let Some((method, path)) = check.filter(|_| !callers.is_empty()) {
+            let (methods, paths) = (vec![method.to_owned()], vec![path.to_owned()]);
+            rules.push(AllowRule { principals: callers, methods, paths });
         }
         Authorization { allow: rules }
     }
@@ -358,17 +371,16 @@ impl Compiler<'_> {
             server_ids: vec![service_id(self.config, callee.name.as_str())],
         });
         let plan = self.config.plans.values().find(|plan| plan.services.contains(&callee.name));
-        snapshot.clusters.push(Cluster {
+        let cluster = Cluster {
             service: callee.name.to_string(),
             connect_timeout: policy::connect_timeout(&callee.policy),
             tls,
             health_check: policy::health_check(&callee.policy),
             outlier: policy::outlier(&callee.policy),
-            // Endpoints that are known to be down get nothing: the caller sees a fast 503 instead of a slow one.
-            panic_threshold: 0,
             ramp: plan.filter(|_| tiers.len() > 1).and_then(|plan| policy::ramp(&plan.failback)),
             ..Cluster::new(name.clone(), policy::upstream_protocol(callee.protocol))
-        });
+        };
+        snapshot.clusters.push(policy::shared(cluster, callee));
         snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, version, tiers) });
         Ok(())
     }
@@ -447,12 +459,6 @@ fn carried(service: &Service) -> Result<(), String> {
         return Err(format!("service `{name}` mixes `run:` and `address:` endpoints; make two services of it"));
     }
     Ok(())
-}
-
-fn http_listener(name: &str, address: SocketAddr, direction: Direction) -> Listener {
-    let http =
-        HttpListener { routes: name.to_owned(), authorization: None, limits: Limits::default(), admission: None };
-    Listener { name: name.to_owned(), address, direction, tls: None, protocol: ListenerProtocol::Http(http) }
 }
 
 fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {

@@ -2,18 +2,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use model::config::{Failback, Hedge, Protocol, Retries, RetryOn, Service, TrafficPolicy};
+use model::config::{self, Failback, Hedge, ListenerLimits, Protocol, Retries, RetryOn, Service, TrafficPolicy};
 use xds::snapshot::{
-    Forward, HealthCheck, HedgePolicy, OutlierDetection, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction,
-    UpstreamProtocol, WeightedCluster,
+    Balancer, Balancing, CircuitBreakers, Cluster, FailurePercentage, Forward, HashKey, HealthCheck, HedgePolicy,
+    Limits, OutlierDetection, PanicPolicy, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction, SlowStart,
+    SuccessRate, UpstreamProtocol, WeightedCluster,
 };
 
 /// Longest time for a connection with its handshake: a second is long inside a region and between near ones.
 const LONGEST_CONNECT: Duration = Duration::from_secs(1);
-/// Envoy's default for `max_ejection_time`.
-const LONGEST_EJECTION: Duration = Duration::from_secs(300);
-/// Of a tier's endpoints while there is no later tier: half keeps serving even if all look bad.
-const EJECTED_AT_MOST: u8 = 50;
 
 pub(super) fn upstream_protocol(protocol: Protocol) -> UpstreamProtocol {
     match protocol {
@@ -74,23 +71,82 @@ pub(super) fn connect_timeout(policy: &TrafficPolicy) -> Duration {
 pub(super) fn health_check(policy: &TrafficPolicy) -> Option<HealthCheck> {
     policy.detection.active_check.as_ref().map(|check| HealthCheck {
         http_path: check.http.clone(),
-        grpc_service: None,
+        grpc_service: check.grpc.clone(),
         every: check.every,
-        every_without_traffic: None,
+        every_without_traffic: check.every_without_traffic,
         timeout: check.timeout,
         unhealthy_after: check.unhealthy_after,
         healthy_after: check.healthy_after,
     })
 }
 
+/// `None` when no detector is on.
 pub(super) fn outlier(policy: &TrafficPolicy) -> Option<OutlierDetection> {
-    policy.detection.consecutive_errors.map(|consecutive_errors| OutlierDetection {
-        consecutive_errors,
-        base_ejection: policy.detection.ejection,
-        max_ejection: LONGEST_EJECTION.max(policy.detection.ejection),
-        max_percent: EJECTED_AT_MOST,
-        ..OutlierDetection::default()
-    })
+    let detection = &policy.detection;
+    let made = OutlierDetection {
+        consecutive_errors: detection.consecutive_errors.unwrap_or(0),
+        consecutive_5xx: detection.consecutive_5xx,
+        consecutive_local: detection.consecutive_local,
+        success_rate: detection.success_rate.as_ref().map(|rate| SuccessRate {
+            hosts: rate.hosts,
+            requests: rate.requests,
+            factor: rate.factor,
+        }),
+        failure_percentage: detection.failure_percentage.as_ref().map(|failures| FailurePercentage {
+            threshold: failures.threshold,
+            hosts: failures.hosts,
+            requests: failures.requests,
+        }),
+        interval: detection.interval,
+        base_ejection: detection.ejection,
+        max_ejection: detection.longest_ejection,
+        max_percent: detection.ejected_at_most,
+    };
+    let counts = made.consecutive_errors > 0 || made.consecutive_5xx.is_some() || made.consecutive_local.is_some();
+    (counts || made.success_rate.is_some() || made.failure_percentage.is_some()).then_some(made)
+}
+
+/// What of a service's cluster is about sharing its endpoints and protecting them.
+pub(super) fn shared(cluster: Cluster, service: &Service) -> Cluster {
+    let balancing = &service.balancing;
+    let balancer = match balancing.balancer {
+        config::Balancer::RoundRobin => Balancer::RoundRobin,
+        config::Balancer::LeastRequest => Balancer::LeastRequest,
+        config::Balancer::PeakEwma => Balancer::PeakEwma,
+        config::Balancer::RingHash => Balancer::RingHash,
+        config::Balancer::Maglev => Balancer::Maglev,
+    };
+    let key = |key: &config::HashKey| match key {
+        config::HashKey::Header(name) => HashKey::Header(name.clone()),
+        config::HashKey::Cookie(name) => HashKey::Cookie(name.clone()),
+        config::HashKey::SourceAddress => HashKey::SourceAddress,
+    };
+    let slow = |slow: &config::SlowStart| SlowStart { window: slow.window, aggression: 1.0, at_least: slow.at_least };
+    let config::Limits { connections, pending, requests, retry_percent, retries_per_second } = service.limits;
+    Cluster {
+        balancer,
+        balancing: Balancing {
+            choices: balancing.choices,
+            hash: balancing.hash.iter().map(key).collect(),
+            slow_start: balancing.slow_start.as_ref().map(slow),
+            ..Balancing::default()
+        },
+        breakers: CircuitBreakers { connections, pending, requests, retry_percent, retries_per_second },
+        // By default endpoints that are known to be down get nothing: the caller sees a fast 503 instead of a slow one.
+        panic_threshold: balancing.panic.as_ref().map_or(0, |panic| panic.below),
+        panic_policy: match balancing.panic.as_ref().map(|panic| panic.policy) {
+            None | Some(config::PanicPolicy::Spray) => PanicPolicy::Spray,
+            Some(config::PanicPolicy::FailFast) => PanicPolicy::FailFast,
+        },
+        ..cluster
+    }
+}
+
+/// Bounds on what callers may send.
+pub(super) fn listener_limits(limits: &ListenerLimits) -> Limits {
+    let ListenerLimits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams } =
+        *limits;
+    Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams }
 }
 
 /// Whole percents, rising, ending in 100; `None` if it is at once.

@@ -257,6 +257,21 @@ fn the_shop_compiles_to_these_routes() {
 }
 
 #[test]
+fn endpoints_are_shared_and_protected_as_written() {
+    let config = every_field();
+    let snapshots = snapshots(&config, &Switches::new());
+    let edge = &snapshots["edge"];
+    for name in ["api", "web"] {
+        let cluster = edge.clusters.iter().find(|c| c.name == name).unwrap();
+        insta::assert_snapshot!(format!("every_field_{name}"), serde_json::to_string_pretty(cluster).unwrap());
+    }
+    for listener in snapshots.values().flat_map(|s| &s.listeners) {
+        let ListenerProtocol::Http(http) = &listener.protocol else { panic!("not HTTP") };
+        assert_eq!((http.limits.headers, http.limits.header_bytes), (50, 8192), "{}", listener.name);
+    }
+}
+
+#[test]
 fn copies_are_allowed_where_they_go() {
     let snapshots = snapshots(&shop(), &Switches::new());
     let ListenerProtocol::Http(http) = &snapshots["audit-east-0"].listeners[0].protocol else { panic!("not HTTP") };

@@ -555,9 +555,17 @@ fn mesh(east: RegionName, west: RegionName) -> Mesh {
             hedge: None,
             detection: model::config::Detection {
                 consecutive_errors: None,
+                consecutive_5xx: None,
+                consecutive_local: None,
+                success_rate: None,
+                failure_percentage: None,
+                interval: Duration::from_secs(1),
                 ejection: Duration::from_secs(30),
+                longest_ejection: Duration::from_secs(300),
+                ejected_at_most: 50,
                 active_check: None,
             },
         },
+        listeners: model::config::ListenerLimits::default(),
     }
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     World, no_repeats, not_empty, path,
     policy::{Said, policy},
+    upstream::listeners,
 };
 use crate::{
     config::{Gateway, GatewayRoute, Mesh},
@@ -49,6 +50,7 @@ pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx:
         regions: spec.regions.iter().map(|r| r.value.clone()).collect(),
         certificate_lifetime: lifetime.map_or(Duration::from_secs(24 * 3600), |t| t.value.0),
         gateways,
+        listeners: listeners(spec.defaults.as_ref().and_then(|d| d.listeners.as_ref()), cx),
         defaults: policy(Said::by_mesh(spec.defaults.as_ref()), Said::default(), cx),
     })
 }

@@ -5,12 +5,14 @@ mod caller;
 mod drill;
 mod fault;
 mod guard;
+mod header;
 mod mesh;
 mod plan;
 mod policy;
 mod relations;
 mod route;
 mod service;
+mod upstream;
 
 use std::{cell::Cell, collections::BTreeMap, time::Duration};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{path, positive};
+use super::{path, positive, upstream};
 use crate::{
     config::{ActiveCheck, Detection, Hedge, Retries, RetryOn, TrafficPolicy},
     raw,
@@ -157,10 +157,19 @@ fn detection(own: Said<'_>, base: Said<'_>, cx: &mut Cx<'_>) -> Detection {
         Some(OrOff::On(count)) => Some(*count),
         None => Some(5),
     };
-    let ejection = match own.and_then(|d| d.ejection.as_ref()) {
+    let time = |of: fn(&raw::Detection) -> Option<&At<Time>>, default: Duration, cx: &mut Cx<'_>| match own.and_then(of)
+    {
         Some(time) => positive(Some(time), Duration::ZERO, cx),
-        None => base.and_then(|d| d.ejection.as_ref()).map_or(Duration::from_secs(30), |t| t.value.0),
+        None => base.and_then(of).map_or(default, |t| t.value.0),
     };
+    let ejection = time(|d| d.ejection.as_ref(), Duration::from_secs(30), cx);
+    let longest_ejection = time(|d| d.longest_ejection.as_ref(), Duration::from_secs(300).max(ejection), cx);
+    let interval = time(|d| d.interval.as_ref(), Duration::from_secs(1), cx);
+    if let (true, Some(at)) =
+        (longest_ejection < ejection, own.and_then(|d| d.longest_ejection.as_ref().or(d.ejection.as_ref())))
+    {
+        cx.error("impossible-range", at.at, "`ejection` is longer than `longestEjection`").mend("exchange them");
+    }
     let own_check = own.and_then(|d| d.active_check.as_ref());
     if let Some(At { value: OrOff::On(check), at, .. }) = own_check {
         judge_check(check, *at, cx);
@@ -170,19 +179,64 @@ fn detection(own: Said<'_>, base: Said<'_>, cx: &mut Cx<'_>) -> Detection {
         Some(OrOff::On(check)) => Some(active_check(check)),
         None => Some(active_check(&raw::ActiveCheck {
             http: None,
+            grpc: None,
             tcp: None,
             every: None,
+            every_without_traffic: None,
             timeout: None,
             unhealthy_after: None,
             healthy_after: None,
         })),
     };
-    Detection { consecutive_errors, ejection, active_check }
+    if let Some(own) = own {
+        upstream::judge_rates(own, cx);
+    }
+    let rate = own.and_then(|d| d.success_rate.as_ref()).or(base.and_then(|d| d.success_rate.as_ref()));
+    let failures = own.and_then(|d| d.failure_percentage.as_ref()).or(base.and_then(|d| d.failure_percentage.as_ref()));
+    let most = own.and_then(|d| d.ejected_at_most.as_ref()).or(base.and_then(|d| d.ejected_at_most.as_ref()));
+    Detection {
+        consecutive_errors,
+        consecutive_5xx: in_a_row(own, base, |d| d.consecutive_5xx.as_ref(), cx),
+        consecutive_local: in_a_row(own, base, |d| d.consecutive_local.as_ref(), cx),
+        success_rate: on(rate).map(upstream::success_rate),
+        failure_percentage: on(failures).map(upstream::failure_percentage),
+        interval,
+        ejection,
+        longest_ejection,
+        ejected_at_most: most.map_or(50, upstream::whole),
+        active_check,
+    }
+}
+
+fn on<T>(written: Option<&At<OrOff<T>>>) -> Option<&T> {
+    match written.map(|written| &written.value) {
+        Some(OrOff::On(value)) => Some(value),
+        Some(OrOff::Off) | None => None,
+    }
+}
+
+/// A detector of failures in a row that is off unless it is written.
+fn in_a_row(
+    own: Option<&raw::Detection>,
+    base: Option<&raw::Detection>,
+    of: fn(&raw::Detection) -> Option<&At<OrOff<u32>>>,
+    cx: &mut Cx<'_>,
+) -> Option<u32> {
+    let written = own.and_then(of);
+    if let Some(At { value: OrOff::On(0), at, .. }) = written {
+        cx.error("zero", *at, "0 failures in a row would take every endpoint out").mend("write at least 1, or `off`");
+    }
+    on(written.or(base.and_then(of))).copied()
 }
 
 fn judge_check(check: &raw::ActiveCheck, at: crate::tree::Loc, cx: &mut Cx<'_>) {
     if let Some(http) = &check.http {
         path(http, cx);
+    }
+    let grpc = check.grpc.as_ref();
+    if let (true, Some(second)) = (check.http.is_some() || check.tcp.is_some(), grpc) {
+        cx.error("choose-one", second.head, "an active check is one of `http`, `grpc`, `tcp`")
+            .mend("delete the others");
     }
     match (&check.http, &check.tcp) {
         (Some(_), Some(tcp)) => {
@@ -200,6 +254,7 @@ fn judge_check(check: &raw::ActiveCheck, at: crate::tree::Loc, cx: &mut Cx<'_>) 
             .mend("write `every: 100ms` or longer");
     }
     positive(check.timeout.as_ref(), every, cx);
+    positive(check.every_without_traffic.as_ref(), every, cx);
     for count in [&check.unhealthy_after, &check.healthy_after].into_iter().flatten().filter(|c| c.value == 0) {
         cx.error("zero", count.at, "the count must be at least 1").mend("write 1 or more");
     }
@@ -209,7 +264,9 @@ fn active_check(check: &raw::ActiveCheck) -> ActiveCheck {
     let every = check.every.as_ref().map_or(Duration::from_secs(1), |t| t.value.0);
     ActiveCheck {
         http: check.http.as_ref().map(|p| p.value.clone()),
+        grpc: check.grpc.as_ref().map(|service| service.value.0.clone()),
         every,
+        every_without_traffic: check.every_without_traffic.as_ref().map(|t| t.value.0).filter(|other| *other != every),
         timeout: check.timeout.as_ref().map_or(every.min(Duration::from_secs(1)), |t| t.value.0),
         unhealthy_after: check.unhealthy_after.as_ref().map_or(2, |c| c.value),
         healthy_after: check.healthy_after.as_ref().map_or(2, |c| c.value),

@@ -248,7 +248,9 @@ fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
     for name in spec.services.iter() {
         let Some(service) = config.services.get(&name.value) else { continue };
         let detection = &service.policy.detection;
-        if detection.consecutive_errors.is_some() || detection.active_check.is_some() {
+        let passive = [detection.consecutive_errors, detection.consecutive_5xx, detection.consecutive_local];
+        let rates = detection.success_rate.is_some() || detection.failure_percentage.is_some();
+        if passive.iter().any(Option::is_some) || rates || detection.active_check.is_some() {
             continue;
         }
         let off = written.services.get(&name.value).and_then(|p| p.spec.detection.as_ref());

@@ -2,7 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{World, caller::caller, dangling, fault, method, not_empty, path, policy::route_policy};
+use super::{
+    World,
+    caller::caller,
+    dangling, fault,
+    header::{cookie_name, header_name, is_header_name},
+    method, not_empty, path,
+    policy::route_policy,
+};
 use crate::{
     config::{
         Endpoint, Forward, HeaderEdits, Is, Mirror, MirrorTo, Named, PathChange, PathMatch, Redirect, RequestAction,
@@ -184,29 +191,6 @@ fn named(written: &At<raw::Named>, kind: Kind, cx: &mut Cx<'_>) -> Option<Named>
             .mend("write exactly one, as `{name: x-user, exact: canary}`");
     }
     None
-}
-
-/// In lower case.
-fn header_name(written: &At<String>, cx: &mut Cx<'_>) -> String {
-    if !is_header_name(written) {
-        cx.error("bad-header", written.at, format!("`{}` is not a header's name", written.value))
-            .mend("use letters, digits, `-`, `_` and `.`, as `x-user`");
-    }
-    written.to_ascii_lowercase()
-}
-
-fn is_header_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
-/// RFC 6265, 4.1.1: a token.
-fn cookie_name(written: &At<String>, cx: &mut Cx<'_>) -> String {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if !written.bytes().all(token) {
-        cx.error("bad-header", written.at, format!("`{}` is not a cookie's name", written.value))
-            .mend("use letters, digits, `-` and `_`, as `shop-variant`");
-    }
-    written.value.clone()
 }
 
 fn redirect(written: &At<raw::Redirect>, cx: &mut Cx<'_>) -> Redirect {

@@ -7,7 +7,7 @@ use super::{
     caller::caller,
     method, no_repeats, not_empty, path,
     policy::{Said, policy},
-    positive, route,
+    positive, route, upstream,
 };
 use crate::{
     config::{
@@ -42,6 +42,16 @@ pub(crate) fn service(
     let calls = calls.iter().filter_map(|c| world.service(c, cx)).collect();
     let authorization = spec.authorization.as_ref().map(|a| authorization(a, protocol, world, cx));
     let policy = policy(Said::by_service(&spec.value), Said::by_mesh(defaults), cx);
+    let grpc_check = policy.detection.active_check.as_ref().is_some_and(|c| c.grpc.is_some());
+    if protocol != Protocol::Http2 && grpc_check {
+        let at = spec.detection.as_ref().map_or(spec.head, |d| d.head);
+        cx.error("check-does-not-fit", at, "a `grpc` check fits a service with protocol http2 only")
+            .mend("write `protocol: http2`, or another check in this service");
+    }
+    if let (Protocol::Tcp, Some(balancing)) = (protocol, spec.balancing.as_ref().and_then(|b| b.hash.as_ref())) {
+        cx.error("check-does-not-fit", balancing.head, "a service with protocol tcp has no requests to hash")
+            .mend("delete `hash`, and choose another balancer");
+    }
     let http_check = policy.detection.active_check.as_ref().is_some_and(|c| c.http.is_some());
     if protocol == Protocol::Tcp && http_check {
         let at = spec.detection.as_ref().map_or(spec.head, |d| d.head);
@@ -62,6 +72,8 @@ pub(crate) fn service(
         endpoints,
         calls,
         policy,
+        balancing: upstream::balancing(spec.balancing.as_ref(), cx),
+        limits: upstream::limits(spec.limits.as_ref(), cx),
         routes: routes(written, world, cx),
         requests,
         authorization,

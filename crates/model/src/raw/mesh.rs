@@ -1,10 +1,11 @@
 //! Kind `Mesh`, and the traffic policy that services share with it.
 
-use super::{List, Text};
+use super::{FailurePercentage, List, Listeners, SuccessRate, Text};
 use crate::{
     name::{GatewayName, RegionName, ServiceName},
     read::{At, mapping, words},
-    scalar::{HostPort, OrOff, Time, Unsupported},
+    scalar::{HostPort, OrOff, Time, Unsupported, Word},
+    unit::Percent,
 };
 
 mapping! {
@@ -76,6 +77,8 @@ mapping! {
         hedge: Option<At<OrOff<Hedge>>>,
         /// What takes an endpoint out.
         detection: Option<At<Detection>>,
+        /// Bounds on what callers may send to any proxy.
+        listeners: Option<At<Listeners>>,
     }
 }
 
@@ -118,22 +121,41 @@ mapping! {
     "`detection`" Detection {
         /// Failed requests in a row; or `off`. Default 5.
         consecutive_errors: Option<At<OrOff<u32>>>,
-        /// Length of the first ejection. Default 30s.
+        /// Answers 5xx in a row, every one of them; or `off`. Default off.
+        #[schemars(rename = "consecutive5xx")]
+        consecutive_5xx: Option<At<OrOff<u32>>>,
+        /// Failures to connect, resets and timeouts in a row, counted apart from answers; or `off`: they count as 503. Default off.
+        consecutive_local: Option<At<OrOff<u32>>>,
+        /// Successes compared with other endpoints; or `off`. Default off; `{}` is its defaults.
+        success_rate: Option<At<OrOff<SuccessRate>>>,
+        /// Failures compared with a fixed percentage; or `off`. Default off; `{}` is its defaults.
+        failure_percentage: Option<At<OrOff<FailurePercentage>>>,
+        /// Length of the interval over which rates are taken. Default 1s.
+        interval: Option<At<Time>>,
+        /// Length of the first ejection; the n-th is n times as long. Default 30s.
         ejection: Option<At<Time>>,
+        /// Length of the longest ejection. Default 5m, or `ejection` if that is longer.
+        longest_ejection: Option<At<Time>>,
+        /// Part of a tier that may be ejected at once while no later tier has endpoints; with one, all may. Default 50%.
+        ejected_at_most: Option<At<Percent>>,
         /// Probing of every endpoint by every proxy that uses it; or `off`. Default: connect each 1s.
         active_check: Option<At<OrOff<ActiveCheck>>>,
     }
 }
 
 mapping! {
-    /// Probing of endpoints: either `http` or `tcp`.
+    /// Probing of endpoints: one of `http`, `grpc` and `tcp`.
     "`activeCheck`" ActiveCheck {
         /// Path to GET; 200 is expected.
         http: Option<Text>,
+        /// Service that `grpc.health.v1` is asked for, `""` for the whole server; `SERVING` is expected. Needs `protocol: http2`.
+        grpc: Option<At<Word>>,
         /// `true`: only connect.
         tcp: Option<At<bool>>,
         /// Interval. Default 1s.
         every: Option<At<Time>>,
+        /// Interval while no request was ever sent to the service. Default: `every`.
+        every_without_traffic: Option<At<Time>>,
         /// Bound on one check. Default: `every`, at most 1s.
         timeout: Option<At<Time>>,
         /// Failures in a row until it is out. Default 2.

@@ -6,10 +6,11 @@ mod mesh;
 mod plan;
 mod route;
 mod service;
+mod upstream;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, route::*, service::*};
+pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, route::*, service::*, upstream::*};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},
@@ -42,6 +43,7 @@ pub(crate) struct Manifest {
 }
 
 /// The spec by kind.
+#[allow(clippy::large_enum_variant, reason = "there are as many as manifests, and most are services")]
 pub(crate) enum Spec {
     Mesh(Option<At<Mesh>>),
     Service(Option<At<Service>>),

@@ -1,6 +1,6 @@
 //! Kinds `Service` and `Backup`.
 
-use super::{Argv, Detection, Hedge, List, Retries, Route, Text};
+use super::{Argv, Balancing, Detection, Hedge, Limits, List, Retries, Route, Text};
 use crate::{
     name::{RegionName, ServiceName},
     read::{At, mapping, words},
@@ -25,6 +25,10 @@ mapping! {
         hedge: Option<At<OrOff<Hedge>>>,
         /// What takes an endpoint out. Fields that are not written: the mesh's.
         detection: Option<At<Detection>>,
+        /// Which endpoint of a tier gets a request.
+        balancing: Option<At<Balancing>>,
+        /// Bounds on concurrent use by one proxy.
+        limits: Option<At<Limits>>,
         /// Orders of regions by caller, and what is done with some requests; of each the first that matches counts. Else the
         /// caller's own region is first, and requests go to all endpoints.
         routes: List<Route>,

@@ -1,0 +1,77 @@
+//! How a service's endpoints are shared and protected, as it is written.
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::{
+        Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, PanicPolicy, SlowStart, SuccessRate,
+    },
+    unit::print_duration,
+};
+
+pub(super) fn balancing(balancing: &Balancing) -> Value {
+    let balancer = match balancing.balancer {
+        Balancer::RoundRobin => "roundRobin",
+        Balancer::LeastRequest => "leastRequest",
+        Balancer::PeakEwma => "peakEwma",
+        Balancer::RingHash => "ringHash",
+        Balancer::Maglev => "maglev",
+    };
+    let key = |key: &HashKey| match key {
+        HashKey::Header(name) => json!({"header": name}),
+        HashKey::Cookie(name) => json!({"cookie": name}),
+        HashKey::SourceAddress => json!({"sourceAddress": true}),
+    };
+    let slow =
+        |slow: &SlowStart| json!({"window": print_duration(slow.window), "atLeast": format!("{}%", slow.at_least)});
+    let panic = balancing.panic.as_ref().map_or(json!("off"), |panic| {
+        let policy = match panic.policy {
+            PanicPolicy::Spray => "spray",
+            PanicPolicy::FailFast => "failFast",
+        };
+        json!({"below": format!("{}%", panic.below), "policy": policy})
+    });
+    let mut out = json!({
+        "balancer": balancer,
+        "hash": balancing.hash.iter().map(key).collect::<Vec<_>>(),
+        "slowStart": balancing.slow_start.as_ref().map_or(json!("off"), slow),
+        "panic": panic,
+    });
+    if balancing.balancer == Balancer::LeastRequest {
+        out["choices"] = json!(balancing.choices);
+    }
+    out
+}
+
+pub(super) fn limits(limits: &Limits) -> Value {
+    json!({
+        "connections": limits.connections,
+        "pending": limits.pending,
+        "requests": limits.requests,
+        "retryPercent": format!("{}%", limits.retry_percent),
+        "retriesPerSecond": limits.retries_per_second,
+    })
+}
+
+pub(super) fn listeners(limits: &ListenerLimits) -> Value {
+    json!({
+        "headerBytes": limits.header_bytes,
+        "headers": limits.headers,
+        "headerTimeout": print_duration(limits.header_timeout),
+        "idleTimeout": print_duration(limits.idle_timeout),
+        "connections": limits.connections,
+        "concurrentStreams": limits.concurrent_streams,
+    })
+}
+
+pub(super) fn success_rate(rate: &SuccessRate) -> Value {
+    json!({"factor": rate.factor, "hosts": rate.hosts, "requests": rate.requests})
+}
+
+pub(super) fn failure_percentage(failures: &FailurePercentage) -> Value {
+    json!({
+        "threshold": format!("{}%", failures.threshold),
+        "hosts": failures.hosts,
+        "requests": failures.requests,
+    })
+}
