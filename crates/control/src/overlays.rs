@@ -1,7 +1,7 @@
 //! Leases with their overlays, and each proxy's part of an overlay. Pure: time is passed in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -218,7 +218,7 @@ pub(crate) fn overlay_id(lease: &str, name: &str) -> String {
 }
 
 /// Proxies that an overlay concerns, by name.
-pub(crate) fn told(config: &Config, placements: &Placements, request: &OverlayRequest) -> Vec<String> {
+pub fn told(config: &Config, placements: &Placements, request: &OverlayRequest) -> Vec<String> {
     let concerned = placements.proxies.iter().filter(|p| part(config, p, request).is_some());
     concerned.map(|p| p.proxy.clone()).collect()
 }
@@ -265,6 +265,21 @@ pub(crate) fn check(config: &Config, request: &OverlayRequest) -> Result<(), Ref
             if gateway { Ok(()) } else { service(name) }
         }
     }
+}
+
+/// Checks that the stock Envoys whom an overlay concerns can do it.
+pub(crate) fn check_envoys(
+    config: &Config,
+    placements: &Placements,
+    request: &OverlayRequest,
+    envoys: &BTreeSet<String>,
+) -> Result<(), Refusal> {
+    for placement in placements.proxies.iter().filter(|placement| envoys.contains(&placement.proxy)) {
+        let Some(effect) = part(config, placement, request) else { continue };
+        xds::lower::expressible(&effect)
+            .map_err(|reason| Refusal::Invalid(format!("proxy {}: {reason}", placement.proxy)))?;
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {
@@ -402,6 +417,23 @@ mod tests {
             let request = OverlayRequest { targets: Targets::Concerned, effect: partition(regions, from, Way::Both) };
             assert!(check(&config, &request).is_err());
         }
+    }
+
+    #[test]
+    fn what_an_envoy_cannot_do_is_refused_with_its_name() {
+        let config = bank();
+        let placements = place(&config);
+        let edge = BTreeSet::from(["edge".to_owned()]);
+        let fault = |service: &str, action| {
+            let matches = FaultMatch { service: Some(service.to_owned()), ..FaultMatch::default() };
+            let effect = OverlayEffect::Fault(Fault { matches, percent: 100.0, action });
+            OverlayRequest { targets: Targets::Concerned, effect }
+        };
+        let check = |request: &OverlayRequest| check_envoys(&config, &placements, request, &edge);
+        assert_eq!(check(&fault("accounts", FaultAction::Abort { status: 503 })), Ok(()));
+        assert_eq!(check(&fault("fx", FaultAction::Refuse)), Ok(()), "the edge does not call fx");
+        let Err(Refusal::Invalid(reason)) = check(&fault("accounts", FaultAction::Refuse)) else { panic!("taken") };
+        assert!(reason.contains("proxy edge") && reason.contains("refused connections"), "{reason}");
     }
 
     #[test]

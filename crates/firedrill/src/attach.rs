@@ -19,7 +19,7 @@ use crate::{
     failure::{Exit, Failure},
     mesh::MeshTarget,
     render::screen::Screen,
-    supervisor::{self, Options, Progress, Running, StartError, client::Client as Supervisor},
+    supervisor::{self, Options, Progress, Running, StartError, client::Client as Supervisor, plane::DataPlane},
     terminal::Tone,
 };
 
@@ -65,7 +65,7 @@ pub async fn attach(
         let target = target(config, control, supervisor).await?;
         return Ok(Attached { target, running: None });
     }
-    let running = start(sources, config.clone(), state, screen).await?;
+    let running = start(sources, config.clone(), DataPlane::Firedrill, state, screen).await?;
     let control = running.control().map_err(start_failed)?;
     settled(&config, &control, screen).await;
     match target(config, control, running.client()).await {
@@ -84,6 +84,7 @@ pub async fn attach(
 pub async fn start(
     sources: Vec<Source>,
     config: Config,
+    plane: DataPlane,
     state: &Path,
     screen: &Screen<'_>,
 ) -> Result<Running, Failure> {
@@ -91,7 +92,7 @@ pub async fn start(
     // What does not fit is not shown: a slow terminal must not hold up the mesh.
     let sink = Arc::new(move |progress| drop(sender.try_send(progress)));
     let (state, without) = (state.to_owned(), BTreeSet::new());
-    let options = Options { sources, config, commit: None, store: None, state, patience: PATIENCE, without };
+    let options = Options { sources, config, commit: None, store: None, state, patience: PATIENCE, without, plane };
     let starting = supervisor::start(options, sink);
     tokio::pin!(starting);
     loop {

@@ -9,6 +9,7 @@ mod attach;
 mod checkout;
 mod cli;
 mod command;
+mod dataplane;
 mod failure;
 mod gitops;
 mod interrupt;

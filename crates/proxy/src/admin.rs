@@ -21,6 +21,7 @@ use xds::{event::Event, overlay::Overlay, snapshot::Snapshot, status::ProxyStatu
 
 use crate::{
     access::AccessLog,
+    events::EventLog,
     metrics::{self, Elsewhere},
     state::Shared,
     trace::Tracer,
@@ -113,37 +114,49 @@ fn ready(shared: &Shared) -> bool {
         && !shared.leaving.load(Ordering::Acquire)
 }
 
+/// Accepts connections until dropped, and gives each request of theirs its answer.
+pub async fn listen<F>(listener: TcpListener, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static)
+where
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the admin interface could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let service = service_fn(move |request| {
+                let answered = answer(request);
+                async move { Ok::<_, Infallible>(answered.await) }
+            });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(60))
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "an admin connection broke");
+            }
+        });
+    }
+}
+
 impl Admin {
     /// Serves until dropped.
     pub async fn serve(self, listener: TcpListener) {
-        let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "the admin interface could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
+        listen(listener, move |request| {
             let admin = self.clone();
-            tokio::spawn(async move {
-                let _permit = permit;
-                let service = service_fn(move |request| {
-                    let admin = admin.clone();
-                    async move { Ok::<_, Infallible>(admin.answer(request).await) }
-                });
-                let serving = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(Duration::from_secs(60))
-                    .max_buf_size(16 * 1024)
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = serving.await {
-                    tracing::debug!(%error, "an admin connection broke");
-                }
-            });
-        }
+            async move { admin.answer(request).await }
+        })
+        .await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -161,7 +174,10 @@ impl Admin {
                 let (version, digest) = (state.version.as_str(), state.digest.as_str());
                 json(&Dump { version, digest, overlays: &state.overlays, snapshot: &state.snapshot })
             }
-            (&Method::GET, "/events") => events(shared, request.uri().query().unwrap_or_default()).await,
+            (&Method::GET, "/events") => {
+                let query = request.uri().query().unwrap_or_default();
+                events(&shared.around.events, &shared.boot, query).await
+            }
             (&Method::GET, "/metrics") => metrics(shared),
             (&Method::GET, "/logging") => match self.log {
                 Some(log) => text(StatusCode::OK, (log.get)() + "\n"),
@@ -248,7 +264,7 @@ fn reopen(access: Option<&AccessLog>) -> Response<Full<Bytes>> {
 }
 
 /// Events after a sequence number; waits for the first one if there are none yet.
-async fn events(shared: &Arc<Shared>, query: &str) -> Response<Full<Bytes>> {
+pub async fn events(log: &EventLog, boot: &str, query: &str) -> Response<Full<Bytes>> {
     let mut after = 0;
     let mut wait = Duration::ZERO;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -259,23 +275,24 @@ async fn events(shared: &Arc<Shared>, query: &str) -> Response<Full<Bytes>> {
             _ => return text(StatusCode::BAD_REQUEST, format!("`{pair}` is not after=N or wait_ms=N\n")),
         }
     }
-    let log = &shared.around.events;
     let mut newest = log.watch();
     let deadline = Instant::now() + wait;
     // In time or not: what is there is the answer.
     let _ = tokio::time::timeout_at(deadline, newest.wait_for(|newest| *newest > after)).await;
     let page = log.after(after, PAGE);
-    json(&Events { boot: &shared.boot, events: page.events, dropped: page.dropped })
+    json(&Events { boot, events: page.events, dropped: page.dropped })
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// A page of plain text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+/// A page of JSON.
+pub fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_vec(value) {
         Ok(body) => {
             let mut response = Response::new(Full::new(body.into()));

@@ -361,7 +361,7 @@ impl Keeper {
 }
 
 /// The routing controls among overlays. Where several address the same region, the most restrictive wins.
-fn switches<'a>(overlays: impl IntoIterator<Item = &'a Overlay>) -> BTreeMap<(String, String), SwitchState> {
+pub fn switches<'a>(overlays: impl IntoIterator<Item = &'a Overlay>) -> BTreeMap<(String, String), SwitchState> {
     let rank = |state: &SwitchState| match state {
         SwitchState::Off => 0,
         SwitchState::Share(percent) => 1 + u16::from(*percent),

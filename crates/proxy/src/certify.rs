@@ -119,6 +119,8 @@ pub struct Certifier {
     pub folder: PathBuf,
     /// Where it is used.
     pub identity: Identity,
+    /// Is given each certificate with its key, where another process beside us uses them too.
+    pub beside: Option<watch::Sender<Option<xds::codec::KeyPair>>>,
 }
 
 /// The certificate in use.
@@ -172,8 +174,16 @@ impl Certifier {
         };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| CertifyError::Answer(error.to_string()))?;
         let validity = self.identity.set_pem(&stored.certificate, &stored.key)?;
+        self.hand_on(&stored.certificate, &stored.key);
         trust.send_replace(Some(ControlTrust { roots: stored.roots, spiffe_id: stored.spiffe_id }));
         Ok(Some(Held { certificate: stored.certificate, validity }))
+    }
+
+    fn hand_on(&self, certificate: &str, key: &str) {
+        if let Some(beside) = &self.beside {
+            let (certificate, key) = (certificate.to_owned(), key.to_owned());
+            beside.send_replace(Some(xds::codec::KeyPair { certificate, key }));
+        }
     }
 
     async fn renew(
@@ -197,6 +207,7 @@ impl Certifier {
             roots: roots.clone(),
             spiffe_id: spiffe_id.clone(),
         })?;
+        self.hand_on(&certificate, &new.serialize_pem());
         *key = None;
         trust.send_if_modified(|present| {
             let new = Some(ControlTrust { roots, spiffe_id });

@@ -16,6 +16,7 @@ mod certify;
 mod check;
 mod checks;
 mod control;
+pub mod envoy;
 mod events;
 mod fault;
 pub mod fuzz;

@@ -217,7 +217,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             let client = control::start(node, source.ads, source.transport, shared.identity.clone(), trust.subscribe());
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
-            let certifier = Certifier { name, api: source.api, token: source.token, folder: state, identity };
+            let certifier =
+                Certifier { name, api: source.api, token: source.token, folder: state, identity, beside: None };
             certifying = Some(tokio::spawn(certifier.run(trust)));
             (updates, Some(verdicts))
         }

@@ -117,6 +117,63 @@ impl Bootstrap {
     }
 }
 
+/// What an Envoy must know that is run by an agent of ours: all its talk goes over sockets of one folder.
+#[derive(Clone, Debug)]
+pub struct Attended {
+    /// Who it is; its admin address is the agent's.
+    pub node: NodeInfo,
+    /// Unix socket on which the agent serves ADS.
+    pub control: PathBuf,
+    /// Unix socket on which its own admin interface is to listen.
+    pub admin: PathBuf,
+}
+
+impl Attended {
+    /// Renders the bootstrap as JSON. Certificate and key come by SDS.
+    pub fn to_json(&self) -> String {
+        let ads = json!({ "ads": {}, "resource_api_version": "V3" });
+        let pipe = |path: &PathBuf| json!({ "pipe": { "path": path } });
+        // The owner's alone: 0600.
+        let admin = json!({ "pipe": { "path": self.admin, "mode": 0o600 } });
+        let node = &self.node;
+        let bootstrap = json!({
+            "node": {
+                "id": node.id,
+                "cluster": if node.service.is_empty() { &node.id } else { &node.service },
+                "locality": { "region": node.region, "zone": node.zone },
+            },
+            "admin": { "address": admin },
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": "DELTA_GRPC",
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{ "envoy_grpc": { "cluster_name": CONTROL, "authority": "control" } }],
+                },
+                "cds_config": ads,
+                "lds_config": ads,
+            },
+            "static_resources": { "clusters": [{
+                "name": CONTROL,
+                "type": "STATIC",
+                "connect_timeout": "5s",
+                "load_assignment": {
+                    "cluster_name": CONTROL,
+                    "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": pipe(&self.control) } }] }],
+                },
+                // No keepalive: the kernel tells when the agent is gone.
+                "typed_extension_protocol_options": {
+                    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                        "explicit_http_config": { "http2_protocol_options": {} },
+                    },
+                },
+            }] },
+        });
+        format!("{bootstrap:#}\n")
+    }
+}
+
 fn socket(address: SocketAddr) -> Value {
     json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
 }

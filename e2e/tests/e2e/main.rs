@@ -5,6 +5,7 @@
 mod bodies;
 mod demo;
 mod envoy;
+mod envoy_plane;
 mod failover;
 mod kill;
 mod nginx;

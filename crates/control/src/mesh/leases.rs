@@ -2,11 +2,13 @@
 //! share a store, the leases are rows in it, and what this one holds is a copy ([`Mesh::follow_leases`]).
 
 use std::{
+    collections::BTreeSet,
     sync::MutexGuard,
     time::{Duration, Instant},
 };
 
 use model::config::Config;
+use xds::server::ProxyState;
 
 use super::{Failure, Mesh, State};
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
     overlays::{self, Refusal, Table},
     store::LeaseRow,
 };
+
+/// How the agent of a stock Envoy introduces itself.
+const ENVOY: &str = "firedrill-envoy";
 
 impl Mesh {
     /// Changes leases, here and for every other instance, and tells proxies. What `change` refuses changes nothing.
@@ -155,15 +160,23 @@ impl Mesh {
         }
     }
 
+    /// Placed proxies that are stock Envoys, as they introduced themselves.
+    fn envoys(&self) -> BTreeSet<String> {
+        let is_envoy = |state: &ProxyState| state.node.as_ref().is_some_and(|node| node.agent.starts_with(ENVOY));
+        self.ads.proxies().into_iter().filter(|(_, state)| is_envoy(state)).map(|(name, _)| name).collect()
+    }
+
     /// Lays overlays under a lease, all at once.
     pub(crate) async fn lay(
         &self,
         lease: &str,
         batch: Vec<(String, OverlayRequest)>,
     ) -> Result<Vec<OverlayReport>, Failure> {
+        let envoys = self.envoys();
         let lay = |table: &mut Table, config: &Config, placements: &Placements, now: Instant| {
             for (_, request) in &batch {
                 overlays::check(config, request)?;
+                overlays::check_envoys(config, placements, request, &envoys)?;
             }
             let mut reports = Vec::new();
             for (name, request) in batch {

@@ -7,9 +7,11 @@ use serde_json::json;
 
 use crate::{
     arguments::Format,
+    dataplane,
     failure::Exit,
     manifests::{self, Files},
     summary,
+    supervisor::plane::Choice,
     terminal::Terminal,
 };
 
@@ -30,6 +32,9 @@ pub struct Args {
     /// Also print the configuration with every default filled in
     #[arg(long)]
     effective: bool,
+    /// Also judge whether these proxies can do it: `envoy`, or `envoy=PROXY,PROXY`
+    #[arg(long, value_name = "PLANE", default_value = "firedrill", hide_default_value = true)]
+    data_plane: Choice,
     /// How to print the result
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
@@ -69,6 +74,9 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
                 tally(&problems, terminal);
             }
         }
+    }
+    if let Some(config) = &config {
+        dataplane::judge(config, &args.data_plane.unseen())?;
     }
     Ok(if config.is_some() { Exit::Success } else { Exit::Usage }.into())
 }

@@ -14,11 +14,12 @@ use tokio::process::{Child, Command};
 
 use crate::{
     attach,
+    dataplane::Plane,
     failure::{Exit, Failure},
     interrupt::Stop,
     manifests::{self, count, reason},
     render::screen::Screen,
-    supervisor::Running,
+    supervisor::{Running, plane::DataPlane},
     terminal::{Terminal, Tone},
 };
 
@@ -33,6 +34,7 @@ const EXAMPLES: &str = "\
 Examples:
   firedrill demo
   firedrill demo --keep               leaves the bank running afterwards, to play with
+  firedrill demo --data-plane envoy   the same with stock Envoys
   firedrill demo --out /tmp/bank      another folder for all that it writes
 
 Three services in two regions as real processes, each with a sidecar proxy, mTLS between them.
@@ -49,6 +51,8 @@ pub struct Args {
     /// Leave the mesh running after the drill, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    plane: Plane,
 }
 
 /// Starts the bank, runs the drill, ends the bank. The exit code is the drill's.
@@ -61,13 +65,14 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let sources = write_manifests(&folder, listen)?;
     let config =
         model::parse(&sources).map_err(|_| Failure::internal("the bank's own manifests are not valid"))?.config;
+    let plane = args.plane.of(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
     // On this very thread, which outlives the runtime: the engine is killed when the thread that started it ends.
-    let exit = runtime.block_on(demo(args, sources, config, listen, terminal))?;
+    let exit = runtime.block_on(demo(args, sources, config, plane, listen, terminal))?;
     Ok(exit)
 }
 
@@ -75,6 +80,7 @@ async fn demo(
     args: &Args,
     sources: Vec<Source>,
     config: Config,
+    plane: DataPlane,
     listen: SocketAddr,
     terminal: &Terminal,
 ) -> Result<ExitCode, Failure> {
@@ -88,7 +94,7 @@ async fn demo(
     let mut screen = Screen::new(terminal);
     let state = args.out.join("state");
     let running = tokio::select! {
-        running = attach::start(sources, config.clone(), &state, &screen) => running?,
+        running = attach::start(sources, config.clone(), plane, &state, &screen) => running?,
         () = stop.asked() => return Ok(Exit::Aborted.into()),
     };
     screen.finish();

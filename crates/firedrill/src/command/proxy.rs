@@ -1,10 +1,12 @@
 //! `firedrill proxy`: one proxy of the mesh.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use miette::IntoDiagnostic;
 use model::name::WorkloadName;
-use proxy::{AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source, TraceOptions};
+use proxy::{
+    AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source, TraceOptions, envoy,
+};
 use xds::{client::Transport, clock::Clock};
 
 use crate::{arguments::State, failure::Failure, logging};
@@ -45,6 +47,9 @@ pub struct Args {
     /// Private key (PEM) for a snapshot with mutual TLS
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// Run this stock Envoy as the data plane, and answer for it
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["snapshot", "access_log"])]
+    envoy: Option<PathBuf>,
     /// Data workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
@@ -106,8 +111,23 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
     };
     // The name becomes a folder's.
     let name = WorkloadName::new(args.name).map_err(|error| Failure::usage(error.to_string()))?.to_string();
+    let state = args.state.path.join("proxies").join(&name);
+    let drain = Drain {
+        delay: Duration::from_millis(args.drain_delay.into()),
+        at_most: Duration::from_millis(args.drain_time.into()),
+    };
+    let log = Some(LogFilter { get: logging::filter, set: logging::set_filter });
+    if let Some(path) = args.envoy {
+        let Source::Control(source) = source else {
+            return Err(Failure::usage("an Envoy needs a control plane").into());
+        };
+        let program = envoy::Program { path, through: own_shim(), workers: usize::from(args.workers) };
+        let (service, admin, clock) = (args.service, args.admin, Clock::anchored());
+        let options = envoy::Options { name, service, admin, state, source, program, drain, log, clock };
+        return here(async |stop| envoy::run(options, stop).await.map_err(|error| error.to_string()));
+    }
     let options = proxy::Options {
-        state: args.state.path.join("proxies").join(&name),
+        state,
         name,
         service: args.service,
         admin: args.admin,
@@ -117,20 +137,32 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
             .access_log
             .map(|path| AccessLogOptions { path, bytes: u64::from(args.access_log_size) * 1024 * 1024 }),
         trace: args.otlp.map(|collector| TraceOptions { collector, ratio: args.trace_sampling }),
-        drain: Drain {
-            delay: Duration::from_millis(args.drain_delay.into()),
-            at_most: Duration::from_millis(args.drain_time.into()),
-        },
-        log: Some(LogFilter { get: logging::filter, set: logging::set_filter }),
+        drain,
+        log,
         clock: Clock::anchored(),
         give_back: crate::allocator::give_back,
     };
-    // Admin, control and health checks: one thread is enough for them. Data workers have threads of their own.
+    here(async |stop| proxy::run(options, stop).await.map_err(|error| error.to_string()))
+}
+
+/// Admin, control and health checks: one thread is enough for them. Data workers have threads of their own.
+fn here<F>(run: F) -> miette::Result<ExitCode>
+where
+    F: AsyncFnOnce(std::pin::Pin<Box<dyn Future<Output = ()>>>) -> Result<(), String>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.into_diagnostic()?.block_on(async {
         let mut stop = super::Stop::new()?;
-        let ran = proxy::run(options, async move { stop.asked().await }).await;
-        ran.map_err(|error| Failure::internal(error.to_string()))?;
+        run(Box::pin(async move { stop.asked().await })).await.map_err(Failure::internal)?;
         Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Starts a command so that it does not outlive this process.
+fn own_shim() -> Vec<OsString> {
+    let parent = std::process::id().to_string();
+    ["exec", "--parent", &parent, "--"].iter().fold(vec![model::program("firedrill").into()], |mut words, word| {
+        words.push(word.into());
+        words
     })
 }

@@ -8,6 +8,7 @@ use model::Source;
 
 use crate::{
     arguments::{Format, State},
+    dataplane::Plane,
     failure::{Exit, Failure},
     gitops,
     manifests::{self, Files},
@@ -22,6 +23,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   firedrill up -f examples/bank
+  firedrill up -f examples/bank --data-plane envoy          stock Envoys in place of our proxies
   firedrill up -f examples/bank --without edge      then: firedrill render --proxy edge …
   firedrill up -f mesh.yaml --state /var/lib/firedrill --format json
   firedrill up --gitops /srv/mesh        what is committed there, now and whenever that changes
@@ -47,6 +49,8 @@ pub struct Args {
     /// Do not start this proxy (a gateway's or workload's name): you start it (`firedrill render`)
     #[arg(long, value_name = "PROXY")]
     without: Vec<String>,
+    #[command(flatten)]
+    plane: Plane,
     /// Seconds until everything must be ready
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     patience: u64,
@@ -63,6 +67,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let (sources, commit) = sources(args)?;
     let (sources, parsed) = manifests::judge(sources, terminal)?;
     crate::logging::quietly();
+    let plane = args.plane.of(&parsed.config)?;
     let options = Options {
         sources,
         config: parsed.config,
@@ -71,6 +76,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         state: args.state.path.clone(),
         patience: Duration::from_secs(args.patience),
         without: args.without.iter().cloned().collect(),
+        plane,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.into_diagnostic()?;

@@ -4,11 +4,20 @@ use control::{
     api::{OverlayEffect, OverlayRequest, Targets},
     compile::fault_action,
 };
-use model::config::{Caller, Fault, FaultStep, PartitionStep, Way};
+use model::{
+    config::{Caller, Fault, FaultStep, PartitionStep, Way},
+    name::RegionName,
+};
 use xds::overlay;
 
+/// The overlay that loses a region by its network.
+pub fn lost(region: &RegionName) -> OverlayRequest {
+    let (regions, from, way) = (vec![region.to_string()], Vec::new(), overlay::Way::Both);
+    OverlayRequest { targets: Targets::Concerned, effect: OverlayEffect::Partition { regions, from, way } }
+}
+
 /// The overlay that makes a fault.
-pub(super) fn at_proxies(fault: &Fault) -> OverlayRequest {
+pub fn at_proxies(fault: &Fault) -> OverlayRequest {
     let concerned = |effect| OverlayRequest { targets: Targets::Concerned, effect };
     match fault {
         Fault::Requests(step) => {

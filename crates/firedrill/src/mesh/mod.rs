@@ -2,7 +2,7 @@
 
 mod audit;
 mod events;
-mod faults;
+pub mod faults;
 mod tls;
 
 use std::{
@@ -21,7 +21,7 @@ use model::{
     config::{Config, Fault, LoseHow},
     name::{PlanName, RegionName},
 };
-use xds::{clock::Clock, overlay};
+use xds::clock::Clock;
 
 use crate::supervisor::{
     api::{HoldHow, HoldRequest, MeshReport},
@@ -77,6 +77,12 @@ impl MeshTarget {
             held: Mutex::default(),
             feed: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Proxies that are stock Envoys.
+    pub fn envoys(&self) -> Vec<String> {
+        let envoys = self.programs.iter().filter(|(_, program)| program.starts_with("envoy "));
+        envoys.filter_map(|(of, _)| of.strip_prefix("proxy ").map(str::to_owned)).collect()
     }
 
     fn held<R>(&self, change: impl FnOnce(&mut BTreeMap<String, Held>) -> R) -> R {
@@ -193,12 +199,7 @@ impl Target for MeshTarget {
             LoseHow::Kill => self.hold(lease, step, region, HoldHow::Kill).await,
             LoseHow::Pause => self.hold(lease, step, region, HoldHow::Pause).await,
             LoseHow::Partition => {
-                let effect = OverlayEffect::Partition {
-                    regions: vec![region.to_string()],
-                    from: Vec::new(),
-                    way: overlay::Way::Both,
-                };
-                let report = self.overlay(lease, step, effect).await?;
+                let report = self.lay(lease, step, &faults::lost(region)).await?;
                 Ok(Lost { workloads: 0, proxies: report.proxies.len(), effective: None, overlays: vec![report.id] })
             }
         }

@@ -20,7 +20,7 @@ use super::{
     journal::Journal,
     ready::Ready,
     restart::Restarts,
-    spawn::{Recipe, Spawner, signal_group},
+    spawn::{Recipe, Spawner, signal_group, signal_leader},
 };
 
 /// Between two questions whether a process is ready.
@@ -37,6 +37,13 @@ pub enum Kind {
     Sidecar,
     /// The control plane.
     Control,
+}
+
+impl Kind {
+    /// Whether it is a proxy, of whichever program.
+    pub fn is_proxy(self) -> bool {
+        matches!(self, Self::Gateway | Self::Sidecar)
+    }
 }
 
 /// A process among others.
@@ -419,7 +426,13 @@ impl Keeper {
             for (_, row) in self.lock().iter_mut().filter(|(key, _)| key.kind == kind) {
                 row.ending = true;
                 for signal in signals {
-                    row.pid.map(|pid| signal_group(pid, *signal));
+                    let Some(pid) = row.pid else { continue };
+                    // A proxy's agent lets its Envoy finish its requests, so it alone is asked.
+                    if *signal == Signal::TERM && kind.is_proxy() {
+                        signal_leader(pid, *signal);
+                    } else {
+                        signal_group(pid, *signal);
+                    }
                 }
             }
             self.changed.send_replace(());

@@ -12,6 +12,7 @@ mod journal;
 mod keeper;
 pub mod layout;
 mod log;
+pub mod plane;
 mod ready;
 mod restart;
 mod serve;
@@ -43,6 +44,8 @@ pub struct Options {
     pub patience: Duration,
     /// Gateways and workloads whose proxy somebody else starts: it is placed, and left alone.
     pub without: BTreeSet<String>,
+    /// Which program each proxy is.
+    pub plane: plane::DataPlane,
 }
 
 /// What happens while a mesh starts.
@@ -69,8 +72,8 @@ pub enum StartError {
         /// Process id of the other supervisor.
         pid: u32,
     },
-    /// A proxy to do without is not of this mesh.
-    #[error("there is no proxy `{name}` to do without; there are {}", known.join(", "))]
+    /// A proxy to do without, or to be an Envoy, is not of this mesh.
+    #[error("there is no proxy `{name}`; there are {}", known.join(", "))]
     NoProxy {
         /// What was asked for.
         name: String,

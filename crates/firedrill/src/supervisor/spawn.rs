@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError, mpsc},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
     process::{Child, Command},
     runtime::Handle,
@@ -139,13 +139,22 @@ async fn start(mut command: Command) -> io::Result<Child> {
     replied.await.map_err(|_| io::Error::other("the spawner thread is gone"))?
 }
 
+/// Sends a signal to the leader of a group alone. Returns whether it was there.
+pub fn signal_leader(leader: Pid, signal: Signal) -> bool {
+    told(kill_process(leader, signal), leader, signal)
+}
+
 /// Sends a signal to a whole group. Returns whether there was anybody.
 pub fn signal_group(group: Pid, signal: Signal) -> bool {
-    match kill_process_group(group, signal) {
+    told(kill_process_group(group, signal), group, signal)
+}
+
+fn told(sent: rustix::io::Result<()>, pid: Pid, signal: Signal) -> bool {
+    match sent {
         Ok(()) => true,
         Err(error) => {
             if error != rustix::io::Errno::SRCH {
-                tracing::warn!(%error, ?signal, group = group.as_raw_pid(), "signal");
+                tracing::warn!(%error, ?signal, pid = pid.as_raw_pid(), "signal");
             }
             false
         }

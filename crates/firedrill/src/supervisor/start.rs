@@ -27,6 +27,7 @@ use super::{
     keeper::{Doubt, Keeper, Key, Kind, Task},
     layout::{GatewayPlace, Layout, WorkloadPlace},
     log::last_lines,
+    plane::DataPlane,
     ready::Ready,
     serve::{self, Served},
     spawn::{Recipe, Spawner},
@@ -67,7 +68,7 @@ pub async fn start(options: Options, sink: Sink) -> Result<Running, StartError> 
     let (subnet, listener) = folder.subnet()?;
     let layout = Layout::new(&options.config, subnet)
         .map_err(|e| StartError::Machine { what: "the manifests".to_owned(), reason: e.to_string() })?;
-    known(&options.without, &layout)?;
+    known(options.without.iter().chain(options.plane.named()), &layout)?;
     for gateway in layout.gateways.iter().filter(|gateway| !options.without.contains(&gateway.name)) {
         // Said here in plain words, rather than found in the log of a proxy that dies again and again.
         TcpListener::bind(gateway.listen).map_err(|e| StartError::Machine {
@@ -146,12 +147,13 @@ impl Running {
         self.configure(&control, options).await?;
         sink(Progress::Step("proxies and workloads"));
         let ours = |proxy: &str| !self.view.without.contains(proxy);
+        let plane = &options.plane;
         for gateway in self.view.layout.gateways.iter().filter(|gateway| ours(&gateway.name)) {
-            self.keeper().add(self.gateway_task(gateway));
+            self.keeper().add(self.gateway_task(gateway, plane));
         }
         for workload in &self.view.layout.workloads {
             if ours(&workload.name) {
-                self.keeper().add(self.sidecar_task(workload));
+                self.keeper().add(self.sidecar_task(workload, plane));
             }
             self.keeper().add(self.workload_task(workload)?);
         }
@@ -285,12 +287,23 @@ impl Running {
     }
 
     /// `service` is that of a sidecar's workload; empty for a gateway.
-    fn proxy_recipe(&self, name: &str, admin: std::net::SocketAddr, service: &str, role: &[&str]) -> Recipe {
+    fn proxy_recipe(
+        &self,
+        name: &str,
+        admin: std::net::SocketAddr,
+        service: &str,
+        role: &[&str],
+        plane: &DataPlane,
+    ) -> Recipe {
         let subnet = self.view.layout.subnet;
         let (control, api, admin) =
             (subnet.control_ads().to_string(), subnet.control_api().to_string(), admin.to_string());
         let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--api", &api, "--admin", &admin];
         arguments.extend(role);
+        let envoy = plane.envoy(name).map(|program| program.display().to_string());
+        if let Some(program) = &envoy {
+            arguments.extend(["--envoy", program]);
+        }
         let state = self.folder.path().to_owned();
         Recipe {
             argv: self.own(&arguments),
@@ -300,21 +313,21 @@ impl Running {
         }
     }
 
-    fn gateway_task(&self, place: &GatewayPlace) -> Task {
+    fn gateway_task(&self, place: &GatewayPlace, plane: &DataPlane) -> Task {
         Task {
             key: Key { kind: Kind::Gateway, name: place.name.clone() },
             region: None,
-            recipe: self.proxy_recipe(&place.name, place.admin, "", &[]),
+            recipe: self.proxy_recipe(&place.name, place.admin, "", &[], plane),
             ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
         }
     }
 
-    fn sidecar_task(&self, place: &WorkloadPlace) -> Task {
+    fn sidecar_task(&self, place: &WorkloadPlace, plane: &DataPlane) -> Task {
         let role = ["--service", place.service.as_str(), "--region", place.region.as_str()];
         Task {
             key: Key { kind: Kind::Sidecar, name: place.name.clone() },
             region: Some(place.region.clone()),
-            recipe: self.proxy_recipe(&place.name, place.admin, &place.service, &role),
+            recipe: self.proxy_recipe(&place.name, place.admin, &place.service, &role, plane),
             ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
         }
     }
@@ -376,11 +389,11 @@ impl Drop for Running {
     }
 }
 
-/// Every proxy to do without must be of the mesh.
-fn known(without: &BTreeSet<String>, layout: &Layout) -> Result<(), StartError> {
+/// Every proxy that is named must be of the mesh.
+fn known<'a>(mut named: impl Iterator<Item = &'a String>, layout: &Layout) -> Result<(), StartError> {
     let gateways = layout.gateways.iter().map(|place| &place.name);
     let known: Vec<String> = gateways.chain(layout.workloads.iter().map(|place| &place.name)).cloned().collect();
-    match without.iter().find(|name| !known.contains(name)) {
+    match named.find(|name| !known.contains(name)) {
         Some(name) => Err(StartError::NoProxy { name: name.clone(), known }),
         None => Ok(()),
     }

@@ -6,6 +6,7 @@
 mod admission;
 mod authorization;
 mod balancing;
+mod beside;
 mod check;
 mod cluster;
 mod differ;
@@ -31,8 +32,11 @@ mod wire;
 use prost::Message;
 use thiserror::Error;
 
-pub use self::check::check;
 use self::wire::{Checked, Problem};
+pub use self::{
+    beside::{Beside, IDENTITY, KeyPair},
+    check::check,
+};
 
 use crate::{
     overlay::Overlay,
@@ -172,6 +176,15 @@ pub fn encode_resource(resource: &Resource) -> Result<Vec<u8>, CodecError> {
         Resource::Overlay(value) => overlay::validate(value).map(|()| overlay::write(value).encode_to_vec()),
     };
     encoded.map_err(|problem| locate(resource.kind(), resource.name(), problem))
+}
+
+/// The same with what no snapshot has.
+///
+/// # Errors
+/// As [`encode_resource`].
+pub(crate) fn encode_beside(resource: &Resource, beside: &Beside) -> Result<Vec<u8>, CodecError> {
+    let encoded = encode_resource(resource)?;
+    Ok(beside.amend(resource).unwrap_or(encoded))
 }
 
 /// Every resource of a snapshot.

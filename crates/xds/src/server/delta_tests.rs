@@ -45,7 +45,7 @@ impl Talk {
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
-        self.desired.publish(version, snapshot).unwrap();
+        self.desired.publish(version, snapshot, crate::codec::Beside::default()).unwrap();
     }
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Heard {

@@ -9,7 +9,7 @@ use std::{
 use envoy_types::pb::google::protobuf::Any;
 
 use crate::{
-    codec::{self, CodecError, Resource},
+    codec::{self, Beside, CodecError, Resource},
     digest::Parts,
     overlay::Overlay,
     resource::ResourceKind,
@@ -31,6 +31,7 @@ pub(super) struct Desired {
 #[derive(Debug)]
 pub(super) struct Published {
     pub snapshot: Arc<Snapshot>,
+    beside: Beside,
     /// As the publisher named it.
     pub name: String,
     /// As the wire names it: the name, with a count if other content had it before.
@@ -72,9 +73,15 @@ impl LeasedOverlay {
 
 impl Desired {
     /// Returns the version on the wire, and whether anything changed.
-    pub fn publish(&mut self, name: &str, snapshot: Arc<Snapshot>) -> Result<(String, bool), CodecError> {
+    pub fn publish(
+        &mut self,
+        name: &str,
+        snapshot: Arc<Snapshot>,
+        beside: Beside,
+    ) -> Result<(String, bool), CodecError> {
         if let Some(current) = &self.snapshot
             && *current.snapshot == *snapshot
+            && current.beside == beside
         {
             return Ok((current.version.clone(), false));
         }
@@ -87,11 +94,15 @@ impl Desired {
         let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
         for resource in codec::resources(&snapshot) {
             let (kind, name) = (resource.kind(), resource.name().to_owned());
-            let version = parts.short(kind, &name);
+            let version = parts.short(kind, &name) + &beside.mark(&resource);
             let known = self.snapshot.as_ref().and_then(|current| current.body(kind, &name, &version));
-            let body = known.cloned().map_or_else(|| encode(&resource), Ok)?;
+            let body = known.cloned().map_or_else(|| encode(&resource, &beside), Ok)?;
             versions.entry(kind).or_default().insert(name.clone(), version);
             resources.entry(kind).or_default().insert(name, body);
+        }
+        if let Some((name, version, body)) = beside.secret() {
+            versions.entry(ResourceKind::Trust).or_default().insert(name.clone(), version);
+            resources.entry(ResourceKind::Trust).or_default().insert(name, body);
         }
         let count = match &self.snapshot {
             Some(current) if current.name == name => current.count + 1,
@@ -101,6 +112,7 @@ impl Desired {
         self.snapshot = Some(Published {
             referred: referred(&snapshot),
             snapshot,
+            beside,
             name: name.to_owned(),
             version: version.clone(),
             count,
@@ -115,7 +127,7 @@ impl Desired {
     pub fn set_overlays(&mut self, overlays: Vec<(Overlay, Duration)>, now: Instant) -> Result<(), CodecError> {
         let mut next = BTreeMap::new();
         for (overlay, ttl) in overlays {
-            let body = encode(&Resource::Overlay(overlay.clone()))?;
+            let body = encode(&Resource::Overlay(overlay.clone()), &Beside::default())?;
             let deadline = now.checked_add(ttl);
             next.insert(overlay.id.clone(), LeasedOverlay { overlay, body, deadline, renewed: self.renewals });
         }
@@ -161,7 +173,7 @@ fn referred(snapshot: &Snapshot) -> BTreeMap<ResourceKind, BTreeSet<String>> {
     ])
 }
 
-fn encode(resource: &Resource) -> Result<Any, CodecError> {
-    let value = codec::encode_resource(resource)?;
+fn encode(resource: &Resource, beside: &Beside) -> Result<Any, CodecError> {
+    let value = codec::encode_beside(resource, beside)?;
     Ok(Any { type_url: resource.kind().type_url().to_owned(), value })
 }

@@ -31,7 +31,13 @@ use tokio::{
 use tokio_stream::StreamExt;
 
 use self::{connection::Connection, service::Ads, shared::Shared};
-use crate::{codec::CodecError, node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};
+use crate::{
+    codec::{Beside, CodecError},
+    node::NodeInfo,
+    overlay::Overlay,
+    resource::ResourceKind,
+    snapshot::Snapshot,
+};
 
 /// What a proxy presents when it opens a stream.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +128,7 @@ pub struct ServeError(String);
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
+    sign_of_life: Option<Duration>,
 }
 
 /// How often a silent connection is asked for a sign of life, and how long it may take to give one.
@@ -131,7 +138,15 @@ impl Server {
     /// A server that knows no proxy yet. The authenticator is called with each stream's first message, and with the first
     /// for each kind after that.
     pub fn new(authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
-        Self { shared: Arc::new(Shared::new(Box::new(authenticator))) }
+        Self { shared: Arc::new(Shared::new(Box::new(authenticator))), sign_of_life: Some(SIGN_OF_LIFE) }
+    }
+
+    /// The same without asking for signs of life: for a peer on this machine, whose end the kernel tells, and which may be
+    /// busy for longer than a sign of life takes (an Envoy that starts).
+    #[must_use]
+    pub fn beside_its_peer(mut self) -> Self {
+        self.sign_of_life = None;
+        self
     }
 
     /// Serves connections (for instance TLS streams whose handshake is done) until `shutdown`, which ends every stream
@@ -172,8 +187,8 @@ impl Server {
             shared.close_all();
         };
         tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(SIGN_OF_LIFE))
-            .http2_keepalive_timeout(Some(SIGN_OF_LIFE))
+            .http2_keepalive_interval(self.sign_of_life)
+            .http2_keepalive_timeout(self.sign_of_life)
             .max_concurrent_streams(8)
             .add_service(AggregatedDiscoveryServiceServer::new(Ads(Arc::clone(&self.shared))))
             .serve_with_incoming_shutdown(incoming, ending)
@@ -187,7 +202,26 @@ impl Server {
     /// # Errors
     /// If it cannot be encoded, or [`codec::check`](crate::codec::check) refuses it; then nothing changes.
     pub fn publish(&self, proxy: &str, version: &str, snapshot: Arc<Snapshot>) -> Result<String, CodecError> {
-        self.shared.change(proxy, |desired| desired.publish(version, snapshot)).map(|(version, _)| version)
+        self.publish_beside(proxy, version, snapshot, Beside::default())
+    }
+
+    /// As [`Server::publish`], with what no snapshot has.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish_beside(
+        &self,
+        proxy: &str,
+        version: &str,
+        snapshot: Arc<Snapshot>,
+        beside: Beside,
+    ) -> Result<String, CodecError> {
+        self.shared.change(proxy, |desired| desired.publish(version, snapshot, beside)).map(|(version, _)| version)
+    }
+
+    /// What each resource that is published for the proxy is called on an incremental stream: by its content.
+    pub fn versions(&self, proxy: &str) -> BTreeMap<ResourceKind, BTreeMap<String, String>> {
+        self.shared.versions(proxy)
     }
 
     /// Makes these the overlays that the proxy is told, each for its time to live from now. Those left out are taken

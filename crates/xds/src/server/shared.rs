@@ -109,6 +109,12 @@ impl Shared {
         self.slots().proxies.iter().map(|(name, slot)| (name.clone(), slot.state.clone())).collect()
     }
 
+    pub fn versions(&self, proxy: &str) -> BTreeMap<ResourceKind, BTreeMap<String, String>> {
+        let slots = self.slots();
+        let published = slots.proxies.get(proxy).and_then(|slot| slot.desired.snapshot.as_ref());
+        published.map(|published| published.versions.clone()).unwrap_or_default()
+    }
+
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
     }

@@ -67,7 +67,7 @@ impl Talk {
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
-        self.desired.publish(version, snapshot).unwrap();
+        self.desired.publish(version, snapshot, crate::codec::Beside::default()).unwrap();
     }
 
     fn ask(&mut self, kind: Kind, names: &[&str], nonce: &str, error: Option<&str>) -> Heard {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     arguments::{Format, State},
     attach::{Attached, attach},
+    dataplane::drill_refusals,
     failure::{Exit, Failure},
     interrupt::Stop,
     manifests::{self, Files, reason},
@@ -152,6 +153,11 @@ async fn attempt(
     let left = drill::recover_crashed(Some(attached.target.clone()), places).await.map_err(|e| unrecorded(&e))?;
     for sealed in &left {
         recovered(sealed, screen)?;
+    }
+    let refused = drill_refusals(&config, name.as_str(), &attached.target.envoys());
+    if !refused.is_empty() {
+        return Err(Failure::usage(format!("drill {name} asks for what a stock Envoy cannot do:\n  {}", refused.join("\n  ")))
+            .help("let these proxies be ours (`firedrill up --data-plane envoy=PROXY,PROXY` names the others), or change the scenario"));
     }
     let (progress, mut shown) = mpsc::channel(1024);
     let (abort, aborted) = watch::channel(None);
