@@ -62,9 +62,9 @@ pub async fn forward<T>(
     let ended = async {
         let distrusted = async {
             loop {
-                let changed = trust.changed().await;
-                let believed = cluster.tls().is_none_or(|tls| tls.verifier.accepts(&link.chain));
-                if changed.is_err() || !believed {
+                cluster.trust.over(trust).await;
+                trust = cluster.trust.number();
+                if !cluster.tls().is_none_or(|tls| tls.verifier.accepts(&link.chain)) {
                     return;
                 }
             }
@@ -149,7 +149,7 @@ struct Connected {
     link: Link,
     host: Arc<Host>,
     epoch: u64,
-    trust: watch::Receiver<u64>,
+    trust: u64,
     _active: Active,
 }
 
@@ -164,7 +164,7 @@ async fn connect(cluster: &Arc<Cluster>) -> Option<Connected> {
         aim = if left == 1 { Aim::Beyond(chosen.tier) } else { Aim::Load };
         let host = chosen.host;
         host.tries.fetch_add(1, Ordering::Relaxed);
-        let (epoch, trust, config) = (host.epoch(), cluster.watch_trust(), &view.config);
+        let (epoch, trust, config) = (host.epoch(), cluster.trust.number(), &view.config);
         match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
             Ok(link) => {
                 cluster.connected(&view, &host);

@@ -29,7 +29,7 @@ use crate::{
     tls::spiffe,
 };
 
-/// How often idle connections to endpoints are looked through.
+/// How often idle connections to endpoints are looked through, and free memory is given back.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Pause after accepting failed (usually: no file descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -67,17 +67,17 @@ impl Worker {
     ///
     /// # Errors
     /// When the system has no thread or no event queue left.
-    pub fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn start(index: usize, shared: Arc<Shared>, give_back: fn()) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, told) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name(format!("data-{index}"))
-            .spawn(move || runtime.block_on(run(shared, told)))?;
+            .spawn(move || runtime.block_on(run(shared, told, give_back)))?;
         Ok(Self { commands, thread })
     }
 }
 
-async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>) {
+async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>, give_back: fn()) {
     let pool = Arc::new(Pool::default());
     let mut sockets: HashMap<String, watch::Sender<bool>> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -96,7 +96,10 @@ async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>) {
                     }
                 },
             },
-            _ = sweep.tick() => pool.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                pool.sweep(Instant::now());
+                give_back();
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -100,8 +101,8 @@ impl Parts {
     }
 }
 
-fn sort_hosts(table: &mut RouteTable) {
-    table.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+fn sort_hosts(table: &mut Arc<RouteTable>) {
+    Arc::make_mut(table).hosts.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 fn sort_endpoints(set: &mut EndpointSet) {

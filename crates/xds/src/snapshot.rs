@@ -2,7 +2,7 @@
 //!
 //! The same form is a snapshot file and the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,8 @@ mod route;
 pub struct Snapshot {
     /// Sockets to listen on (LDS).
     pub listeners: Vec<Listener>,
-    /// Route tables that listeners refer to by name (RDS).
-    pub routes: Vec<RouteTable>,
+    /// Route tables that listeners refer to by name (RDS). Shared with whoever serves by them, since they are large.
+    pub routes: Vec<Arc<RouteTable>>,
     /// Upstream services (CDS).
     pub clusters: Vec<Cluster>,
     /// Where each cluster's endpoints are (EDS).
@@ -40,7 +40,7 @@ impl Snapshot {
     pub fn shrink(&mut self) {
         self.listeners.shrink_to_fit();
         self.routes.shrink_to_fit();
-        for host in self.routes.iter_mut().flat_map(|table| &mut table.hosts) {
+        for host in self.routes.iter_mut().flat_map(|table| &mut Arc::make_mut(table).hosts) {
             host.domains.shrink_to_fit();
             host.routes.shrink_to_fit();
             for route in &mut host.routes {

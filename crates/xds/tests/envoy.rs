@@ -29,7 +29,7 @@ use xds::{
     server::{Notice, Server},
     snapshot::{
         Admission, AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, Ramp,
-        Snapshot, TrustBundle, UpstreamProtocol,
+        RouteTable, Snapshot, TrustBundle, UpstreamProtocol,
     },
 };
 
@@ -197,10 +197,10 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
         http.authorization = Some(Authorization { allow });
         http.admission = Some(Admission::default());
     }
-    let mut table = inner.routes[0].clone();
+    let mut table = RouteTable::clone(&inner.routes[0]);
     table.name = "inbound".to_owned();
     snapshot.listeners.push(listener);
-    snapshot.routes.push(table);
+    snapshot.routes.push(table.into());
     snapshot.clusters.extend(inner.clusters);
     snapshot.endpoints.extend(inner.endpoints);
 

@@ -184,10 +184,8 @@ impl Compiler<'_> {
             }),
         });
         let action = to_workload(service);
-        snapshot.routes.push(RouteTable {
-            name: "inbound".to_owned(),
-            hosts: vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])],
-        });
+        let hosts = vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])];
+        snapshot.routes.push(RouteTable { name: "inbound".to_owned(), hosts }.into());
         snapshot.clusters.push(Cluster {
             connect_timeout: LOCAL_CONNECT,
             balancer: Balancer::RoundRobin,
@@ -236,7 +234,7 @@ impl Compiler<'_> {
             }
         }
         self.add_mirrors(snapshot, &callees, &from)?;
-        snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts });
+        snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts }.into());
         Ok(())
     }
 
@@ -268,7 +266,7 @@ impl Compiler<'_> {
             service.map(|service| routes::of(service, &caller, &route.prefix)).unwrap_or_default()
         });
         let hosts = vec![host("gateway", vec!["*".to_owned()], routes.collect())];
-        snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts });
+        snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts }.into());
         Ok(())
     }
 

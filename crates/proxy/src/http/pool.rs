@@ -14,7 +14,7 @@ use futures_util::{FutureExt, future::Shared};
 use h2::client::SendRequest;
 use rustls::pki_types::CertificateDer;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, oneshot},
     task::AbortHandle,
 };
 
@@ -211,8 +211,8 @@ impl Pool {
         host: &Arc<Host>,
     ) -> &'a mut Entry {
         entries.hosts.entry(host.id).or_insert_with(|| {
-            let (epoch, trust) = (host.epoch(), cluster.watch_trust());
-            let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), epoch, trust);
+            let seen = (host.epoch(), cluster.trust.number());
+            let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), seen);
             let warden = tokio::spawn(watching).abort_handle();
             Entry {
                 idle: Vec::new(),
@@ -338,21 +338,16 @@ fn believed(cluster: &Cluster, fate: &Fate) -> bool {
     }
 }
 
-/// Watches over the connections to one endpoint. The entry that it belongs to ends it.
-async fn watch_over(
-    pool: Weak<Pool>,
-    cluster: Arc<Cluster>,
-    host: Arc<Host>,
-    mut epoch: u64,
-    mut trust: watch::Receiver<u64>,
-) {
+/// Watches over the connections to one endpoint, from these epochs of its and its trust's on. The entry that it belongs to
+/// ends it.
+async fn watch_over(pool: Weak<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, mut seen: (u64, u64)) {
     loop {
-        let changed = tokio::select! {
-            () = host.epoch_over(epoch) => Ok(()),
-            changed = trust.changed() => changed,
-        };
-        epoch = host.epoch();
-        let (Ok(()), Some(pool)) = (changed, pool.upgrade()) else { return };
+        tokio::select! {
+            () = host.epoch_over(seen.0) => {}
+            () = cluster.trust.over(seen.1) => {}
+        }
+        seen = (host.epoch(), cluster.trust.number());
+        let Some(pool) = pool.upgrade() else { return };
         pool.look_again(&cluster, &host);
     }
 }

@@ -116,7 +116,7 @@ impl Connection {
         let Some(entry) = entry else {
             return refuse(Refusal::new(StatusCode::NOT_FOUND, Flag::NoRouteFound, "no route"), record, Some(id));
         };
-        match &entry.route.action {
+        match &entry.route().action {
             RouteAction::Answer { status, body } => {
                 let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 answer(status, body.clone(), record, Some(id))

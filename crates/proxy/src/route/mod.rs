@@ -25,8 +25,9 @@ pub struct Table {
 /// A route with what was observed on it.
 #[derive(Debug)]
 pub struct Entry {
-    /// As configured.
-    pub route: Route,
+    table: Arc<RouteTable>,
+    /// The index of its virtual host in the table, and its own in that.
+    place: (usize, usize),
     /// Of its tries.
     pub latency: Latency,
     /// What becomes of path, authority and headers; `None` where nothing does.
@@ -40,14 +41,15 @@ pub struct NoRoute;
 
 impl Table {
     /// Indexes a table. A domain that two hosts claim belongs to the first.
-    pub fn new(config: &RouteTable, now: Instant) -> Self {
+    pub fn new(config: &Arc<RouteTable>, now: Instant) -> Self {
         let mut domains = HashMap::new();
         let mut hosts = Vec::with_capacity(config.hosts.len());
         for (index, host) in config.hosts.iter().enumerate() {
             for domain in &host.domains {
                 domains.entry(domain.to_ascii_lowercase()).or_insert(index);
             }
-            hosts.push(host.routes.iter().map(|route| Arc::new(Entry::new(route.clone(), now))).collect());
+            let entry = |place| Arc::new(Entry::new(config.clone(), (index, place), now));
+            hosts.push((0..host.routes.len()).map(entry).collect());
         }
         Self { hosts, domains }
     }
@@ -61,14 +63,20 @@ impl Table {
 }
 
 impl Entry {
-    fn new(route: Route, now: Instant) -> Self {
+    fn new(table: Arc<RouteTable>, place: (usize, usize), now: Instant) -> Self {
+        let route = &table.hosts[place.0].routes[place.1];
         let rewrite = match &route.action {
             RouteAction::Forward(forward) => Rewrite::new(forward, &route.matches.path),
             RouteAction::Redirect(redirect) => Rewrite::of_redirect(redirect, &route.matches.path),
             RouteAction::Answer { .. } => None,
         };
         let matcher = Matcher::new(&route.matches);
-        Self { route, latency: Latency::new(now), rewrite, matcher }
+        Self { latency: Latency::new(now), rewrite, matcher, table, place }
+    }
+
+    /// As configured.
+    pub fn route(&self) -> &Route {
+        &self.table.hosts[self.place.0].routes[self.place.1]
     }
 }
 
@@ -112,7 +120,7 @@ mod tests {
     fn first_match_of_the_authority_wins() {
         let exact = |name: &str, value: &str| Named { name: name.into(), is: Is::Exact(value.into()) };
         let present = |name: &str| Named { name: name.into(), is: Is::Present };
-        let table = RouteTable {
+        let table = Arc::new(RouteTable {
             name: "t".into(),
             hosts: vec![
                 VirtualHost {
@@ -131,7 +139,7 @@ mod tests {
                     routes: vec![route(PathMatch::Prefix("/".into()), &[], vec![], 205)],
                 },
             ],
-        };
+        });
         let table = Table::new(&table, Instant::now());
         let cases = [
             ("fx", "GET", "/a?q=1", vec![], Some(201)),
@@ -143,7 +151,7 @@ mod tests {
         ];
         for (authority, method, uri, headers, expected) in cases {
             let found =
-                table.find(authority, None, &parts(method, uri, &headers)).ok().map(|entry| &entry.route.action);
+                table.find(authority, None, &parts(method, uri, &headers)).ok().map(|entry| &entry.route().action);
             let status = found.map(|action| match action {
                 RouteAction::Answer { status, .. } => *status,
                 RouteAction::Forward(_) | RouteAction::Redirect(_) => 0,

@@ -105,7 +105,7 @@ async fn what_is_too_much_is_refused_at_once_and_low_requests_first() {
     let workload = Workload::start(0).await;
     let mut snapshot = plain(workload.endpoint(), Direction::Inbound);
     limit(&mut snapshot, 5);
-    snapshot.routes[0].hosts[0].domains = vec!["*".into()];
+    hosts(&mut snapshot)[0].domains = vec!["*".into()];
     let proxy = Proxy::start(&snapshot);
     let to = snapshot.listeners[0].address;
     let mut held: Vec<_> = (0..4).map(|_| tokio::spawn(http1(to, get("/")))).collect();

@@ -94,7 +94,7 @@ fn allow(snapshot: &mut Snapshot, upgrades: &[&str]) {
 }
 
 fn forward(snapshot: &mut Snapshot) -> &mut Forward {
-    let RouteAction::Forward(forward) = &mut snapshot.routes[0].hosts[0].routes[1].action else { unreachable!() };
+    let RouteAction::Forward(forward) = &mut hosts(snapshot)[0].routes[1].action else { unreachable!() };
     forward
 }
 

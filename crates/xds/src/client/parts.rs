@@ -58,7 +58,7 @@ pub(super) fn assemble<'a>(resources: impl Iterator<Item = &'a Resource>) -> Sna
             Resource::Cluster(cluster) => snapshot.clusters.push(cluster),
             Resource::Endpoints(set) => snapshot.endpoints.push(set),
             Resource::Listener(listener) => snapshot.listeners.push(listener),
-            Resource::Routes(table) => snapshot.routes.push(table),
+            Resource::Routes(table) => snapshot.routes.push(table.into()),
             Resource::Overlay(_) => {}
         }
     }

@@ -180,6 +180,6 @@ pub fn resources(snapshot: &Snapshot) -> impl Iterator<Item = Resource> + '_ {
     let clusters = snapshot.clusters.iter().cloned().map(Resource::Cluster);
     let endpoints = snapshot.endpoints.iter().cloned().map(Resource::Endpoints);
     let listeners = snapshot.listeners.iter().cloned().map(Resource::Listener);
-    let routes = snapshot.routes.iter().cloned().map(Resource::Routes);
+    let routes = snapshot.routes.iter().map(|table| Resource::Routes(RouteTable::clone(table)));
     trust.chain(clusters).chain(endpoints).chain(listeners).chain(routes)
 }

@@ -228,7 +228,7 @@ impl Case {
                 tls: None,
                 protocol,
             }],
-            routes,
+            routes: routes.into_iter().map(Into::into).collect(),
             clusters: endpoints.iter().map(|set| self.cluster_of(&set.cluster)).collect(),
             endpoints,
             trust: Vec::new(),
