@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
-    OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
-    Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
+    OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
+    RecoveryRequest, Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
 };
 
 /// Limit of a call that does not wait for something.
@@ -183,6 +183,23 @@ impl Client {
     pub async fn put_placements(&self, placements: &Placements) -> Result<(), ClientError> {
         let what = "take the placements";
         self.call::<_, Value>(Method::PUT, "/v1/placements", what, Some(placements), TIMEOUT).await.map(|_| ())
+    }
+
+    /// Tells where one proxy runs; the others stay where they are.
+    ///
+    /// # Errors
+    /// Refused if one of its addresses is another's.
+    pub async fn put_placement(&self, placement: &Placement) -> Result<(), ClientError> {
+        let (path, what) = (format!("/v1/placements/{}", escape(&placement.proxy)), "take the placement");
+        self.call::<_, Value>(Method::PUT, &path, what, Some(placement), TIMEOUT).await.map(|_| ())
+    }
+
+    /// Takes one proxy away. Succeeds if it is not placed any more.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn remove_placement(&self, proxy: &str) -> Result<(), ClientError> {
+        self.gone(&format!("/v1/placements/{}", escape(proxy)), &format!("remove the placement of {proxy}")).await
     }
 
     /// Sources of endpoints that are found rather than written.

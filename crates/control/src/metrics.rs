@@ -21,5 +21,17 @@ pub(crate) fn text(mesh: &Mesh) -> String {
     for (reason, count) in refused {
         let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {count}");
     }
+    let proxies = mesh.ads.proxies();
+    let connected = proxies.values().filter(|proxy| proxy.connected);
+    for (name, help, count) in [
+        ("firedrill_proxies_connected", "Proxies with a stream to this control plane.", connected.clone().count()),
+        (
+            "firedrill_proxies_settled",
+            "Of these, those that accepted all that is published for them.",
+            connected.filter(|proxy| proxy.settled).count(),
+        ),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {count}");
+    }
     text
 }

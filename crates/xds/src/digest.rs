@@ -71,6 +71,11 @@ impl Parts {
         }
     }
 
+    /// A part's digest; zeros for no part.
+    pub(crate) fn digest(&self, kind: ResourceKind, name: &str) -> [u8; 32] {
+        self.0.get(&(kind, name.to_owned())).copied().unwrap_or_default()
+    }
+
     /// Sixteen hexadecimal digits of a part's digest: enough to tell contents of one name apart. Empty for no part.
     pub(crate) fn short(&self, kind: ResourceKind, name: &str) -> String {
         let mut text = String::new();

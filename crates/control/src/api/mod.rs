@@ -13,6 +13,8 @@
 //! GET    /v1/sources                             → [SourceOfEndpoints]
 //! PUT    /v1/placements                          Placements → {}
 //! GET    /v1/placements                          → Placements
+//! PUT    /v1/placements/{proxy}                  Placement → {} (one that joins, or moves)
+//! DELETE /v1/placements/{proxy}                  → {}
 //! GET    /metrics                                Prometheus text (no token)
 //! POST   /v1/tokens                              TokenRequest → JoinToken
 //! POST   /v1/certificates                        CertificateRequest → Certificate (bearer: a join token, or none)

@@ -1,15 +1,17 @@
 //! (manifests, placements, durable switches) → one snapshot per proxy. Pure.
 
+mod change;
 mod fault;
 mod policy;
 mod routes;
 mod tiers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
 };
 
+pub(crate) use change::Change;
 pub use fault::fault_action;
 use model::{
     config::{Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
@@ -98,25 +100,17 @@ pub fn compile(
     roots: &str,
     found: &Addresses,
 ) -> BTreeMap<String, Result<Snapshot, CompileError>> {
-    let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
-        Role::Sidecar { workload, inbound, .. } => Some((workload.as_str(), *inbound)),
-        Role::Gateway { .. } => None,
-    });
-    let compiler = Compiler { config, inbound: inbound.collect(), switches, roots, found };
-    let proxies = placements.proxies.iter();
-    proxies
-        .map(|placement| {
-            let snapshot = compiler.proxy(placement);
-            let error = |reason| CompileError { proxy: placement.proxy.clone(), reason };
-            (placement.proxy.clone(), snapshot.map_err(error))
-        })
-        .collect()
+    let compiler = Compiler::new(config, placements, switches, roots, found);
+    placements.proxies.iter().map(|placement| (placement.proxy.clone(), compiler.snapshot(placement))).collect()
 }
 
-struct Compiler<'a> {
+/// Makes snapshots, one at a time.
+pub(crate) struct Compiler<'a> {
     config: &'a Config,
     /// Where sidecars accept mutual TLS, by workload.
-    inbound: BTreeMap<&'a str, SocketAddr>,
+    inbound: HashMap<&'a str, SocketAddr>,
+    /// SPIFFE ids of those that may send a service requests.
+    callers: HashMap<&'a ServiceName, Vec<String>>,
     switches: &'a Switches,
     roots: &'a str,
     found: &'a Addresses,
@@ -128,7 +122,27 @@ struct From<'a> {
     region: Option<&'a RegionName>,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    /// As [`compile`] takes it.
+    pub(crate) fn new(
+        config: &'a Config,
+        placements: &'a Placements,
+        switches: &'a Switches,
+        roots: &'a str,
+        found: &'a Addresses,
+    ) -> Self {
+        let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
+            Role::Sidecar { workload, inbound, .. } => Some((workload.as_str(), *inbound)),
+            Role::Gateway { .. } => None,
+        });
+        Self { config, inbound: inbound.collect(), callers: callers(config), switches, roots, found }
+    }
+
+    /// Makes the snapshot of a placed proxy.
+    pub(crate) fn snapshot(&self, placement: &Placement) -> Result<Snapshot, CompileError> {
+        self.proxy(placement).map_err(|reason| CompileError { proxy: placement.proxy.clone(), reason })
+    }
+
     fn proxy(&self, placement: &Placement) -> Result<Snapshot, String> {
         let mut snapshot = Snapshot::default();
         match &placement.role {
@@ -278,7 +292,7 @@ impl Compiler<'_> {
 
     /// Who may call: as written, else those that name the service in `calls` and the gateways that route to it.
     fn authorization(&self, service: &Service) -> Authorization {
-        let callers = self.callers(service);
+        let callers = self.callers.get(&service.name).cloned().unwrap_or_default();
         let Some(allow) = &service.authorization else {
             let all = AllowRule { principals: callers, methods: Vec::new(), paths: Vec::new() };
             return Authorization { allow: if all.principals.is_empty() { Vec::new() } else { vec![all] } };
@@ -305,21 +319,6 @@ impl Compiler<'_> {
             rules.push(AllowRule { principals: callers, methods, paths });
         }
         Authorization { allow: rules }
-    }
-
-    fn callers(&self, service: &Service) -> Vec<String> {
-        // Copies come from the callers of the service that is mirrored.
-        let reaches = |callee: &ServiceName| {
-            let other = self.config.services.get(callee);
-            *callee == service.name || other.is_some_and(|other| routes::mirrors(other).contains(&service.name))
-        };
-        let services = self.config.services.values().filter(|s| s.calls.iter().any(reaches));
-        let gateways = self.config.mesh.gateways.iter();
-        let gateways = gateways.filter(|g| g.routes.iter().any(|r| reaches(&r.service)));
-        services
-            .map(|s| service_id(self.config, s.name.as_str()))
-            .chain(gateways.map(|g| gateway_id(self.config, g.name.as_str())))
-            .collect()
     }
 
     /// Regions that have endpoints of a service, in the mesh's order.
@@ -428,6 +427,24 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// Who may send each service requests, services before gateways.
+fn callers(config: &Config) -> HashMap<&ServiceName, Vec<String>> {
+    let services = config.services.values().map(|s| (service_id(config, s.name.as_str()), s.calls.iter().collect()));
+    let gateways = config.mesh.gateways.iter();
+    let gateways = gateways
+        .map(|g| (gateway_id(config, g.name.as_str()), g.routes.iter().map(|r| &r.service).collect::<Vec<_>>()));
+    let mut callers: HashMap<&ServiceName, Vec<String>> = HashMap::new();
+    for (id, callees) in services.chain(gateways) {
+        // Copies come from the callers of the service that is mirrored.
+        let mirrors = callees.iter().filter_map(|name| config.services.get(*name)).flat_map(routes::mirrors);
+        let reached: BTreeSet<&ServiceName> = callees.iter().copied().chain(mirrors).collect();
+        for callee in reached {
+            callers.entry(callee).or_default().push(id.clone());
+        }
+    }
+    callers
 }
 
 /// What no proxy could be told: manifests that hold any of it are refused.

@@ -114,9 +114,8 @@ fn endpoints(
         if let Some(left) = world.addresses.get() {
             world.addresses.set(left.checked_sub(wanted));
             if world.addresses.get().is_none() {
-                let message = format!("more than {} gateways and workloads in one mesh", super::ADDRESSES);
-                cx.error("too-many-workloads", endpoint.head, message)
-                    .mend("lower `count`: a local mesh has that many addresses");
+                let message = format!("more than {} gateways and workloads in one mesh", super::MOST);
+                cx.error("too-many-workloads", endpoint.head, message).mend("lower `count`");
             }
         }
         // Said once; after it nothing is expanded.

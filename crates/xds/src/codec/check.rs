@@ -39,10 +39,16 @@ fn check_references(snapshot: &Snapshot) -> Checked<()> {
     equal("routes", "route table", &tables_named(snapshot), &tables)?;
     let trust: BTreeSet<&str> = snapshot.trust.iter().map(|bundle| bundle.name.as_str()).collect();
     equal("trust", "trust bundle", &trust_named(snapshot), &trust)?;
-    match clusters_named(snapshot).difference(&clusters).next() {
+    match missing_cluster(snapshot) {
         Some(missing) => wrong("clusters", format!("{missing:?} is referred to and missing")),
         None => Ok(()),
     }
+}
+
+/// A cluster that listeners or routes refer to and that is not there.
+pub(crate) fn missing_cluster(snapshot: &Snapshot) -> Option<&str> {
+    let clusters: BTreeSet<&str> = snapshot.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+    clusters_named(snapshot).into_iter().find(|named| !clusters.contains(named))
 }
 
 fn equal(path: &str, what: &str, named: &BTreeSet<&str>, present: &BTreeSet<&str>) -> Checked<()> {

@@ -32,6 +32,7 @@ use prost::Message;
 use thiserror::Error;
 
 pub use self::check::check;
+pub(crate) use self::check::missing_cluster;
 use self::wire::{Checked, Problem};
 
 use crate::{

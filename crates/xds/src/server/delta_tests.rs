@@ -11,6 +11,7 @@ use envoy_types::pb::{
 };
 
 use super::{
+    bodies::Bodies,
     delta::DeltaCore,
     desired::Desired,
     held::Held,
@@ -45,7 +46,7 @@ impl Talk {
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
-        self.desired.publish(version, snapshot).unwrap();
+        self.desired.publish(version, snapshot, &mut Bodies::default()).unwrap();
     }
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Heard {

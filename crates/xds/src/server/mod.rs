@@ -1,5 +1,6 @@
 //! The ADS server: one state machine per stream, and the gRPC service around it.
 
+mod bodies;
 mod connection;
 mod delta;
 #[cfg(test)]
@@ -187,7 +188,7 @@ impl Server {
     /// # Errors
     /// If it cannot be encoded, or [`codec::check`](crate::codec::check) refuses it; then nothing changes.
     pub fn publish(&self, proxy: &str, version: &str, snapshot: Arc<Snapshot>) -> Result<String, CodecError> {
-        self.shared.change(proxy, |desired| desired.publish(version, snapshot)).map(|(version, _)| version)
+        self.shared.publish(proxy, version, snapshot)
     }
 
     /// Makes these the overlays that the proxy is told, each for its time to live from now. Those left out are taken
@@ -196,6 +197,10 @@ impl Server {
     /// # Errors
     /// If one cannot be encoded; then nothing changes.
     pub fn set_overlays(&self, proxy: &str, overlays: Vec<(Overlay, Duration)>) -> Result<(), CodecError> {
+        // Who has none and gets none is not woken.
+        if overlays.is_empty() && !self.shared.has_overlays(proxy) {
+            return Ok(());
+        }
         self.shared.change(proxy, |desired| desired.set_overlays(overlays, Instant::now()))
     }
 

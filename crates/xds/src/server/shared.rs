@@ -11,11 +11,12 @@ use tonic::Status;
 
 use super::{
     Authenticator, Credentials, Notice, ProxyState,
+    bodies::Bodies,
     desired::Desired,
     held::Held,
     protocol::{Heard, Protocol},
 };
-use crate::{node::NodeInfo, resource::ResourceKind};
+use crate::{codec::CodecError, node::NodeInfo, resource::ResourceKind, snapshot::Snapshot};
 
 /// Notices kept for a receiver that falls behind.
 const NOTICES: usize = 1024;
@@ -31,6 +32,7 @@ pub(super) struct Shared {
 struct Slots {
     proxies: BTreeMap<String, Slot>,
     streams: u64,
+    bodies: Bodies,
 }
 
 #[derive(Default)]
@@ -83,16 +85,32 @@ impl Shared {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what a proxy is to have and wakes its stream.
+    /// Changes the overlays that a proxy is to have and wakes its stream.
     pub fn change<T>(&self, proxy: &str, change: impl FnOnce(&mut Desired) -> T) -> T {
         let mut slots = self.slots();
         let slot = slots.proxies.entry(proxy.to_owned()).or_default();
         let result = change(&mut slot.desired);
-        let published = slot.desired.snapshot.as_ref().map(|published| published.version.clone());
-        slot.state.settled &= slot.state.published == published;
-        slot.state.published = published;
         slot.changed.notify_one();
         result
+    }
+
+    /// Changes a proxy's snapshot, and wakes its stream if that is another one. Answers its version.
+    pub fn publish(&self, proxy: &str, name: &str, snapshot: Arc<Snapshot>) -> Result<String, CodecError> {
+        let mut slots = self.slots();
+        let Slots { proxies, bodies, .. } = &mut *slots;
+        let slot = proxies.entry(proxy.to_owned()).or_default();
+        let (version, changed) = slot.desired.publish(name, snapshot, bodies)?;
+        if changed {
+            slot.state.settled = false;
+            slot.state.published = Some(version.clone());
+            slot.changed.notify_one();
+        }
+        Ok(version)
+    }
+
+    /// Whether a proxy is to have any overlay.
+    pub fn has_overlays(&self, proxy: &str) -> bool {
+        self.slots().proxies.get(proxy).is_some_and(|slot| !slot.desired.overlays.is_empty())
     }
 
     pub fn remove(&self, proxy: &str) {

@@ -13,6 +13,7 @@ use envoy_types::pb::{
 use prost::Message;
 
 use super::{
+    bodies::Bodies,
     desired::Desired,
     held::Held,
     protocol::{Heard, Protocol as _},
@@ -67,7 +68,7 @@ impl Talk {
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
-        self.desired.publish(version, snapshot).unwrap();
+        self.desired.publish(version, snapshot, &mut Bodies::default()).unwrap();
     }
 
     fn ask(&mut self, kind: Kind, names: &[&str], nonce: &str, error: Option<&str>) -> Heard {
