@@ -174,8 +174,8 @@ pub struct Service {
     pub routes: Vec<RegionPreference>,
     /// What is done with some requests; the first that matches counts, else they go to all endpoints.
     pub requests: Vec<RequestRoute>,
-    /// Who may call. `None` (not written): those services that name it in `calls`, and gateways that route to it.
-    pub authorization: Option<Vec<Allow>>,
+    /// Who may call.
+    pub authorization: Authorization,
 }
 
 /// What a service speaks.
@@ -278,6 +278,25 @@ pub enum Prefer {
     Order(Vec<RegionName>),
 }
 
+/// Who may call a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Authorization {
+    /// `None` (not written): those services that name it in `calls`, and gateways that route to it.
+    pub allow: Option<Vec<Allow>>,
+    /// Default enforce.
+    pub mode: AuthorizationMode,
+}
+
+/// What becomes of a caller without a permission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthorizationMode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It passes, and is told.
+    DryRun,
+}
+
 /// A permission to call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allow {
@@ -287,6 +306,8 @@ pub struct Allow {
     pub methods: Vec<String>,
     /// Path prefixes; empty is all.
     pub paths: Vec<String>,
+    /// All of these headers; empty is any.
+    pub headers: Vec<Named>,
 }
 
 /// Who calls: written as one name, looked up among services, then gateways.

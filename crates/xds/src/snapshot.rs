@@ -127,8 +127,18 @@ pub struct HttpListener {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Authorization {
-    /// One match suffices.
+    /// One match suffices. In logs and counters a permission goes by its place: see [`Authorization::rule`].
     pub allow: Vec<AllowRule>,
+    /// Lets everyone pass, and tells who would have been refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+impl Authorization {
+    /// What a permission is called: `allow[0]`, its place in the list.
+    pub fn rule(index: usize) -> String {
+        format!("allow[{index}]")
+    }
 }
 
 /// One permission.
@@ -144,6 +154,9 @@ pub struct AllowRule {
     /// Path prefixes; empty allows all.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// All of these headers, as in [`RouteMatch`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Named>,
 }
 
 /// Bounds on what a caller may send. Every one has a safe default.

@@ -41,9 +41,10 @@ fn path() -> impl Strategy<Value = String> {
 
 fn listener() -> impl Strategy<Value = Listener> {
     let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound), Just(Direction::Gateway)];
-    let rule = (vec("[a-zé:/.]{1,12}", 1..3), methods(), vec(path(), 0..3));
-    let rule = rule.prop_map(|(principals, methods, paths)| AllowRule { principals, methods, paths });
-    let authorization = option::of(vec(rule, 0..3).prop_map(|allow| Authorization { allow }));
+    let rule = (vec("[a-zé:/.]{1,12}", 1..3), methods(), vec(path(), 0..3), vec(named(), 0..3));
+    let rule = rule.prop_map(|(principals, methods, paths, headers)| AllowRule { principals, methods, paths, headers });
+    let authorization = (vec(rule, 0..3), any::<bool>());
+    let authorization = option::of(authorization.prop_map(|(allow, dry_run)| Authorization { allow, dry_run }));
     let limits = (1_u32..=8 << 20, 1_u32.., time(), time(), 1_u32.., 1_u32..1 << 31);
     let limits = limits.prop_map(|(header_bytes, headers, header_timeout, idle_timeout, connections, streams)| {
         Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams: streams }
@@ -294,6 +295,12 @@ fn is() -> impl Strategy<Value = Is> {
     ]
 }
 
+/// A condition on a header.
+fn named() -> impl Strategy<Value = Named> {
+    let is = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
+    ("[a-z][a-z0-9-]{0,6}", is).prop_map(|(name, is)| Named { name, is })
+}
+
 fn route() -> impl Strategy<Value = Route> {
     let answer = (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Answer { status, body });
     let scheme = prop_oneof![Just("http".to_owned()), Just("https".to_owned())];
@@ -315,9 +322,7 @@ fn route() -> impl Strategy<Value = Route> {
         1 => redirect.prop_map(RouteAction::Redirect),
         1 => answer,
     ];
-    let or_absent = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
     let cookie_is = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
-    let header = ("[a-z][a-z0-9-]{0,6}", or_absent).prop_map(|(name, is)| Named { name, is });
     let parameter = (".{1,5}", is()).prop_map(|(name, is)| Named { name, is });
     let cookie = ("[A-Za-z_]{1,5}", cookie_is).prop_map(|(name, is)| Named { name, is });
     let path = prop_oneof![
@@ -326,7 +331,7 @@ fn route() -> impl Strategy<Value = Route> {
         "/[a-z]{0,3}[.]?".prop_map(PathMatch::Regex),
     ];
     let rest = (vec(parameter, 0..3), vec(cookie, 0..3), vec("spiffe://[a-z./]{1,8}", 0..3));
-    (path, methods(), vec(header, 0..3), rest, action).prop_map(
+    (path, methods(), vec(named(), 0..3), rest, action).prop_map(
         |(path, methods, headers, (query, cookies, callers), action)| Route {
             matches: RouteMatch { path, methods, headers, query, cookies, callers },
             action,

@@ -191,10 +191,11 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
             principals: vec!["spiffe://bank.example/service/nobody".to_owned(), LEDGER.to_owned()],
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            headers: Vec::new(),
         };
         // The health check is a GET, too.
         let allow = vec![rule(&["GET", "HEAD"], &["/open", "/healthz"]), rule(&["POST"], &[])];
-        http.authorization = Some(Authorization { allow });
+        http.authorization = Some(Authorization { allow, dry_run: false });
         http.admission = Some(Admission::default());
     }
     let mut table = RouteTable::clone(&inner.routes[0]);

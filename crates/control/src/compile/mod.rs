@@ -14,7 +14,7 @@ use std::{
 pub(crate) use change::Change;
 pub use fault::fault_action;
 use model::{
-    config::{Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
+    config::{AuthorizationMode, Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
     name::{RegionName, ServiceName},
 };
 pub(crate) use policy::ramp_steps;
@@ -293,9 +293,10 @@ impl<'a> Compiler<'a> {
     /// Who may call: as written, else those that name the service in `calls` and the gateways that route to it.
     fn authorization(&self, service: &Service) -> Authorization {
         let callers = self.callers.get(&service.name).cloned().unwrap_or_default();
-        let Some(allow) = &service.authorization else {
-            let all = AllowRule { principals: callers, methods: Vec::new(), paths: Vec::new() };
-            return Authorization { allow: if all.principals.is_empty() { Vec::new() } else { vec![all] } };
+        let dry_run = service.authorization.mode == AuthorizationMode::DryRun;
+        let Some(allow) = &service.authorization.allow else {
+            let all = AllowRule { principals: callers, methods: Vec::new(), paths: Vec::new(), headers: Vec::new() };
+            return Authorization { allow: if all.principals.is_empty() { Vec::new() } else { vec![all] }, dry_run };
         };
         let mut rules: Vec<AllowRule> = allow
             .iter()
@@ -306,6 +307,7 @@ impl<'a> Compiler<'a> {
                 }],
                 methods: rule.methods.clone(),
                 paths: rule.paths.clone(),
+                headers: rule.headers.iter().map(routes::named).collect(),
             })
             .collect();
         // Callers' proxies check the health through this listener: a check that is refused would take the endpoint out.
@@ -316,9 +318,9 @@ impl<'a> Compiler<'a> {
         });
         if let Some((method, path)) = check.filter(|_| !callers.is_empty()) {
             let (methods, paths) = (vec![method.to_owned()], vec![path.to_owned()]);
-            rules.push(AllowRule { principals: callers, methods, paths });
+            rules.push(AllowRule { principals: callers, methods, paths, headers: Vec::new() });
         }
-        Authorization { allow: rules }
+        Authorization { allow: rules, dry_run }
     }
 
     /// Regions that have endpoints of a service, in the mesh's order.

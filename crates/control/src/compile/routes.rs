@@ -108,7 +108,7 @@ fn change(path: &PathChange, rest: &str) -> wire::PathChange {
     }
 }
 
-fn named(condition: &config::Named) -> Named {
+pub(super) fn named(condition: &config::Named) -> Named {
     let is = match &condition.is {
         config::Is::Present => wire::Is::Present,
         config::Is::Absent => wire::Is::Absent,

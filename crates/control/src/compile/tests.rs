@@ -100,7 +100,12 @@ fn only_listed_callers_are_allowed() {
         ListenerProtocol::Http(http) => http.authorization.clone().unwrap().allow,
         ListenerProtocol::Tcp { .. } => panic!("not HTTP"),
     };
-    let all = |id: &str| AllowRule { principals: vec![id.to_owned()], methods: Vec::new(), paths: Vec::new() };
+    let all = |id: &str| AllowRule {
+        principals: vec![id.to_owned()],
+        methods: Vec::new(),
+        paths: Vec::new(),
+        headers: Vec::new(),
+    };
     assert_eq!(rules("accounts-east-0"), [all("spiffe://bank.example/gateway/edge")]);
     assert_eq!(rules("fx-east-0"), [all("spiffe://bank.example/service/accounts")]);
     let ledger = rules("ledger-east-0");

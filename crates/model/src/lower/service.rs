@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     config::{
-        Allow, Backup, DnsName, DnsSource, Endpoint, FileSource, Place, Prefer, Protocol, RegionPreference, Service,
+        Allow, Authorization, AuthorizationMode, Backup, DnsName, DnsSource, Endpoint, FileSource, Place, Prefer,
+        Protocol, RegionPreference, Service,
     },
     name::{RegionName, ServiceName, WorkloadName},
     raw::{self, Manifest},
@@ -40,7 +41,7 @@ pub(crate) fn service(
     let calls = spec.calls.as_ref().map_or(&[][..], |c| &c.value[..]);
     no_repeats(calls, "service", cx);
     let calls = calls.iter().filter_map(|c| world.service(c, cx)).collect();
-    let authorization = spec.authorization.as_ref().map(|a| authorization(a, protocol, world, cx));
+    let authorization = spec.authorization.as_ref().map(|a| authorization(a, protocol, world, cx)).unwrap_or_default();
     let policy = policy(Said::by_service(&spec.value), Said::by_mesh(defaults), cx);
     let grpc_check = policy.detection.active_check.as_ref().is_some_and(|c| c.grpc.is_some());
     if protocol != Protocol::Http2 && grpc_check {
@@ -286,21 +287,34 @@ fn routes(written: &[At<raw::Route>], world: &World, cx: &mut Cx<'_>) -> Vec<Reg
     routes
 }
 
-fn authorization(written: &At<raw::Authorization>, protocol: Protocol, world: &World, cx: &mut Cx<'_>) -> Vec<Allow> {
+fn authorization(
+    written: &At<raw::Authorization>,
+    protocol: Protocol,
+    world: &World,
+    cx: &mut Cx<'_>,
+) -> Authorization {
+    let mode = written.mode.as_ref().map_or(AuthorizationMode::Enforce, |mode| match mode.value {
+        raw::AuthorizationMode::Enforce => AuthorizationMode::Enforce,
+        raw::AuthorizationMode::DryRun => AuthorizationMode::DryRun,
+    });
+    let Some(permissions) = &written.allow else { return Authorization { allow: None, mode } };
     let mut allowed = Vec::new();
-    for allow in written.allow.iter() {
+    for allow in permissions.iter() {
         let methods = allow.methods.as_ref().map_or(&[][..], |m| &m.value[..]);
         let paths = allow.paths.as_ref().map_or(&[][..], |p| &p.value[..]);
-        if let (Protocol::Tcp, Some(first)) = (protocol, methods.first().or(paths.first())) {
-            cx.error("check-does-not-fit", first.at, "a service with protocol tcp has no methods and paths")
-                .mend("delete `methods` and `paths`");
+        let headers = allow.headers.as_ref().map_or(&[][..], |h| &h.value[..]);
+        let first = methods.first().or(paths.first()).map(|first| first.at).or(headers.first().map(|first| first.head));
+        if let (Protocol::Tcp, Some(first)) = (protocol, first) {
+            cx.error("check-does-not-fit", first, "a service with protocol tcp has no methods, paths and headers")
+                .mend("delete `methods`, `paths` and `headers`");
         }
         let methods = methods.iter().filter_map(|m| method(m, m.at, cx)).collect();
         let paths = paths.iter().map(|p| path(p, cx)).collect();
+        let headers = headers.iter().filter_map(|h| route::header(h, cx)).collect();
         let Some(from) = caller(&allow.from, world, cx) else { continue };
-        allowed.push(Allow { from, methods, paths });
+        allowed.push(Allow { from, methods, paths, headers });
     }
-    allowed
+    Authorization { allow: Some(allowed), mode }
 }
 
 pub(crate) fn backup(manifest: &Manifest, spec: &At<raw::Backup>, world: &World, cx: &mut Cx<'_>) -> Option<Backup> {

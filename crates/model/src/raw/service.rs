@@ -1,6 +1,6 @@
 //! Kinds `Service` and `Backup`.
 
-use super::{Argv, Balancing, Detection, Hedge, Limits, List, Retries, Route, Text};
+use super::{Argv, Balancing, Detection, Hedge, Limits, List, Named, Retries, Route, Text};
 use crate::{
     name::{RegionName, ServiceName},
     read::{At, mapping, words},
@@ -106,8 +106,20 @@ mapping! {
 mapping! {
     /// Who may call.
     "`authorization`" Authorization {
-        /// Permissions; who has none is refused.
-        allow: At<Vec<At<Allow>>>,
+        /// Permissions; who has none is refused. Default: services that name it in `calls`, and gateways that route to it.
+        allow: List<Allow>,
+        /// `enforce`, or `dryRun`: everyone passes, and who would have been refused is told. Default enforce.
+        mode: Option<At<AuthorizationMode>>,
+    }
+}
+
+words! {
+    /// What becomes of a caller without a permission.
+    AuthorizationMode {
+        /// It is refused.
+        Enforce = "enforce",
+        /// It passes, and is told in access log and metrics.
+        DryRun = "dryRun",
     }
 }
 
@@ -120,6 +132,8 @@ mapping! {
         methods: List<String>,
         /// Path prefixes. Default: all.
         paths: List<String>,
+        /// All of these headers. Default: any.
+        headers: List<Named>,
     }
 }
 

@@ -23,12 +23,15 @@ use crate::{
         flags::Flags,
     },
     metrics::requests::{Key, Sizes},
+    route::authorization::Decision,
     sides::Sides,
     state::Shared,
     trace::{Finished, context::Hop},
     upstream::host::Host,
 };
 
+/// What Envoy says of a request that no permission fits.
+const DENIED: &str = "rbac_access_denied_matched_policy[none]";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Who calls over a connection.
@@ -131,6 +134,18 @@ impl Record {
         if let Some(line) = &mut self.line {
             authority.clone_into(&mut line.authority);
             request_id.clone_into(&mut line.request_id);
+        }
+    }
+
+    /// Whether it may be made.
+    pub fn decided(&mut self, decision: Decision) {
+        self.shared.metrics.decisions.count(decision);
+        if let Some(line) = &mut self.line {
+            line.authorization = decision.name();
+            line.authorization_rule = decision.rule();
+            if decision == Decision::Deny {
+                line.response_code_details = DENIED;
+            }
         }
     }
 

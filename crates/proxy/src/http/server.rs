@@ -27,7 +27,7 @@ use crate::{
         record::{Caller, Flag, Record},
     },
     listener::Listener,
-    route,
+    route::{self, authorization::Decision},
     seldom::Seldom,
     state::Shared,
 };
@@ -99,16 +99,22 @@ impl Connection {
         let asks_health = self.asks_health(&head.headers);
         let (authority, id) = match self.check(&mut head, http, config.direction) {
             Ok(checked) => checked,
-            Err((refusal, id)) => {
-                self.shared.metrics.refused(if refusal.status == StatusCode::FORBIDDEN {
-                    "denied"
-                } else {
-                    "malformed"
-                });
-                return refuse(refusal, record, id);
+            Err(refusal) => {
+                self.shared.metrics.refused("malformed");
+                return refuse(refusal, record, None);
             }
         };
         record.addressed(authority.as_str(), id.to_str().unwrap_or_default());
+        if let Some(permissions) = &settings.permissions {
+            let decision = permissions.decide(self.caller.id.as_deref(), &head);
+            record.decided(decision);
+            if decision == Decision::Deny {
+                self.shared.metrics.refused("denied");
+                let text = "the caller may not do this";
+                let refusal = Refusal::new(StatusCode::FORBIDDEN, Flag::UnauthorizedExternalService, text);
+                return refuse(refusal, record, Some(id));
+            }
+        }
         let state = self.shared.state.load_full();
         let host = lower(authority.host());
         let entry =
@@ -178,7 +184,7 @@ impl Connection {
         response
     }
 
-    /// Checks a request's form and its caller's rights, and makes its headers what the endpoint may see: of those of one hop
+    /// Checks a request's form, and makes its headers what the endpoint may see: of those of one hop
     /// only an upgrade is left. Returns whom it
     /// is for, and its id.
     fn check(
@@ -186,8 +192,8 @@ impl Connection {
         head: &mut Parts,
         http: &HttpListener,
         direction: Direction,
-    ) -> Result<(Authority, HeaderValue), (Refusal, Option<HeaderValue>)> {
-        let refuse = |status, text: &str| (Refusal::new(status, Flag::DownstreamProtocolError, text), None);
+    ) -> Result<(Authority, HeaderValue), Refusal> {
+        let refuse = |status, text: &str| Refusal::new(status, Flag::DownstreamProtocolError, text);
         let malformed = |text| refuse(StatusCode::BAD_REQUEST, text);
         if head.method == Method::CONNECT {
             return Err(refuse(StatusCode::NOT_IMPLEMENTED, "no tunnels here"));
@@ -210,13 +216,6 @@ impl Connection {
         let Caller { address, id, tls } = &self.caller;
         let mut random = fastrand::Rng::new();
         let request_id = message::mark(&mut head.headers, direction, *address, *tls, id.as_deref(), &mut random);
-        if let Some(policy) = &http.authorization
-            && !route::allowed(policy, id.as_deref(), head)
-        {
-            let text = "the caller may not do this";
-            let refusal = Refusal::new(StatusCode::FORBIDDEN, Flag::UnauthorizedExternalService, text);
-            return Err((refusal, Some(request_id)));
-        }
         Ok((authority, request_id))
     }
 }

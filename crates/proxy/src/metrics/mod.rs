@@ -2,6 +2,7 @@
 //! certificates of the mesh and from status codes, never from what callers write, and their number is bounded.
 
 pub mod connections;
+pub mod decisions;
 mod histogram;
 pub mod peers;
 pub mod requests;
@@ -17,6 +18,7 @@ use xds::status::{ClusterStatus, EndpointStatus, ProxyStatus};
 
 use crate::metrics::{
     connections::Connections,
+    decisions::Decisions,
     requests::Requests,
     text::{Kind, Labels, Text},
 };
@@ -28,6 +30,8 @@ pub struct Metrics {
     pub requests: Requests,
     /// TCP connections.
     pub connections: Connections,
+    /// Of authorization.
+    pub decisions: Decisions,
     refused: Kinds,
     shed: Kinds,
     repeats: Kinds,
@@ -97,6 +101,7 @@ impl Metrics {
         let mut text = Text::default();
         self.requests.render(&mut text);
         self.connections.render(&mut text);
+        self.decisions.render(&mut text);
         by_kind(&mut text, "firedrill_refused_total", "Refused input.", &self.refused.all());
         let help = "Requests refused to spare the workload.";
         by_kind(&mut text, "firedrill_shed_total", help, &self.shed.all());

@@ -16,10 +16,27 @@ use xds::{
 pub struct Matcher {
     path: PathTest,
     methods: Vec<Method>,
-    headers: Vec<(HeaderName, Test)>,
+    headers: Headers,
     query: Vec<(String, Test)>,
     cookies: Vec<(String, Test)>,
     callers: Vec<String>,
+}
+
+/// Conditions on headers that must all hold.
+#[derive(Debug)]
+pub struct Headers(Vec<(HeaderName, Test)>);
+
+impl Headers {
+    /// Prepares them. Names that no request can have were refused with their snapshot.
+    pub fn new(conditions: &[Named]) -> Self {
+        let test = |header: &Named| Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, Test::new(&header.is)));
+        Self(conditions.iter().filter_map(test).collect())
+    }
+
+    /// Whether all of them hold.
+    pub fn fit(&self, headers: &HeaderMap) -> bool {
+        self.0.iter().all(|(name, test)| header_fits(test, &headers.get_all(name)))
+    }
 }
 
 #[derive(Debug)]
@@ -78,12 +95,7 @@ impl Matcher {
                 PathMatch::Regex(regex) => pattern::whole(regex).map_or(PathTest::Never, PathTest::Regex),
             },
             methods: methods.iter().filter_map(|method| Method::from_bytes(method.as_bytes()).ok()).collect(),
-            headers: headers
-                .iter()
-                .filter_map(|header| {
-                    Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, Test::new(&header.is)))
-                })
-                .collect(),
+            headers: Headers::new(headers),
             query: named(query),
             cookies: named(cookies),
             callers: callers.clone(),
@@ -101,7 +113,7 @@ impl Matcher {
         };
         path_fits
             && (self.methods.is_empty() || self.methods.contains(&request.method))
-            && self.headers.iter().all(|(name, test)| header_fits(test, &request.headers.get_all(name)))
+            && self.headers.fit(&request.headers)
             && self.query.iter().all(|(name, test)| test.fits(parameter(request.uri.query(), name)))
             && self.cookies.iter().all(|(name, test)| test.fits(cookie(&request.headers, name)))
             && (self.callers.is_empty() || caller.is_some_and(|caller| self.callers.iter().any(|id| id == caller)))

@@ -1,5 +1,6 @@
 //! Which route a request takes, and what the route makes of it. Pure; everything is prepared when a snapshot comes.
 
+pub mod authorization;
 mod headers;
 mod matching;
 mod redirect;
@@ -8,8 +9,8 @@ mod split;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use http::{Method, request::Parts};
-use xds::snapshot::{ANYONE, Authorization, Mirror, Route, RouteAction, RouteTable};
+use http::request::Parts;
+use xds::snapshot::{Mirror, Route, RouteAction, RouteTable};
 
 use self::matching::Matcher;
 pub use self::{redirect::location, rewrite::Rewrite, split::choose};
@@ -85,22 +86,9 @@ pub fn mirrored<'a>(mirrors: &'a [Mirror], random: &mut fastrand::Rng) -> impl I
     mirrors.iter().filter(|mirror| random.f64() * 100.0 < mirror.percent).map(|mirror| mirror.cluster.as_str())
 }
 
-fn has_method(methods: &[String], method: &Method) -> bool {
-    methods.is_empty() || methods.iter().any(|allowed| allowed == method.as_str())
-}
-
-/// Whether a caller may make this request. A caller without identity passes only rules for everyone.
-pub fn allowed(authorization: &Authorization, caller: Option<&str>, request: &Parts) -> bool {
-    authorization.allow.iter().any(|rule| {
-        rule.principals.iter().any(|principal| principal == ANYONE || caller == Some(principal))
-            && has_method(&rule.methods, &request.method)
-            && (rule.paths.is_empty() || rule.paths.iter().any(|path| request.uri.path().starts_with(path.as_str())))
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use xds::snapshot::{AllowRule, Is, Named, PathMatch, RouteMatch, VirtualHost};
+    use xds::snapshot::{Is, Named, PathMatch, RouteMatch, VirtualHost};
 
     use super::*;
 
@@ -171,34 +159,5 @@ mod tests {
         }
         assert_eq!((counts["all"], counts.get("none")), (10_000, None));
         assert!((900..1100).contains(&counts["some"]), "{counts:?}");
-    }
-
-    #[test]
-    fn authorization_denies_by_default() {
-        let rule = AllowRule {
-            principals: vec!["spiffe://bank/service/a".into()],
-            methods: vec!["GET".into()],
-            paths: vec!["/v1/".into()],
-        };
-        let policy = Authorization { allow: vec![rule] };
-        let cases = [
-            (Some("spiffe://bank/service/a"), "GET", "/v1/x", true),
-            (Some("spiffe://bank/service/a"), "POST", "/v1/x", false),
-            (Some("spiffe://bank/service/a"), "GET", "/v2/x", false),
-            (Some("spiffe://bank/service/ab"), "GET", "/v1/x", false),
-            (None, "GET", "/v1/x", false),
-        ];
-        for (caller, method, path, expected) in cases {
-            assert_eq!(allowed(&policy, caller, &parts(method, path, &[])), expected, "{caller:?} {method} {path}");
-        }
-        let everyone = AllowRule { principals: vec![ANYONE.into()], methods: vec!["GET".into()], paths: Vec::new() };
-        let open = Authorization { allow: vec![everyone] };
-        for (caller, method, expected) in
-            [(None, "GET", true), (Some("spiffe://x/y"), "GET", true), (None, "PUT", false)]
-        {
-            assert_eq!(allowed(&open, caller, &parts(method, "/", &[])), expected, "{caller:?} {method}");
-        }
-        let nobody = Authorization { allow: vec![] };
-        assert!(!allowed(&nobody, Some("spiffe://bank/service/a"), &parts("GET", "/", &[])));
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn write(http: &HttpListener, name: &str, direction: Direction) -> Ht
 fn write_filters(http: &HttpListener, direction: Direction) -> Vec<HttpFilter> {
     let mut filters = Vec::new();
     if let Some(rules) = &http.authorization {
-        filters.push(filter(RBAC, &Rbac { rules: Some(authorization::write(rules)), ..Rbac::default() }));
+        filters.push(filter(RBAC, &authorization::write(rules)));
     }
     if let Some(limit) = &http.admission {
         filters.push(filter(ADMISSION, &admission::write(limit)));
@@ -201,8 +201,5 @@ fn read_admission(filter: &HttpFilter) -> Checked<Admission> {
 
 fn read_authorization(filter: &HttpFilter) -> Checked<Authorization> {
     let rbac: Rbac = read_config(filter)?;
-    let rules = authorization::read(need(&rbac.rules, "typed_config.rules")?).at("typed_config.rules")?;
-    let expected = Rbac { rules: Some(authorization::write(&rules)), ..Rbac::default() };
-    same(&rbac, &expected).at("typed_config")?;
-    Ok(rules)
+    authorization::read(&rbac).at("typed_config")
 }

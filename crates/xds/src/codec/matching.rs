@@ -27,10 +27,7 @@ pub(super) fn validate(matches: &RouteMatch) -> Checked<()> {
         PathMatch::Regex(regex) => validate_pattern(regex).at("path")?,
     }
     validate_methods(&matches.methods)?;
-    for header in &matches.headers {
-        validate_header_name(&header.name).at("headers")?;
-        validate_is(&header.is).at("headers")?;
-    }
+    validate_headers(&matches.headers)?;
     for parameter in &matches.query {
         ensure(!parameter.name.is_empty(), "query", || "a name is empty".to_owned())?;
         ensure(parameter.is != Is::Absent, "query", || "absence is not supported".to_owned())?;
@@ -42,6 +39,14 @@ pub(super) fn validate(matches: &RouteMatch) -> Checked<()> {
         ensure(cookie.is != Is::Regex(ANY.to_owned()), "cookies", || "write `present`".to_owned())?;
     }
     ensure(matches.callers.iter().all(|id| !id.is_empty()), "callers", || "an id is empty".to_owned())
+}
+
+pub(super) fn validate_headers(headers: &[Named]) -> Checked<()> {
+    for header in headers {
+        validate_header_name(&header.name).at("headers")?;
+        validate_is(&header.is).at("headers")?;
+    }
+    Ok(())
 }
 
 /// A path that a request can have, without query.
@@ -127,7 +132,7 @@ fn write_value(is: &Is) -> Option<StringMatcher> {
     }
 }
 
-fn write_header(header: &Named) -> HeaderMatcher {
+pub(super) fn write_header(header: &Named) -> HeaderMatcher {
     let there = || HeaderMatchSpecifier::PresentMatch(header.is == Is::Present);
     HeaderMatcher {
         name: header.name.clone(),
@@ -206,7 +211,7 @@ fn read_value(matcher: &StringMatcher) -> Checked<Is> {
     }
 }
 
-fn read_header(header: &HeaderMatcher) -> Checked<Named> {
+pub(super) fn read_header(header: &HeaderMatcher) -> Checked<Named> {
     let is = match &header.header_match_specifier {
         Some(HeaderMatchSpecifier::PresentMatch(true)) => Is::Present,
         Some(HeaderMatchSpecifier::PresentMatch(false)) => Is::Absent,
