@@ -160,6 +160,8 @@ pub struct Service {
     pub name: ServiceName,
     /// What it speaks.
     pub protocol: Protocol,
+    /// How callers of a service that speaks bytes reach it; `None` elsewhere, and where they do not.
+    pub connect: Option<Connect>,
     /// Instances, expanded: `count: 2` gives two.
     pub endpoints: Vec<Endpoint>,
     /// Services that its workloads may call.
@@ -176,6 +178,13 @@ pub struct Service {
     pub requests: Vec<RequestRoute>,
     /// Who may call.
     pub authorization: Authorization,
+}
+
+/// Callers say CONNECT with the service's name, and speak in bytes from there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// Silence after which a connection is closed; zero is never. Default 1 h.
+    pub idle_timeout: Duration,
 }
 
 /// What a service speaks.

@@ -176,6 +176,9 @@ fn service(service: &Service) -> Value {
     };
     let mut spec = Map::new();
     spec.insert("protocol".into(), json!(protocol));
+    if let Some(connect) = &service.connect {
+        spec.insert("connect".into(), json!({"idleTimeout": print_duration(connect.idle_timeout)}));
+    }
     spec.insert("endpoints".into(), service.endpoints.iter().map(endpoint).collect());
     spec.insert("calls".into(), json!(service.calls));
     spec.extend(object(policy(&service.policy)));

@@ -225,9 +225,9 @@ async fn serve<T>(
     let Context { shared, pool, listener } = context;
     let (stream, caller, lasts) = served;
     match protocol {
-        ListenerProtocol::Tcp { cluster } => {
+        ListenerProtocol::Tcp { cluster, idle_timeout } => {
             let direction = listener.settings().config.direction;
-            Box::pin(tcp::forward(shared, cluster, (stream, caller, direction), closing)).await;
+            Box::pin(tcp::forward(shared, cluster, (stream, caller, direction), *idle_timeout, closing)).await;
         }
         ListenerProtocol::Http(_) => {
             let connection = Connection {

@@ -101,10 +101,33 @@ pub enum ListenerProtocol {
     /// HTTP/1.1 and HTTP/2 (by ALPN, or prior knowledge on plaintext).
     Http(HttpListener),
     /// Bytes, forwarded to one cluster.
+    #[serde(rename_all = "camelCase")]
     Tcp {
         /// The cluster that receives the bytes.
         cluster: String,
+        /// Time without a byte either way after which a connection is closed; zero is never. Envoy's default: 1 h.
+        #[serde(with = "human", default = "hour", skip_serializing_if = "is_hour")]
+        #[schemars(with = "human::Text", default)]
+        idle_timeout: Duration,
     },
+}
+
+/// How long bytes may be silent where nothing else is said: Envoy's default.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+fn hour() -> Duration {
+    HOUR
+}
+
+fn is_hour(time: &Duration) -> bool {
+    *time == HOUR
+}
+
+impl ListenerProtocol {
+    /// Bytes for a cluster, with the usual bound on silence.
+    pub fn tcp(cluster: impl Into<String>) -> Self {
+        Self::Tcp { cluster: cluster.into(), idle_timeout: HOUR }
+    }
 }
 
 /// The HTTP side of a listener.

@@ -39,6 +39,10 @@ fn path() -> impl Strategy<Value = String> {
     "/[a-z/%.]{0,8}"
 }
 
+fn tcp((cluster, idle_timeout): (String, Duration)) -> ListenerProtocol {
+    ListenerProtocol::Tcp { cluster, idle_timeout }
+}
+
 fn listener() -> impl Strategy<Value = Listener> {
     let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound), Just(Direction::Gateway)];
     let rule = (vec("[a-zé:/.]{1,12}", 1..3), methods(), vec(path(), 0..3), vec(named(), 0..3));
@@ -53,7 +57,7 @@ fn listener() -> impl Strategy<Value = Listener> {
         |(routes, authorization, limits, admission)| HttpListener { routes, authorization, limits, admission },
     );
     let http = http.prop_map(ListenerProtocol::Http);
-    let protocol = prop_oneof![3 => http, 1 => name().prop_map(|cluster| ListenerProtocol::Tcp { cluster })];
+    let protocol = prop_oneof![3 => http, 1 => (name(), time()).prop_map(tcp)];
     let tls = option::of(name().prop_map(|trust| ListenerTls { trust }));
     (name(), address(), direction, tls, protocol).prop_map(|(name, address, direction, tls, mut protocol)| {
         if let ListenerProtocol::Http(http) = &mut protocol {
@@ -331,10 +335,15 @@ fn route() -> impl Strategy<Value = Route> {
         "/[a-z]{0,3}[.]?".prop_map(PathMatch::Regex),
     ];
     let rest = (vec(parameter, 0..3), vec(cookie, 0..3), vec("spiffe://[a-z./]{1,8}", 0..3));
-    (path, methods(), vec(named(), 0..3), rest, action).prop_map(
-        |(path, methods, headers, (query, cookies, callers), action)| Route {
-            matches: RouteMatch { path, methods, headers, query, cookies, callers },
-            action,
+    let tunnel = (name(), time()).prop_map(|(cluster, idle_timeout)| Tunnel { cluster, idle_timeout });
+    (path, methods(), vec(named(), 0..3), rest, action, option::weighted(0.1, tunnel)).prop_map(
+        |(path, methods, headers, (query, cookies, callers), action, tunnel)| {
+            // They go together only.
+            let (path, action) = match tunnel {
+                Some(tunnel) => (PathMatch::Connect, RouteAction::Tunnel(tunnel)),
+                None => (path, action),
+            };
+            Route { matches: RouteMatch { path, methods, headers, query, cookies, callers }, action }
         },
     )
 }

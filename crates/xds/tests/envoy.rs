@@ -28,8 +28,8 @@ use xds::{
     resource::ResourceKind,
     server::{Notice, Server},
     snapshot::{
-        Admission, AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, Ramp,
-        RouteTable, Snapshot, TrustBundle, UpstreamProtocol,
+        Admission, AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, PathMatch,
+        Ramp, Route, RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, Tunnel, UpstreamProtocol, VirtualHost,
     },
 };
 
@@ -152,7 +152,8 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: bank.example:8443\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
+    // Whoever refused it may reset the connection over what it did not read.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
@@ -210,14 +211,35 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
         address: bytes,
         direction: Direction::Outbound,
         tls: None,
-        protocol: ListenerProtocol::Tcp { cluster: "bytes".to_owned() },
+        protocol: ListenerProtocol::tcp("bytes"),
     });
     let mut cluster = fixture::cluster("bytes");
     cluster.protocol = UpstreamProtocol::Tcp;
     cluster.health_check.as_mut().unwrap().http_path = None;
     snapshot.clusters.push(cluster);
     snapshot.endpoints.push(fixture::endpoints("bytes", &[origin]));
+    let matches = RouteMatch { path: PathMatch::Connect, ..RouteMatch::default() };
+    let tunnel = Tunnel { cluster: "bytes".to_owned(), idle_timeout: Duration::from_secs(60) };
+    let host = VirtualHost {
+        name: "connect:db".to_owned(),
+        domains: vec!["db".to_owned()],
+        routes: vec![Route { matches, action: RouteAction::Tunnel(tunnel) }],
+    };
+    snapshot.routes[0].hosts.push(host);
     snapshot
+}
+
+/// What is answered to CONNECT, and behind it to a request over the tunnel.
+async fn through(address: SocketAddr, target: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let inner = "GET / HTTP/1.1\r\nhost: origin\r\nconnection: close\r\n\r\n";
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 4096];
+    let length = timeout(PATIENCE, stream.read(&mut answer)).await??;
+    answer.truncate(length);
+    stream.write_all(inner.as_bytes()).await?;
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr, api: &str) -> Child {
@@ -304,6 +326,11 @@ async fn takes_and_says(protocol: &str) {
     get_until(gateway, "/closed", "403 Forbidden").await;
     let bytes = snapshot.listeners.iter().find(|listener| listener.name == "bytes").unwrap().address;
     assert!(get_until(bytes, "/", "200 OK").await.ends_with("origin"));
+    let tunnelled = through(gateway, "db:5432").await.unwrap();
+    assert!(tunnelled.starts_with("HTTP/1.1 200 OK") && tunnelled.ends_with("origin"), "{tunnelled}");
+    // Envoy answers what it has no route for with the connection's end.
+    let elsewhere = through(gateway, &format!("{origin}")).await.unwrap_or_default();
+    assert!(!elsewhere.starts_with("HTTP/1.1 200") && !elsewhere.contains("origin\r"), "{elsewhere}");
     let state = server.proxy("gate").unwrap();
     let node = state.node.unwrap();
     assert_eq!((node.agent.as_str(), node.admin, node.region.as_str()), ("envoy 1.40.0", Some(admin), "east"));

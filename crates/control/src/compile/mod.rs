@@ -234,22 +234,28 @@ impl<'a> Compiler<'a> {
         for callee in &callees {
             let name = callee.name.as_str();
             self.add_clusters(snapshot, callee, &self.tiers(callee, &from))?;
-            let mut domains = vec![name.to_owned()];
-            // A region of the same name as the trust domain keeps `service.region`, which is the more specific wish.
-            if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
-                domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
-            }
-            hosts.push(host(name, domains, routes::of(callee, &caller, "/")));
+            hosts.push(host(name, self.domains(callee), routes::of(callee, &caller, "/")));
             for region in self.regions_of(callee) {
                 let pinned = format!("{name}.{region}");
                 self.add_cluster(snapshot, callee, pinned.clone(), None, &[vec![(region.clone(), 1)]])?;
-                let routes = vec![all_to(policy::forward(&pinned, callee))];
+                let routes = vec![routes::all(&pinned, callee, "/")];
                 hosts.push(host(&pinned, vec![pinned.clone()], routes));
             }
         }
         self.add_mirrors(snapshot, &callees, &from)?;
         snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts }.into());
         Ok(())
+    }
+
+    /// Names that a service is called by.
+    fn domains(&self, service: &Service) -> Vec<String> {
+        let name = service.name.as_str();
+        let mut domains = vec![name.to_owned()];
+        // A region of the same name as the trust domain keeps `service.region`, which is the more specific wish.
+        if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
+            domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
+        }
+        domains
     }
 
     fn gateway_side(
@@ -275,11 +281,19 @@ impl<'a> Compiler<'a> {
         }
         self.add_mirrors(snapshot, &callees, &from)?;
         let caller = Caller::Gateway(gateway.name.clone());
-        let routes = gateway.routes.iter().flat_map(|route| {
-            let service = self.config.services.get(&route.service);
-            service.map(|service| routes::of(service, &caller, &route.prefix)).unwrap_or_default()
-        });
-        let hosts = vec![host("gateway", vec!["*".to_owned()], routes.collect())];
+        // CONNECT leads to the service that it names, requests to one by their path.
+        let (mut hosts, mut by_path) = (Vec::new(), Vec::new());
+        for route in &gateway.routes {
+            let Some(service) = self.config.services.get(&route.service) else { continue };
+            let routes = routes::of(service, &caller, &route.prefix);
+            let own = format!("connect:{}", service.name);
+            match service.connect {
+                Some(_) if hosts.iter().any(|host: &VirtualHost| host.name == own) => {}
+                Some(_) => hosts.push(host(&own, self.domains(service), routes)),
+                None => by_path.extend(routes),
+            }
+        }
+        hosts.push(host("gateway", vec!["*".to_owned()], by_path));
         snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts }.into());
         Ok(())
     }
@@ -461,11 +475,20 @@ fn outside(service: &Service) -> usize {
 
 fn carried(service: &Service) -> Result<(), String> {
     let name = &service.name;
-    // The outbound listener tells services apart by host, which bytes do not carry.
+    // The outbound listener tells services apart by host, which bytes do not carry: CONNECT says it before them.
     if service.protocol == Protocol::Tcp {
-        return Err(format!(
-            "service `{name}` speaks tcp, which is not carried through proxies yet; use http or http2"
-        ));
+        if service.connect.is_none() {
+            return Err(format!(
+                "service `{name}` speaks tcp, which names nobody; write `connect: {{}}`, and callers say CONNECT first"
+            ));
+        }
+        // A sidecar's inbound side asks for permission by request, of which bytes have none.
+        if outside(service) != service.endpoints.len() {
+            return Err(format!(
+                "service `{name}` speaks tcp and is started here (`run`), where nobody could be refused; name its \
+                 instances by `address`, `dns` or `file`"
+            ));
+        }
     }
     if name.as_str() == LOCAL {
         return Err(format!("a service cannot be called `{LOCAL}`: sidecars use that name for their workload"));

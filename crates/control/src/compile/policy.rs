@@ -20,11 +20,12 @@ pub(super) fn upstream_protocol(protocol: Protocol) -> UpstreamProtocol {
     }
 }
 
-/// What a service's callers may change to. WebSocket begins in HTTP/1.1, as does every hop to a service that speaks it.
+/// What a service's callers may change to: in HTTP/1.1 with `Upgrade`, in HTTP/2 with an extended CONNECT. An endpoint that
+/// takes none says so, and the caller is told.
 pub(super) fn upgrades(protocol: Protocol) -> Vec<String> {
     match protocol {
-        Protocol::Http => vec!["websocket".to_owned()],
-        Protocol::Http2 | Protocol::Tcp => Vec::new(),
+        Protocol::Http | Protocol::Http2 => vec!["websocket".to_owned()],
+        Protocol::Tcp => Vec::new(),
     }
 }
 

@@ -157,10 +157,10 @@ fn refusal(service: &Service) -> &'static str {
 fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Config, cx: &mut Cx<'_>) {
     for gateway in &config.mesh.gateways {
         let routed = gateway.routes.iter().any(|r| r.service == service.name);
-        if routed && service.protocol == Protocol::Tcp {
+        if routed && service.protocol == Protocol::Tcp && service.connect.is_none() {
             let at = spec.protocol.as_ref().map_or(spec.endpoints.head, |p| p.at);
             cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name))
-                .mend("write `protocol: http`, or delete the gateway's route");
+                .mend("write `protocol: http`, or `connect: {}`, or delete the gateway's route");
         }
         behind_prefix(service, spec, gateway, cx);
         let denied = !flawed

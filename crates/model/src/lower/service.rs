@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     config::{
-        Allow, Authorization, AuthorizationMode, Backup, DnsName, DnsSource, Endpoint, FileSource, Place, Prefer,
-        Protocol, RegionPreference, Service,
+        Allow, Authorization, AuthorizationMode, Backup, Connect, DnsName, DnsSource, Endpoint, FileSource, Place,
+        Prefer, Protocol, RegionPreference, Service,
     },
     name::{RegionName, ServiceName, WorkloadName},
     raw::{self, Manifest},
@@ -21,6 +21,8 @@ use crate::{
 
 /// How long an answer of a source of endpoints is used by default.
 const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Silence after which what CONNECT opened is closed by default: Envoy's bound on bytes.
+const CONNECT_IDLE: Duration = Duration::from_secs(3600);
 /// Cluster of a sidecar's own workload: a service of this name could not be told from it.
 const RESERVED: [&str; 1] = ["local"];
 
@@ -37,6 +39,7 @@ pub(crate) fn service(
             .mend("choose another name");
     }
     let protocol = protocol(spec, cx);
+    let connect = connect(spec, protocol, cx);
     let endpoints = endpoints(name, &spec.endpoints, world, cx);
     let calls = spec.calls.as_ref().map_or(&[][..], |c| &c.value[..]);
     no_repeats(calls, "service", cx);
@@ -70,6 +73,7 @@ pub(crate) fn service(
     Some(Service {
         name: name.value.clone(),
         protocol,
+        connect,
         endpoints,
         calls,
         policy,
@@ -93,6 +97,15 @@ fn protocol(spec: &raw::Service, cx: &mut Cx<'_>) -> Protocol {
             Protocol::Http2
         }
     }
+}
+
+fn connect(spec: &At<raw::Service>, protocol: Protocol, cx: &mut Cx<'_>) -> Option<Connect> {
+    let written = spec.connect.as_ref()?;
+    if protocol != Protocol::Tcp {
+        cx.error("check-does-not-fit", written.head, "only a service with protocol tcp is reached by CONNECT")
+            .mend("delete `connect`, or write `protocol: tcp`");
+    }
+    Some(Connect { idle_timeout: written.idle_timeout.as_ref().map_or(CONNECT_IDLE, |idle| idle.value.0) })
 }
 
 fn endpoints(

@@ -13,6 +13,8 @@ mapping! {
     "the spec of a Service" Service {
         /// What it speaks. Default http.
         protocol: Option<At<Protocol>>,
+        /// How callers of a service that speaks tcp reach it.
+        connect: Option<At<Connect>>,
         /// Its instances.
         endpoints: At<Vec<At<Endpoint>>>,
         /// Services that its workloads may call.
@@ -34,6 +36,15 @@ mapping! {
         routes: List<Route>,
         /// Who may call. Default: services that name it in `calls`, and gateways that route to it.
         authorization: Option<At<Authorization>>,
+    }
+}
+
+mapping! {
+    /// Callers say CONNECT with the service's name, to their sidecar or a gateway, and speak with an endpoint in bytes from
+    /// there on.
+    "`connect`" Connect {
+        /// Time without a byte either way after which a connection is closed; 0s is never. Default 1h.
+        idle_timeout: Option<At<Time>>,
     }
 }
 

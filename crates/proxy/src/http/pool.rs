@@ -306,12 +306,13 @@ impl Pool {
             .await
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
         let fate = self.register(cluster, host, epoch, chain)?;
-        let (ends, asked) = (fate.clone(), fate.clone());
+        let (ends, asked, asks) = (fate.clone(), fate.clone(), fate.takes_asks());
         let pulse = connection.ping_pong();
         tokio::spawn(async move {
             let _counted = counted;
             // A peer that vanished without a word holds its streams no longer than this.
-            let mut lost = pulse.map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, move || asked.quiet())));
+            let mut lost =
+                pulse.map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, move || asked.quiet(), asks)));
             poll_fn(|cx| {
                 let lost = lost.as_mut().is_some_and(|lost| lost.poll(cx).is_ready());
                 if lost || ends.poll_over(cx).is_ready() {

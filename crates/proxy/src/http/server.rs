@@ -25,6 +25,7 @@ use crate::{
         h2, message,
         pool::Pool,
         record::{Caller, Flag, Record},
+        tunnel,
     },
     listener::Listener,
     route::{self, authorization::Decision},
@@ -120,6 +121,12 @@ impl Connection {
         let entry =
             state.tables.get(&http.routes).and_then(|table| table.find(&host, self.caller.id.as_deref(), &head).ok());
         let Some(entry) = entry else {
+            if head.method == Method::CONNECT {
+                self.shared.metrics.refused("malformed");
+                let refusal =
+                    Refusal::new(StatusCode::NOT_IMPLEMENTED, Flag::DownstreamProtocolError, "no tunnels here");
+                return refuse(refusal, record, Some(id));
+            }
             return refuse(Refusal::new(StatusCode::NOT_FOUND, Flag::NoRouteFound, "no route"), record, Some(id));
         };
         match &entry.route().action {
@@ -136,6 +143,15 @@ impl Connection {
                     response.headers_mut().insert(http::header::LOCATION, location);
                 }
                 response
+            }
+            RouteAction::Tunnel(policy) => {
+                if let Err(class) = enter(settings.admission.as_ref(), &head, &authority, &mut record) {
+                    return self.shed(class, record, id);
+                }
+                match tunnel::open(&state, policy, record).await {
+                    Ok(response) => response,
+                    Err((refusal, record)) => refuse(refusal, record, Some(id)),
+                }
             }
             RouteAction::Forward(policy) => {
                 let caller_side = config.direction != Direction::Inbound;
@@ -195,14 +211,12 @@ impl Connection {
     ) -> Result<(Authority, HeaderValue), Refusal> {
         let refuse = |status, text: &str| Refusal::new(status, Flag::DownstreamProtocolError, text);
         let malformed = |text| refuse(StatusCode::BAD_REQUEST, text);
-        if head.method == Method::CONNECT {
-            return Err(refuse(StatusCode::NOT_IMPLEMENTED, "no tunnels here"));
-        }
         if head.headers.len() > usize::try_from(http.limits.headers).unwrap_or(usize::MAX) {
             return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers"));
         }
         let authority = message::authority(head).map_err(malformed)?;
-        if let Some(reason) = message::refuse(head) {
+        let tunnel = || tunnel::refuse(head, &authority).filter(|_| head.method == Method::CONNECT);
+        if let Some(reason) = message::refuse(head).or_else(tunnel) {
             return Err(malformed(reason));
         }
         let upgrade = message::upgrade(head);
@@ -233,8 +247,8 @@ fn enter(
     let Some(admission) = admission else { return Ok(()) };
     let class = Class::of(head, authority);
     let admitted = admission.admit(class).ok_or(class)?;
-    // An upgrade lasts as long as it likes, which is no sign of load.
-    if !head.headers.contains_key(UPGRADE) {
+    // An upgrade or a tunnel lasts as long as it likes, which is no sign of load.
+    if head.method != Method::CONNECT && !head.headers.contains_key(UPGRADE) {
         record.admitted(admitted);
     }
     Ok(())

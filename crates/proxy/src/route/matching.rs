@@ -44,6 +44,7 @@ enum PathTest {
     Exact(String),
     Prefix(String),
     Regex(Regex),
+    Connect,
     Never,
 }
 
@@ -93,6 +94,7 @@ impl Matcher {
                 PathMatch::Exact(path) => PathTest::Exact(path.clone()),
                 PathMatch::Prefix(path) => PathTest::Prefix(path.clone()),
                 PathMatch::Regex(regex) => pattern::whole(regex).map_or(PathTest::Never, PathTest::Regex),
+                PathMatch::Connect => PathTest::Connect,
             },
             methods: methods.iter().filter_map(|method| Method::from_bytes(method.as_bytes()).ok()).collect(),
             headers: Headers::new(headers),
@@ -105,7 +107,11 @@ impl Matcher {
     /// Whether all of them hold.
     pub fn matches(&self, caller: Option<&str>, request: &Parts) -> bool {
         let path = request.uri.path();
+        // CONNECT has no path that a condition could be about.
+        let connects = request.method == Method::CONNECT;
         let path_fits = match &self.path {
+            PathTest::Connect => connects,
+            _ if connects => false,
             PathTest::Exact(exact) => path == exact,
             PathTest::Prefix(prefix) => path.starts_with(prefix.as_str()),
             PathTest::Regex(regex) => regex.is_match(path.as_bytes()),

@@ -69,7 +69,7 @@ impl Entry {
         let rewrite = match &route.action {
             RouteAction::Forward(forward) => Rewrite::new(forward, &route.matches.path),
             RouteAction::Redirect(redirect) => Rewrite::of_redirect(redirect, &route.matches.path),
-            RouteAction::Answer { .. } => None,
+            RouteAction::Answer { .. } | RouteAction::Tunnel(_) => None,
         };
         let matcher = Matcher::new(&route.matches);
         Self { latency: Latency::new(now), rewrite, matcher, table, place }
@@ -88,7 +88,9 @@ pub fn mirrored<'a>(mirrors: &'a [Mirror], random: &mut fastrand::Rng) -> impl I
 
 #[cfg(test)]
 mod tests {
-    use xds::snapshot::{Is, Named, PathMatch, RouteMatch, VirtualHost};
+    use std::time::Duration;
+
+    use xds::snapshot::{Is, Named, PathMatch, RouteMatch, Tunnel, VirtualHost};
 
     use super::*;
 
@@ -108,6 +110,12 @@ mod tests {
     fn first_match_of_the_authority_wins() {
         let exact = |name: &str, value: &str| Named { name: name.into(), is: Is::Exact(value.into()) };
         let present = |name: &str| Named { name: name.into(), is: Is::Present };
+        let bytes = Tunnel { cluster: "db".into(), idle_timeout: Duration::ZERO };
+        let connect = RouteMatch { path: PathMatch::Connect, ..RouteMatch::default() };
+        let tunnels = vec![
+            route(PathMatch::Regex(".*".into()), &[], vec![], 206),
+            Route { matches: connect, action: RouteAction::Tunnel(bytes) },
+        ];
         let table = Arc::new(RouteTable {
             name: "t".into(),
             hosts: vec![
@@ -126,6 +134,7 @@ mod tests {
                     domains: vec!["*".into()],
                     routes: vec![route(PathMatch::Prefix("/".into()), &[], vec![], 205)],
                 },
+                VirtualHost { name: "db".into(), domains: vec!["db".into()], routes: tunnels },
             ],
         });
         let table = Table::new(&table, Instant::now());
@@ -136,12 +145,17 @@ mod tests {
             ("fx", "GET", "/z", vec![("x-v", "3"), ("x-any", "")], Some(204)),
             ("fx", "GET", "/z", vec![], None),
             ("other", "GET", "/z", vec![], Some(205)),
+            // No path, and so no condition on one that it fits.
+            ("other", "CONNECT", "other:80", vec![], None),
+            ("db", "CONNECT", "db:5432", vec![], Some(200)),
+            ("db", "GET", "/z", vec![], Some(206)),
         ];
         for (authority, method, uri, headers, expected) in cases {
             let found =
                 table.find(authority, None, &parts(method, uri, &headers)).ok().map(|entry| &entry.route().action);
             let status = found.map(|action| match action {
                 RouteAction::Answer { status, .. } => *status,
+                RouteAction::Tunnel(_) => 200,
                 RouteAction::Forward(_) | RouteAction::Redirect(_) => 0,
             });
             assert_eq!(status, expected, "{authority} {method} {uri}");

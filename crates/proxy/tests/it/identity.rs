@@ -215,10 +215,10 @@ async fn a_tcp_caller_that_is_cut_off_is_not_active_any_more() {
     let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
     let mut inside = inbound(&authority, &origin);
     inside.clusters[0].protocol = UpstreamProtocol::Tcp;
-    inside.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    inside.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
     let mut outside = outbound(&authority, &origin, inside.listeners[0].address, UpstreamProtocol::Tcp);
-    outside.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    outside.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let _caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
     let mut stream = tokio::net::TcpStream::connect(outside.listeners[0].address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: fx\r\n\r\n").await.unwrap();

@@ -18,5 +18,6 @@ mod routing;
 mod support;
 mod tcp;
 mod tracing;
+mod tunnel;
 mod upgrade;
 mod websocket;

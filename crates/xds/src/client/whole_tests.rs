@@ -41,7 +41,7 @@ pub(super) fn listener(cluster: &str) -> Resource {
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         direction: Direction::Outbound,
         tls: None,
-        protocol: ListenerProtocol::Tcp { cluster: cluster.to_owned() },
+        protocol: ListenerProtocol::tcp(cluster),
     })
 }
 

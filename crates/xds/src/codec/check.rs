@@ -81,16 +81,20 @@ pub(crate) fn trust_named(snapshot: &Snapshot) -> BTreeSet<&str> {
 /// Clusters that listeners and routes refer to.
 fn clusters_named(snapshot: &Snapshot) -> BTreeSet<&str> {
     let bytes = snapshot.listeners.iter().filter_map(|listener| match &listener.protocol {
-        ListenerProtocol::Tcp { cluster } => Some(cluster.as_str()),
+        ListenerProtocol::Tcp { cluster, .. } => Some(cluster.as_str()),
         ListenerProtocol::Http(_) => None,
     });
     let routes = snapshot.routes.iter().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
+    let tunnels = routes.clone().filter_map(|route| match &route.action {
+        RouteAction::Tunnel(tunnel) => Some(tunnel.cluster.as_str()),
+        _ => None,
+    });
     let forwards = routes.filter_map(|route| match &route.action {
         RouteAction::Forward(forward) => {
             let mirrors = forward.mirrors.iter().map(|mirror| mirror.cluster.as_str());
             Some(forward.clusters.iter().map(|cluster| cluster.cluster.as_str()).chain(mirrors))
         }
-        RouteAction::Redirect(_) | RouteAction::Answer { .. } => None,
+        RouteAction::Redirect(_) | RouteAction::Answer { .. } | RouteAction::Tunnel(_) => None,
     });
-    bytes.chain(forwards.flatten()).collect()
+    bytes.chain(tunnels).chain(forwards.flatten()).collect()
 }

@@ -161,7 +161,11 @@ fn write_protocol(protocol: UpstreamProtocol, hash: &[HashKey]) -> HashMap<Strin
     let config = match protocol {
         UpstreamProtocol::Tcp => return HashMap::new(),
         UpstreamProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        UpstreamProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+        UpstreamProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+            // For upgrades, which the route allows or not (RFC 8441).
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
     };
     let options = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {

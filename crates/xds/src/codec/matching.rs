@@ -2,8 +2,10 @@
 
 use envoy_types::pb::envoy::{
     config::route::v3::{
-        self as pb, CookieMatcher, HeaderMatcher, QueryParameterMatcher, header_matcher::HeaderMatchSpecifier,
-        query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
+        self as pb, CookieMatcher, HeaderMatcher, QueryParameterMatcher,
+        header_matcher::HeaderMatchSpecifier,
+        query_parameter_matcher::QueryParameterMatchSpecifier,
+        route_match::{ConnectMatcher, PathSpecifier},
     },
     r#type::matcher::v3::{
         FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher, string_matcher::MatchPattern,
@@ -25,6 +27,7 @@ pub(super) fn validate(matches: &RouteMatch) -> Checked<()> {
     match &matches.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => validate_path(path).at("path")?,
         PathMatch::Regex(regex) => validate_pattern(regex).at("path")?,
+        PathMatch::Connect => {}
     }
     validate_methods(&matches.methods)?;
     validate_headers(&matches.headers)?;
@@ -94,6 +97,7 @@ pub(super) fn write(matches: &RouteMatch) -> pb::RouteMatch {
             PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
             PathMatch::Prefix(path) => PathSpecifier::Prefix(path.clone()),
             PathMatch::Regex(regex) => PathSpecifier::SafeRegex(write_pattern(regex)),
+            PathMatch::Connect => PathSpecifier::ConnectMatcher(ConnectMatcher {}),
         }),
         headers: write_methods(&matches.methods).into_iter().chain(matches.headers.iter().map(write_header)).collect(),
         query_parameters: matches.query.iter().map(write_parameter).collect(),
@@ -172,7 +176,8 @@ pub(super) fn read(matches: &pb::RouteMatch, callers: Vec<String>) -> Checked<Ro
         Some(PathSpecifier::Path(path)) => PathMatch::Exact(path.clone()),
         Some(PathSpecifier::Prefix(path)) => PathMatch::Prefix(path.clone()),
         Some(PathSpecifier::SafeRegex(regex)) => PathMatch::Regex(regex.regex.clone()),
-        _ => return wrong("path_specifier", "only path, prefix and safe_regex are supported"),
+        Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => PathMatch::Connect,
+        _ => return wrong("path_specifier", "only path, prefix, safe_regex and connect_matcher are supported"),
     };
     let mut headers = matches.headers.as_slice();
     let mut methods = Vec::new();

@@ -26,6 +26,7 @@ mod routes;
 mod tests;
 mod tls;
 mod trust;
+mod tunnel;
 mod wire;
 
 use prost::Message;

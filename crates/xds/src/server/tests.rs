@@ -34,7 +34,7 @@ pub(super) fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         direction: Direction::Outbound,
         tls: None,
-        protocol: ListenerProtocol::Tcp { cluster: clusters[0].to_owned() },
+        protocol: ListenerProtocol::tcp(clusters[0]),
     };
     let endpoints = clusters.iter().map(|name| EndpointSet { cluster: (*name).to_owned(), localities: Vec::new() });
     Arc::new(Snapshot {
