@@ -225,7 +225,7 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
         domains: vec!["db".to_owned()],
         routes: vec![Route { matches, action: RouteAction::Tunnel(tunnel) }],
     };
-    snapshot.routes[0].hosts.push(host);
+    Arc::make_mut(&mut snapshot.routes[0]).hosts.push(host);
     snapshot
 }
 
