@@ -28,8 +28,9 @@ use xds::{
     resource::ResourceKind,
     server::{Notice, Server},
     snapshot::{
-        Admission, AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, PathMatch,
-        Ramp, Route, RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, Tunnel, UpstreamProtocol, VirtualHost,
+        Admission, AllowRule, Authorization, ClusterTls, Direction, Is, Listener, ListenerProtocol, ListenerTls, Named,
+        PathMatch, Ramp, Route, RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, Tunnel, UpstreamProtocol,
+        VirtualHost,
     },
 };
 
@@ -188,14 +189,20 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
     listener.tls = Some(ListenerTls { trust });
     if let ListenerProtocol::Http(http) = &mut listener.protocol {
         http.routes = "inbound".to_owned();
-        let rule = |methods: &[&str], paths: &[&str]| AllowRule {
+        let rule = |methods: &[&str], paths: &[&str], headers: &[(&str, Is)]| AllowRule {
             principals: vec!["spiffe://bank.example/service/nobody".to_owned(), LEDGER.to_owned()],
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
-            headers: Vec::new(),
+            headers: headers.iter().map(|(name, is)| Named { name: (*name).to_owned(), is: is.clone() }).collect(),
         };
         // The health check is a GET, too.
-        let allow = vec![rule(&["GET", "HEAD"], &["/open", "/healthz"]), rule(&["POST"], &[])];
+        let (numbered, never) = (Is::Regex("[0-9a-f-]+".to_owned()), Is::Exact("never".to_owned()));
+        let allow = vec![
+            rule(&["GET", "HEAD"], &["/open", "/healthz"], &[]),
+            rule(&["POST"], &[], &[]),
+            rule(&[], &["/numbered"], &[("x-request-id", numbered), ("x-other", Is::Absent)]),
+            rule(&[], &["/closed"], &[("x-request-id", never)]),
+        ];
         http.authorization = Some(Authorization { allow, dry_run: false });
         http.admission = Some(Admission::default());
     }
@@ -324,6 +331,7 @@ async fn takes_and_says(protocol: &str) {
     assert!(answer.ends_with("origin"), "{answer}");
     assert!(answer.contains("x-firedrill-answered-by: region-0;ledger-0;v1;tries=1"), "{answer}");
     get_until(gateway, "/closed", "403 Forbidden").await;
+    assert!(get_until(gateway, "/numbered", "200 OK").await.ends_with("origin"));
     let bytes = snapshot.listeners.iter().find(|listener| listener.name == "bytes").unwrap().address;
     assert!(get_until(bytes, "/", "200 OK").await.ends_with("origin"));
     let tunnelled = through(gateway, "db:5432").await.unwrap();
@@ -339,9 +347,16 @@ async fn takes_and_says(protocol: &str) {
     // A changed cluster and a changed endpoint set warm up again, and traffic goes on.
     snapshot.clusters[0].connect_timeout = Duration::from_millis(900);
     snapshot.endpoints[0].localities[0].endpoints[0].version = "v2".to_owned();
+    for listener in &mut snapshot.listeners {
+        let ListenerProtocol::Http(http) = &mut listener.protocol else { continue };
+        http.authorization.iter_mut().for_each(|rules| rules.dry_run = true);
+    }
     server.publish("gate", "2", Arc::new(snapshot.clone())).unwrap();
     settled(&server, "2").await;
     get_until(gateway, "/open/account", ";v2;tries=1").await;
+    // In a dry run nobody is refused, and Envoy counts who would have been.
+    assert!(get_until(gateway, "/closed", "200 OK").await.ends_with("origin"));
+    get_until(admin, "/stats?filter=rbac.shadow_denied", "rbac.shadow_denied: 1").await;
     let log = fs::read_to_string(pki.path("envoy.log")).unwrap();
     assert!(!log.contains("timed out"), "Envoy waited for something that was not sent: {log}");
 

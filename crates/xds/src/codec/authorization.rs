@@ -4,15 +4,18 @@
 
 use std::collections::HashMap;
 
-use envoy_types::pb::envoy::{
-    config::rbac::v3::{
-        Permission, Policy, Principal, Rbac, permission,
-        principal::{Authenticated, Identifier, Set},
-        rbac,
+use envoy_types::pb::{
+    envoy::{
+        config::rbac::v3::{
+            Permission, Policy, Principal, Rbac, permission,
+            principal::{Authenticated, Identifier, Set},
+        },
+        extensions::filters::http::rbac::v3::Rbac as Filter,
+        r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern},
     },
-    extensions::filters::http::rbac::v3::Rbac as Filter,
-    r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern},
+    google::protobuf::Any,
 };
+use prost::{Message as _, Name as _, encode_length_delimiter};
 
 use super::{
     matching::{read_header, read_methods, validate_headers, validate_methods, write_header, write_methods},
@@ -20,6 +23,10 @@ use super::{
     wire::{At, Checked, ensure, same, wrong},
 };
 use crate::snapshot::{ANYONE, AllowRule, Authorization};
+
+/// What stands before the rules, and before shadow rules: the field's number, and that bytes of a length follow.
+const RULES: u8 = 1 << 3 | 2;
+const SHADOW_RULES: u8 = 2 << 3 | 2;
 
 pub(super) fn validate(rules: &Authorization) -> Checked<()> {
     for (index, rule) in rules.allow.iter().enumerate() {
@@ -37,8 +44,21 @@ pub(super) fn validate(rules: &Authorization) -> Checked<()> {
     Ok(())
 }
 
-pub(super) fn write(rules: &Authorization) -> Filter {
-    let written = Some(write_rules(rules));
+/// The filter's configuration. The same rules must be the same bytes, and prost writes a map in whatever order its table has:
+/// so each policy is encoded by itself. A message is its fields, one after the other.
+pub(super) fn pack(rules: &Authorization) -> Any {
+    let one = |policy| Rbac { policies: HashMap::from([policy]), ..Rbac::default() }.encode_to_vec();
+    let written: Vec<u8> = policies(rules).flat_map(one).collect();
+    let mut value = vec![if rules.dry_run { SHADOW_RULES } else { RULES }];
+    // A vector has room for it.
+    let _ = encode_length_delimiter(written.len(), &mut value);
+    value.extend(written);
+    Any { type_url: Filter::type_url(), value }
+}
+
+fn write(rules: &Authorization) -> Filter {
+    // The action that is not written is to allow.
+    let written = Some(Rbac { policies: policies(rules).collect(), ..Rbac::default() });
     if rules.dry_run {
         return Filter { shadow_rules: written, ..Filter::default() };
     }
@@ -47,13 +67,12 @@ pub(super) fn write(rules: &Authorization) -> Filter {
 
 /// One policy a permission, named by its place: so Envoy's log says which one let a request in. All of a permission is in
 /// the policy's principal, where caller, method, path and headers can be matched alike. No policy denies everyone.
-fn write_rules(rules: &Authorization) -> Rbac {
-    let policies = rules.allow.iter().enumerate().map(|(index, rule)| {
+fn policies(rules: &Authorization) -> impl Iterator<Item = (String, Policy)> {
+    rules.allow.iter().enumerate().map(|(index, rule)| {
         let any = Permission { rule: Some(permission::Rule::Any(true)) };
         let policy = Policy { permissions: vec![any], principals: vec![write_rule(rule)], ..Policy::default() };
         (Authorization::rule(index), policy)
-    });
-    Rbac { action: rbac::Action::Allow.into(), policies: policies.collect::<HashMap<_, _>>(), ..Rbac::default() }
+    })
 }
 
 fn write_rule(rule: &AllowRule) -> Principal {
