@@ -21,6 +21,7 @@ use crate::{
     http::{
         body::{BodyError, Watch},
         flags::Flags,
+        message,
     },
     metrics::requests::{Key, Sizes},
     route::authorization::Decision,
@@ -178,9 +179,13 @@ impl Record {
         {
             self.grpc_status(status);
         }
+        if self.admitted.is_some() && (self.grpc || message::is_stream(headers)) {
+            self.admitted = None;
+        }
     }
 
-    /// It was let in, and counts until it is over.
+    /// It was let in, and counts until it is over. A stream counts until it begins: afterwards it lasts as long as it likes,
+    /// and most of the time nothing is done for it. A unary gRPC call is over when its headers come.
     pub fn admitted(&mut self, admitted: Admitted) {
         self.admitted = Some(admitted);
     }
