@@ -82,24 +82,25 @@ impl Desk {
         };
         let (after, wait) = (number("after"), Duration::from_millis(number("wait_ms")));
         // A wait that ends without news is answered with none.
-        let _ = tokio::time::timeout(wait, in_force.wait_for(|(count, ..)| *count > after)).await;
-        let (count, version, snapshot) = in_force.borrow().clone();
+        let _ = tokio::time::timeout(wait, in_force.wait_for(|in_force| in_force.count > after)).await;
+        let InForce { count, version, digest, .. } = in_force.borrow().clone();
+        let digest = digest.with(&[]);
         let event = |sequence| Event {
             sequence,
             time: self.clock.now(),
-            kind: EventKind::SnapshotApplied { version: version.clone(), digest: xds::digest::digest(&snapshot, &[]) },
+            kind: EventKind::SnapshotApplied { version: version.clone(), digest: digest.clone() },
         };
         let events: Vec<Event> = (after + 1..=count).map(event).collect();
         Some(json!({ "boot": "0", "events": serde_json::to_value(events).ok()?, "dropped": 0 }))
     }
 }
 
-fn status(name: &str, (_, version, snapshot): &InForce) -> ProxyStatus {
+fn status(name: &str, InForce { version, snapshot, digest, .. }: &InForce) -> ProxyStatus {
     ProxyStatus {
         name: name.to_owned(),
         boot: "0".to_owned(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
-        digest: xds::digest::digest(snapshot, &[]),
+        digest: digest.with(&[]),
         snapshot: version.clone(),
         overlays: Vec::new(),
         ready: true,

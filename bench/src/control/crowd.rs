@@ -23,6 +23,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use xds::{
     client::{Client, Transport, Update, Verdict},
+    digest::Parts,
     node::NodeInfo,
     snapshot::Snapshot,
 };
@@ -37,8 +38,16 @@ use crate::failure::Failure;
 /// Proxies that join at once.
 const JOINING: usize = 16;
 
-/// What a proxy has in force, and how many snapshots before it.
-pub type InForce = (u64, String, Arc<Snapshot>);
+/// What a proxy has in force.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// How many snapshots were.
+    pub count: u64,
+    pub version: String,
+    pub snapshot: Arc<Snapshot>,
+    /// Of the snapshot: kept up with it, as a proxy does.
+    pub digest: Parts,
+}
 
 /// What is waited for: an endpoint of a cluster at this address.
 #[derive(Clone, Debug)]
@@ -83,7 +92,7 @@ impl Crowd {
         let (saw, seen) = mpsc::unbounded_channel();
         let begin = Instant::now();
         let members = joined.into_iter().enumerate().map(|(number, joined)| {
-            let (now, in_force) = watch::channel((0, String::new(), Arc::default()));
+            let (now, in_force) = watch::channel(InForce::default());
             let workload = joined.workload;
             let follower = Follower { number, now, awaited: Arc::clone(&awaited), saw: saw.clone() };
             tokio::spawn(follower.follow(start(joined, Arc::clone(&count))));
@@ -101,7 +110,7 @@ impl Crowd {
     pub async fn complete(&mut self) {
         for member in &mut self.members {
             // The follower lives as long as we do.
-            let _ = member.in_force.wait_for(|(count, ..)| *count > 0).await;
+            let _ = member.in_force.wait_for(|in_force| in_force.count > 0).await;
         }
     }
 }
@@ -181,11 +190,11 @@ impl Follower {
             if client.verdicts.send(verdict).await.is_err() {
                 return;
             }
-            self.now.send_modify(|(count, was, is)| {
-                *count += 1;
-                *was = version;
-                *is = snapshot;
-            });
+            let digest = {
+                let before = self.now.borrow();
+                before.digest.followed_by(&before.snapshot, &snapshot)
+            };
+            self.now.send_modify(|now| *now = InForce { count: now.count + 1, version, snapshot, digest });
         }
     }
 

@@ -22,7 +22,7 @@ use xds::{
 };
 
 use crate::{
-    api::{ControlEvent, NackReport, ProxyConfiguration, ProxyReport, Role},
+    api::{ControlEvent, NackReport, Placements, ProxyConfiguration, ProxyReport, Role},
     client,
     mesh::{Basis, Mesh},
 };
@@ -170,21 +170,29 @@ pub(crate) async fn collect(mesh: Arc<Mesh>) {
     let mut tasks = JoinSet::new();
     let mut running: BTreeMap<(String, SocketAddr), AbortHandle> = BTreeMap::new();
     let silent = Arc::new(Silent::default());
+    let mut followed: Option<Arc<Placements>> = None;
     loop {
-        let placed: BTreeSet<(String, SocketAddr)> =
-            mesh.state().placements.proxies.iter().map(|p| (p.proxy.clone(), p.admin)).collect();
-        running.retain(|key, task| {
-            let keep = placed.contains(key);
-            if !keep {
-                task.abort();
-                mesh.state().views.forget(&key.0);
-            }
-            keep
-        });
-        for key in placed {
-            running.entry(key).or_insert_with_key(|(proxy, admin)| {
-                tasks.spawn(follow(mesh.clone(), proxy.clone(), *admin, silent.clone()))
+        let placements = mesh.state().placements.clone();
+        // Most changes are of something else.
+        let same = followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, &placements));
+        if !same {
+            let placed: BTreeSet<(&str, SocketAddr)> =
+                placements.proxies.iter().map(|p| (p.proxy.as_str(), p.admin)).collect();
+            running.retain(|(proxy, admin), task| {
+                let keep = placed.contains(&(proxy.as_str(), *admin));
+                if !keep {
+                    task.abort();
+                    mesh.state().views.forget(proxy);
+                }
+                keep
             });
+            for (proxy, admin) in placed {
+                let key = (proxy.to_owned(), admin);
+                running.entry(key).or_insert_with_key(|(proxy, admin)| {
+                    tasks.spawn(follow(mesh.clone(), proxy.clone(), *admin, silent.clone()))
+                });
+            }
+            followed = Some(placements);
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
@@ -283,11 +291,13 @@ async fn take_in(mesh: &Mesh, proxy: &str, admin: SocketAddr, at: &mut Option<(S
     *at = Some((batch.boot, last));
     if resync || !mesh.state().views.knows(proxy) {
         match ask::<ProxyStatus>(admin, "/status", STATUS_LIMIT).await {
-            Ok(status) => mesh.state().views.replace(proxy, &status),
+            Ok(status) => changed |= mesh.state().views.replace(proxy, &status),
             // The next batch tries again, since the proxy is not known then.
-            Err(_) => mesh.state().views.forget(proxy),
+            Err(_) => {
+                mesh.state().views.forget(proxy);
+                changed = true;
+            }
         }
-        changed = true;
     }
     if changed {
         mesh.changed();

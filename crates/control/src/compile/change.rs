@@ -1,6 +1,6 @@
 //! What changed since snapshots were made, and whose snapshots that concerns. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use model::{
     config::{Config, Service},
@@ -27,7 +27,7 @@ impl Change {
 
     /// What is placed otherwise.
     pub(crate) fn between(before: &Placements, after: &Placements) -> Self {
-        let mut known: BTreeMap<&str, &Placement> = before.proxies.iter().map(|p| (p.proxy.as_str(), p)).collect();
+        let mut known: HashMap<&str, &Placement> = before.proxies.iter().map(|p| (p.proxy.as_str(), p)).collect();
         let mut same = |placement: &&Placement| known.remove(placement.proxy.as_str()) == Some(*placement);
         let mut places: BTreeSet<String> = after.proxies.iter().filter(|p| !same(p)).map(|p| p.proxy.clone()).collect();
         places.extend(known.into_keys().map(str::to_owned));
@@ -79,7 +79,7 @@ impl<'a> Callers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{collections::BTreeMap, net::SocketAddr};
 
     use proptest::prelude::*;
 

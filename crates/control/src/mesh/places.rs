@@ -1,6 +1,6 @@
 //! Where proxies run, as the mesh takes it: all at once, or one that joins, moves or leaves.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use super::{Failure, Mesh};
 use crate::{
@@ -67,8 +67,8 @@ impl Mesh {
 
 /// Names and listening addresses must be there once.
 fn check(placements: &Placements) -> Result<(), String> {
-    let mut names = BTreeSet::new();
-    let mut addresses = BTreeSet::new();
+    let mut names = HashSet::new();
+    let mut addresses = HashSet::new();
     for placement in &placements.proxies {
         if !names.insert(&placement.proxy) {
             return Err(format!("proxy {} is there twice", placement.proxy));

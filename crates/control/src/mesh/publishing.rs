@@ -2,7 +2,7 @@
 //! change concerns.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -92,7 +92,7 @@ impl Mesh {
         let Some(basis) = state.basis() else { return };
         let concerned = change.concerns(&basis.config, &basis.placements);
         self.make(state, &basis, concerned.iter().copied());
-        let placed: BTreeSet<&str> = basis.placements.proxies.iter().map(|p| p.proxy.as_str()).collect();
+        let placed: HashSet<&str> = basis.placements.proxies.iter().map(|p| p.proxy.as_str()).collect();
         let gone: Vec<String> = state.wanting.iter().filter(|name| !placed.contains(name.as_str())).cloned().collect();
         for name in gone {
             self.ads.remove(&name);
