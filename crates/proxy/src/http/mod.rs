@@ -17,3 +17,4 @@ pub mod record;
 pub mod relay;
 pub mod server;
 pub mod shape;
+pub mod standby;
