@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use xds::snapshot::{Limits, ListenerProtocol};
 
 use crate::{
-    http::{pool::Pool, record::Caller, server::Connection},
+    http::{pool::Pool, record::Caller, server::Connection, standby},
     listener::Listener,
     seldom::Seldom,
     state::Shared,
@@ -81,6 +81,8 @@ async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>, gi
     let pool = Arc::new(Pool::default());
     let mut sockets: HashMap<String, watch::Sender<bool>> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
+    // It ends with this worker's runtime.
+    tokio::spawn(standby::keep(shared.clone(), pool.clone()));
     loop {
         tokio::select! {
             command = told.recv() => match command {

@@ -163,11 +163,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let ramp = option::of((1_u8..50, time()).prop_map(|(first, dwell)| Ramp { steps: vec![first, 60, 100], dwell }));
     let panic = (0_u8..=100, prop_oneof![Just(PanicPolicy::Spray), Just(PanicPolicy::FailFast)]);
     let first = (name(), name(), protocol, time(), balancing(), tls);
-    let rest = (option::of(outlier()), breakers, panic, ramp);
+    let rest = (option::of(outlier()), breakers, panic, ramp, 0_u8..=16);
     (first, rest).prop_map(
         |(
             (name, service, (protocol, health_check), connect_timeout, (balancer, mut balancing), tls),
-            (outlier, breakers, (panic_threshold, panic_policy), ramp),
+            (outlier, breakers, (panic_threshold, panic_policy), ramp, standby),
         )| {
             if protocol == UpstreamProtocol::Tcp {
                 balancing.hash.clear();
@@ -186,6 +186,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 panic_threshold,
                 panic_policy,
                 ramp,
+                standby_connections: if protocol == UpstreamProtocol::Tcp { 0 } else { standby },
             }
         },
     )

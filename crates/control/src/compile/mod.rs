@@ -384,17 +384,21 @@ impl<'a> Compiler<'a> {
             server_ids: vec![service_id(self.config, callee.name.as_str())],
         });
         let plan = self.config.plans.values().find(|plan| plan.services.contains(&callee.name));
+        let localities = self.localities(callee, version, tiers);
+        let tiered = localities.iter().any(|locality| locality.priority > 0);
+        let has_standby = tiered && callee.protocol != Protocol::Tcp;
         let cluster = Cluster {
             service: callee.name.to_string(),
             connect_timeout: policy::connect_timeout(&callee.policy),
             tls,
             health_check: policy::health_check(&callee.policy),
             outlier: policy::outlier(&callee.policy),
-            ramp: plan.filter(|_| tiers.len() > 1).and_then(|plan| policy::ramp(&plan.failback)),
+            ramp: if tiered { policy::ramp(plan.map(|plan| &plan.failback), callee) } else { None },
+            standby_connections: if has_standby { callee.limits.standby_connections } else { 0 },
             ..Cluster::new(name.clone(), policy::upstream_protocol(callee.protocol))
         };
         snapshot.clusters.push(policy::shared(cluster, callee));
-        snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, version, tiers) });
+        snapshot.endpoints.push(EndpointSet { cluster: name, localities });
         Ok(())
     }
 

@@ -18,4 +18,5 @@ pub mod record;
 pub mod relay;
 pub mod server;
 pub mod shape;
+pub mod standby;
 pub mod tunnel;

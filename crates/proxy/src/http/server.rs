@@ -1,6 +1,12 @@
 //! A caller's HTTP connection: its requests are checked, routed, and answered.
 
-use std::{borrow::Cow, future::poll_fn, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use http::{
@@ -53,11 +59,15 @@ pub struct Connection {
 
 impl Connection {
     /// Serves until the caller is done, or told to go when `leaving` is ready and finished with what is in flight.
-    pub async fn serve<T>(self: Arc<Self>, mut io: T, limits: Limits, leaving: Seldom)
+    pub async fn serve<T>(self: Arc<Self>, mut io: T, limits: Limits, mut leaving: Seldom)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut seen = BytesMut::new();
+        // Proxies of the mesh keep connections ready for a failover, over which nothing is asked until then.
+        if self.caller.id.is_some() && !first_byte(&mut io, &mut seen, limits.idle_timeout, &mut leaving).await {
+            return;
+        }
         let sniffing = async {
             while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
                 if poll_fn(|cx| poll_fill(&mut io, &mut seen, 0, cx)).await? == 0 {
@@ -232,6 +242,18 @@ impl Connection {
         let request_id = message::mark(&mut head.headers, direction, *address, *tls, id.as_deref(), &mut random);
         Ok((authority, request_id))
     }
+}
+
+/// Waits for the first byte; false when the caller went, when nothing came in this time, or when it is time to leave.
+async fn first_byte<T>(io: &mut T, seen: &mut BytesMut, patience: Duration, leaving: &mut Seldom) -> bool
+where
+    T: AsyncRead + Unpin,
+{
+    let first = poll_fn(|cx| match poll_fill(io, seen, 0, cx) {
+        Poll::Ready(read) => Poll::Ready(read.is_ok_and(|count| count > 0)),
+        Poll::Pending => leaving.poll(cx).map(|()| false),
+    });
+    tokio::time::timeout(patience, first).await.unwrap_or(false)
 }
 
 /// Lets a request in where there is a limit.

@@ -37,6 +37,7 @@ pub struct Metrics {
     repeats: Kinds,
     mirrors: Kinds,
     faults: Kinds,
+    standby: Kinds,
 }
 
 /// Things counted by kind; for what is rare.
@@ -90,6 +91,11 @@ impl Metrics {
         self.mirrors.count(kind);
     }
 
+    /// A connection was opened to an endpoint that takes over next, or could not be.
+    pub fn standby(&self, kind: &'static str) {
+        self.standby.count(kind);
+    }
+
     /// A fault took a request or a try.
     pub fn fault(&self, kind: &'static str) {
         self.faults.count(kind);
@@ -109,6 +115,8 @@ impl Metrics {
         by_kind(&mut text, "firedrill_repeats_total", "Retries and hedges.", &self.repeats.all());
         by_kind(&mut text, "firedrill_mirrors_total", "Copies of requests.", &self.mirrors.all());
         by_kind(&mut text, "firedrill_faults_total", "Requests and tries that faults took.", &self.faults.all());
+        let help = "Connections opened ahead to endpoints that take over next.";
+        by_kind(&mut text, "firedrill_standby_connections_total", help, &self.standby.all());
         clusters(&mut text, &status.clusters);
         let overlays = status.overlays.len();
         text.single("firedrill_overlays", Kind::Gauge, "Overlays in force.", overlays);

@@ -15,6 +15,7 @@ mod leases;
 mod lifecycle;
 mod operations;
 mod routing;
+mod standby;
 mod support;
 mod tcp;
 mod tracing;

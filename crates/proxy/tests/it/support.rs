@@ -64,7 +64,9 @@ pub struct Behaviour {
 impl Behaviour {
     /// Requests of callers.
     pub fn users(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst) - self.checks.load(Ordering::SeqCst)
+        // In this order, since a check counts as a request first.
+        let checks = self.checks.load(Ordering::SeqCst);
+        self.requests.load(Ordering::SeqCst) - checks
     }
 }
 
