@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
-    OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
+    LoadReport, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
     RecoveryRequest, Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
 };
 
@@ -208,6 +208,14 @@ impl Client {
     /// As every call.
     pub async fn sources(&self) -> Result<Vec<SourceOfEndpoints>, ClientError> {
         self.get("/v1/sources", "list the sources of endpoints").await
+    }
+
+    /// The load that proxies reported over the last minute.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn loads(&self) -> Result<Vec<LoadReport>, ClientError> {
+        self.get("/v1/loads", "list the loads").await
     }
 
     /// Where everything runs.

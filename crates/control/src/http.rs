@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use crate::{
     api::{
         Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport,
-        LeaseRequest, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration, ProxyReport,
-        RecoveryReport, RecoveryRequest, Revision, RollbackRequest, SourceReport, TokenRequest, Trust,
+        LeaseRequest, LoadReport, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration,
+        ProxyReport, RecoveryReport, RecoveryRequest, Revision, RollbackRequest, SourceReport, TokenRequest, Trust,
     },
     mesh::{Failure, Mesh},
     metrics,
@@ -62,6 +62,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/trust", get(trust))
         .route("/v1/proxies", get(report_proxies))
         .route("/v1/proxies/{name}/config", get(proxy_configuration))
+        .route("/v1/loads", get(loads))
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{id}", put(take_lease).delete(release_lease))
         .route("/v1/leases/{id}/heartbeat", post(renew_lease))
@@ -80,6 +81,10 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .fallback(async || Failure::Refused(Refusal::Missing("there is nothing at this path".to_owned())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+async fn loads(State(api): Shared) -> Json<Vec<LoadReport>> {
+    Json(api.mesh.ads.loads().into_iter().map(LoadReport::from).collect())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use xds::{
-    client::{Client, ClientConfig, Transport, Update, Verdict},
+    client::{Client, ClientConfig, Loads, Transport, Update, Verdict},
     event::EventKind,
     overlay::{Effect, Overlay},
     snapshot::{ClusterTls, Snapshot, TrustBundle},
@@ -24,6 +24,7 @@ use crate::{
     apply::{Keeper, Refused},
     certify::ControlTrust,
     lastgood::LastGood,
+    load::Meter,
     state::Shared,
     tls::{self, UpstreamTls, identity::Identity},
 };
@@ -38,9 +39,16 @@ pub fn start(
     transport: Transport,
     identity: Identity,
     trust: watch::Receiver<Option<ControlTrust>>,
+    shared: &Arc<Shared>,
 ) -> Client {
+    let (shared, meter) = (Arc::clone(shared), Mutex::new(Meter::new(Instant::now())));
+    let loads = Loads::new(move || {
+        let clusters: Vec<_> = shared.state.load().clusters.values().map(|cluster| cluster.status()).collect();
+        meter.lock().unwrap_or_else(PoisonError::into_inner).report(&clusters, Instant::now())
+    });
     // Our certificate says who we are.
-    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport };
+    let config =
+        ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport, loads: Some(loads) };
     xds::client::start(config, move || connect(ads, identity.clone(), trust.clone()))
 }
 

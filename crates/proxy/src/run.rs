@@ -216,7 +216,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 agent: format!("firedrill {}", env!("CARGO_PKG_VERSION")),
             };
             start_from_last_good(&mut keeper, &last_good);
-            let client = control::start(node, source.ads, source.transport, shared.identity.clone(), trust.subscribe());
+            let (identity, trusted) = (shared.identity.clone(), trust.subscribe());
+            let client = control::start(node, source.ads, source.transport, identity, trusted, &shared);
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
             let certifier = Certifier { name, api: source.api, token: source.token, folder: state, identity };

@@ -316,7 +316,7 @@ async fn takes_and_says(protocol: &str) {
     let pki = Pki::new();
     pki.write_identity(LEDGER);
     // The handshake is refused without a certificate of this authority.
-    let server = Server::new(|credentials| Ok(credentials.node.id.clone()));
+    let server = Server::reported_to(|credentials| Ok(credentials.node.id.clone()), Duration::from_secs(1));
     let mut notices = server.notices();
     let origin = origin().await;
     let mut snapshot = snapshot(&pki, origin).await;
@@ -343,6 +343,18 @@ async fn takes_and_says(protocol: &str) {
     let node = state.node.unwrap();
     assert_eq!((node.agent.as_str(), node.admin, node.region.as_str()), ("envoy 1.40.0", Some(admin), "east"));
     assert_eq!(state.nack, None);
+
+    // Envoy reports its load by locality, over the same control plane.
+    let deadline = Instant::now() + PATIENCE;
+    let load = loop {
+        let loads = server.loads();
+        match loads.iter().find(|load| load.cluster == "ledger" && load.successful > 0) {
+            Some(load) => break load.clone(),
+            None => assert!(Instant::now() < deadline, "{loads:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((load.proxy.as_str(), load.region.as_str()), ("gate", "region-0"), "{load:?}");
 
     // A changed cluster and a changed endpoint set warm up again, and traffic goes on.
     snapshot.clusters[0].connect_timeout = Duration::from_millis(900);

@@ -20,6 +20,7 @@
 //! POST   /v1/certificates                        CertificateRequest → Certificate (bearer: a join token, or none)
 //! GET    /v1/trust                               → Trust
 //! GET    /v1/proxies                             → [ProxyReport]
+//! GET    /v1/loads                               → [LoadReport]
 //! GET    /v1/proxies/{name}/config               → ProxyConfiguration
 //! PUT    /v1/leases/{id}                         LeaseRequest → LeaseReport
 //! POST   /v1/leases/{id}/heartbeat               → LeaseReport

@@ -302,7 +302,7 @@ async fn five_slow_posts(hedge: Option<xds::snapshot::HedgePolicy>) -> Vec<(Stri
     // Checks are as slow as POSTs here, and wait.
     snapshot.clusters[0].health_check = Some(HealthCheck { timeout: Duration::from_secs(20), ..check(50) });
     snapshot.routes = vec![routes("fx", None, hedge)];
-    let xds::snapshot::RouteAction::Forward(forward) = &mut snapshot.routes[0].hosts[0].routes[1].action else {
+    let xds::snapshot::RouteAction::Forward(forward) = &mut hosts(&mut snapshot)[0].routes[1].action else {
         unreachable!()
     };
     forward.timeout = Duration::from_secs(30);

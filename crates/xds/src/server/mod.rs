@@ -1,6 +1,7 @@
 //! The ADS server: one state machine per stream, and the gRPC service around it.
 
 mod bodies;
+mod book;
 mod connection;
 mod delta;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod delta_tests;
 mod desired;
 mod held;
 mod leased;
+mod loads;
 mod protocol;
 mod service;
 mod shared;
@@ -22,7 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use envoy_types::pb::envoy::service::{
+    discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+    load_stats::v3::load_reporting_service_server::LoadReportingServiceServer,
+};
 use futures_util::Stream;
 use thiserror::Error;
 use tokio::{
@@ -31,7 +36,8 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 
-use self::{connection::Connection, service::Ads, shared::Shared};
+pub use self::book::{Load, Total};
+use self::{connection::Connection, loads::Lrs, service::Ads, shared::Shared};
 use crate::{codec::CodecError, node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};
 
 /// What a proxy presents when it opens a stream.
@@ -128,11 +134,22 @@ pub struct Server {
 /// How often a silent connection is asked for a sign of life, and how long it may take to give one.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
+/// How often proxies report their load.
+const REPORTS: Duration = Duration::from_secs(10);
+
 impl Server {
     /// A server that knows no proxy yet. The authenticator is called with each stream's first message, and with the first
     /// for each kind after that.
     pub fn new(authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
-        Self { shared: Arc::new(Shared::new(Box::new(authenticator))) }
+        Self::reported_to(authenticator, REPORTS)
+    }
+
+    /// The same with another time between load reports, of which seconds count.
+    pub fn reported_to(
+        authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static,
+        every: Duration,
+    ) -> Self {
+        Self { shared: Arc::new(Shared::new(Box::new(authenticator), every)) }
     }
 
     /// Serves connections (for instance TLS streams whose handshake is done) until `shutdown`, which ends every stream
@@ -177,6 +194,7 @@ impl Server {
             .http2_keepalive_timeout(Some(SIGN_OF_LIFE))
             .max_concurrent_streams(8)
             .add_service(AggregatedDiscoveryServiceServer::new(Ads(Arc::clone(&self.shared))))
+            .add_service(LoadReportingServiceServer::new(Lrs(Arc::clone(&self.shared))))
             .serve_with_incoming_shutdown(incoming, ending)
             .await
             .map_err(|error| ServeError(error.to_string()))
@@ -222,6 +240,17 @@ impl Server {
     /// Every proxy's state, by name.
     pub fn proxies(&self) -> BTreeMap<String, ProxyState> {
         self.shared.proxies()
+    }
+
+    /// What proxies reported of their load in the last minute, by proxy, cluster, tier and locality.
+    pub fn loads(&self) -> Vec<Load> {
+        self.shared.loads().view(Instant::now())
+    }
+
+    /// What they reported ever, by cluster and region; and how many localities [`Server::loads`] left out for their number.
+    pub fn load_totals(&self) -> (BTreeMap<(String, String), Total>, u64) {
+        let loads = self.shared.loads();
+        (loads.totals(), loads.left_out())
     }
 
     /// Notices from now on. A receiver that falls more than 1024 behind is told how many it missed.

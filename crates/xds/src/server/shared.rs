@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -12,6 +12,7 @@ use tonic::Status;
 use super::{
     Authenticator, Credentials, Notice, ProxyState,
     bodies::Bodies,
+    book::Book,
     desired::Desired,
     held::Held,
     protocol::{Heard, Protocol},
@@ -23,6 +24,9 @@ const NOTICES: usize = 1024;
 
 pub(super) struct Shared {
     authenticator: Box<Authenticator>,
+    loads: Mutex<Book>,
+    /// How often proxies report.
+    pub reports: Duration,
     slots: Mutex<Slots>,
     notices: broadcast::Sender<Notice>,
     closing: watch::Sender<bool>,
@@ -71,9 +75,14 @@ impl Ticket {
 }
 
 impl Shared {
-    pub fn new(authenticator: Box<Authenticator>) -> Self {
+    pub fn new(authenticator: Box<Authenticator>, reports: Duration) -> Self {
         let (notices, closing) = (broadcast::Sender::new(NOTICES), watch::Sender::new(false));
-        Self { authenticator, slots: Mutex::default(), notices, closing }
+        Self { authenticator, loads: Mutex::default(), reports, slots: Mutex::default(), notices, closing }
+    }
+
+    /// What was reported. Held for as long as it takes to note a report or to read them.
+    pub fn loads(&self) -> MutexGuard<'_, Book> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn authenticate(&self, credentials: Credentials<'_>) -> Result<String, String> {
