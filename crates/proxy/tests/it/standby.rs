@@ -80,7 +80,7 @@ impl Door {
 fn patient(snapshot: &mut Snapshot) {
     let retry = RetryPolicy { per_try: None, ..retry() };
     snapshot.routes = vec![routes("fx", Some(retry), None)];
-    let RouteAction::Forward(forward) = &mut hosts(&mut snapshot)[0].routes[1].action else { unreachable!() };
+    let RouteAction::Forward(forward) = &mut hosts(snapshot)[0].routes[1].action else { unreachable!() };
     forward.timeout = Duration::from_secs(20);
     snapshot.clusters[0].connect_timeout = Duration::from_secs(5);
 }
