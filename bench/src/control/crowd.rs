@@ -70,7 +70,7 @@ pub struct Crowd {
     pub count: Arc<Count>,
     awaited: Arc<Mutex<Option<Awaited>>>,
     /// Who saw what is awaited, and when.
-    pub seen: mpsc::UnboundedReceiver<(usize, Instant)>,
+    pub seen: mpsc::Receiver<(usize, Instant)>,
 }
 
 /// A proxy that may connect.
@@ -89,7 +89,7 @@ impl Crowd {
         let joined: Vec<Joined> = joining.buffered(JOINING).try_collect().await?;
         let (count, awaited) = (Arc::new(Count::default()), Arc::new(Mutex::default()));
         // Each is told of one change at a time.
-        let (saw, seen) = mpsc::unbounded_channel();
+        let (saw, seen) = mpsc::channel(joined.len());
         let begin = Instant::now();
         let members = joined.into_iter().enumerate().map(|(number, joined)| {
             let (now, in_force) = watch::channel(InForce::default());
@@ -176,14 +176,14 @@ struct Follower {
     number: usize,
     now: watch::Sender<InForce>,
     awaited: Arc<Mutex<Option<Awaited>>>,
-    saw: mpsc::UnboundedSender<(usize, Instant)>,
+    saw: mpsc::Sender<(usize, Instant)>,
 }
 
 impl Follower {
     async fn follow(self, mut client: Client) {
         while let Some(update) = client.updates.recv().await {
             let Update::Snapshot { version, snapshot } = update else { continue };
-            if self.awaits(&snapshot) && self.saw.send((self.number, Instant::now())).is_err() {
+            if self.awaits(&snapshot) && self.saw.send((self.number, Instant::now())).await.is_err() {
                 return;
             }
             let verdict = Verdict { version: version.clone(), refused: None };
