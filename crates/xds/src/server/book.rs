@@ -9,6 +9,8 @@ use crate::load::ClusterLoad;
 
 /// How far back the view goes; who reports nothing for as long is left out.
 const WINDOW: Duration = Duration::from_secs(60);
+/// How often reports that are too old are forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
 /// Localities of clusters that one proxy is remembered with.
 const MOST_ROWS: usize = 20_000;
 /// Regions of clusters that are counted apart; the rest is counted together.
@@ -83,12 +85,17 @@ pub(super) struct Book {
     proxies: BTreeMap<String, BTreeMap<Place, Row>>,
     totals: BTreeMap<(String, String), Total>,
     left_out: u64,
+    /// When what is too old was last forgotten.
+    swept: Option<Instant>,
 }
 
 impl Book {
     /// Takes a proxy's report.
     pub(super) fn note(&mut self, proxy: &str, loads: Vec<ClusterLoad>, now: Instant) {
-        self.forget(now);
+        // Once for many reports: it goes through all of them.
+        if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP) {
+            self.forget(now);
+        }
         for load in loads {
             for locality in load.localities {
                 let counts =
@@ -127,6 +134,7 @@ impl Book {
     }
 
     fn forget(&mut self, now: Instant) {
+        self.swept = Some(now);
         self.proxies.retain(|_, rows| {
             rows.retain(|_, row| {
                 while row.reports.front().is_some_and(|report| now.saturating_duration_since(report.at) > WINDOW) {
@@ -212,9 +220,8 @@ mod tests {
     #[test]
     fn a_proxy_with_any_number_of_names_is_held_in_bounds() {
         let (mut book, now) = (Book::default(), Instant::now());
-        for number in 0..MOST_ROWS + 5 {
-            book.note("edge", vec![report(&format!("c{number}"), "east", 1)], now);
-        }
+        let many = (0..MOST_ROWS + 5).map(|number| report(&format!("c{number}"), "east", 1));
+        book.note("edge", many.collect(), now);
         assert_eq!((book.view(now).len(), book.left_out()), (MOST_ROWS, 5));
         assert_eq!(book.totals().len(), MOST_TOTALS + 1);
         let others = book.totals()[&(OTHERS.to_owned(), OTHERS.to_owned())].issued;
