@@ -153,6 +153,7 @@ fn start(Joined { workload, tls }: Joined, count: Arc<Count>) -> Client {
         token: String::new(),
         authority: "control".to_owned(),
         transport: Transport::Delta,
+        loads: None,
     };
     xds::client::start(config, move || connect(Arc::clone(&tls), Arc::clone(&count)))
 }
