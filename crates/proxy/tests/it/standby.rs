@@ -44,7 +44,6 @@ impl Door {
         let (taken, open, passing) = (door.taken.clone(), door.open.clone(), door.passing.clone());
         tokio::spawn(async move {
             while let Ok((mut caller, _)) = listener.accept().await {
-                taken.fetch_add(1, SeqCst);
                 open.fetch_add(1, SeqCst);
                 let open = open.clone();
                 let pass = tokio::spawn(async move {
@@ -53,6 +52,8 @@ impl Door {
                     open.fetch_sub(1, SeqCst);
                 });
                 passing.lock().unwrap().push(pass);
+                // Whoever sees it counted can close it.
+                taken.fetch_add(1, SeqCst);
             }
         });
         door
@@ -211,12 +212,17 @@ async fn what_the_standby_closes_is_opened_again_and_costs_no_request() {
     let to = snapshot.listeners[0].address;
     let proxy = Proxy::start(&snapshot);
     assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
-    for opened in [2, 4] {
-        until(&proxy, "connections of each worker", |proxy| counted(proxy, "opened") == opened);
+    let opened = |count| {
+        until(&proxy, "connections of each worker", |proxy| counted(proxy, "opened") == count);
+        // The kernel takes connections before the door does.
+        until(&proxy, "connections through the door", |_| door.taken() as u64 == count);
+    };
+    for count in [2, 4] {
+        opened(count);
         door.close().await;
     }
     assert_eq!(idle.taken(), 0, "nothing for a cluster that is not used");
-    until(&proxy, "open again", |proxy| counted(proxy, "opened") == 6);
+    opened(6);
 
     // Closed at the worst moment: POSTs, which may not be repeated once they are sent, meet the closed connections.
     east.kill();
