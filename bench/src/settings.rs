@@ -18,6 +18,8 @@ pub enum Part {
     Memory,
     /// What a large snapshot costs our proxy.
     Scale,
+    /// What a control plane bears.
+    Control,
 }
 
 /// What is spoken before and behind the proxy.
@@ -76,7 +78,7 @@ impl Settings {
     /// # Errors
     /// When one cannot be understood.
     pub fn read() -> Result<Self, Failure> {
-        let parts = words("BENCH", "h1 mtls h2c h2h1 failover memory scale");
+        let parts = words("BENCH", "h1 mtls h2c h2h1 failover memory scale control");
         let parts = parts.iter().map(|word| part(word)).collect::<Result<_, _>>()?;
         let peers = words("PEERS", "direct envoy-sidecar haproxy nginx firedrill");
         let span = Duration::from_secs(number("SECS", 4)?);
@@ -91,7 +93,12 @@ impl Settings {
 
 fn part(word: &str) -> Result<Part, Failure> {
     let mut known: Vec<(&str, Part)> = Variant::ALL.map(|variant| (variant.as_str(), Part::Cost(variant))).into();
-    known.extend([("failover", Part::Failover), ("memory", Part::Memory), ("scale", Part::Scale)]);
+    known.extend([
+        ("failover", Part::Failover),
+        ("memory", Part::Memory),
+        ("scale", Part::Scale),
+        ("control", Part::Control),
+    ]);
     one_of("BENCH", word, &known)
 }
 

@@ -164,8 +164,14 @@ impl Mesh {
 
     /// Tells the control plane; the answer must be a success.
     pub async fn tell_control(&self, path: &str, body: &Value) -> Value {
+        self.ask_control(Method::POST, path, Some(body)).await
+    }
+
+    /// Calls the control plane; the answer must be a success.
+    pub async fn ask_control(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
         let door: Value = json_file(&self.state().join("run/control.json"));
-        let request = request(Method::POST, address(&door["api"]), path, body.to_string().into());
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request(method, address(&door["api"]), path, body.into());
         let answer = self.authorise(request, door["token"].as_str().expect("a token")).await;
         assert!(answer.status.is_success(), "{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
         answer.json()

@@ -1,6 +1,11 @@
 //! A TLS client that presents any certificate and lets any server in, and authorities to make certificates with.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -31,6 +36,18 @@ pub struct Authority(Issuer<'static, KeyPair>);
 pub struct Presented {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// Both in PEM.
+    text: [String; 2],
+}
+
+impl Presented {
+    /// As files for other programs: of the certificate, and of the key.
+    pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let [certificate, key] = ["pem", "key"].map(|end| folder.join(format!("{name}.{end}")));
+        std::fs::write(&certificate, &self.text[0]).expect("written");
+        std::fs::write(&key, &self.text[1]).expect("written");
+        (certificate, key)
+    }
 }
 
 impl Authority {
@@ -54,11 +71,11 @@ impl Authority {
         Self(Issuer::new(params, KeyPair::generate().expect("a key")))
     }
 
-    /// A client's certificate, valid from `from` days ago for `days`.
+    /// A certificate for either side, valid from `from` days ago for `days`.
     pub fn certificate(&self, spiffe_id: Option<&str>, from: u32, days: u32) -> Presented {
         let mut params = CertificateParams::default();
         params.subject_alt_names.extend(spiffe_id.map(|id| SanType::URI(id.try_into().expect("ASCII"))));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let day = Duration::from_secs(24 * 3600);
         let now = rcgen::date_time_ymd(1970, 1, 1)
             + std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is right within decades");
@@ -66,8 +83,9 @@ impl Authority {
         params.not_after = params.not_before + day * days;
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("signed");
+        let text = [certificate.pem(), key.serialize_pem()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Presented { chain: vec![certificate.der().clone()], key }
+        Presented { chain: vec![certificate.der().clone()], key, text }
     }
 }
 

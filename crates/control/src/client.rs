@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
-    OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport, RecoveryRequest,
-    Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
+    LoadReport, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
+    RecoveryRequest, Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
 };
 
 /// Limit of a call that does not wait for something.
@@ -185,12 +185,37 @@ impl Client {
         self.call::<_, Value>(Method::PUT, "/v1/placements", what, Some(placements), TIMEOUT).await.map(|_| ())
     }
 
+    /// Tells where one proxy runs; the others stay where they are.
+    ///
+    /// # Errors
+    /// Refused if one of its addresses is another's.
+    pub async fn put_placement(&self, placement: &Placement) -> Result<(), ClientError> {
+        let (path, what) = (format!("/v1/placements/{}", escape(&placement.proxy)), "take the placement");
+        self.call::<_, Value>(Method::PUT, &path, what, Some(placement), TIMEOUT).await.map(|_| ())
+    }
+
+    /// Takes one proxy away. Succeeds if it is not placed any more.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn remove_placement(&self, proxy: &str) -> Result<(), ClientError> {
+        self.gone(&format!("/v1/placements/{}", escape(proxy)), &format!("remove the placement of {proxy}")).await
+    }
+
     /// Sources of endpoints that are found rather than written.
     ///
     /// # Errors
     /// As every call.
     pub async fn sources(&self) -> Result<Vec<SourceOfEndpoints>, ClientError> {
         self.get("/v1/sources", "list the sources of endpoints").await
+    }
+
+    /// The load that proxies reported over the last minute.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn loads(&self) -> Result<Vec<LoadReport>, ClientError> {
+        self.get("/v1/loads", "list the loads").await
     }
 
     /// Where everything runs.

@@ -44,7 +44,7 @@ pub(crate) struct Views {
 /// Endpoints by (cluster, endpoint).
 type View = BTreeMap<(String, String), Seen>;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Seen {
     unhealthy: bool,
     ejected: bool,
@@ -62,9 +62,10 @@ impl Views {
         self.proxies.remove(proxy);
     }
 
-    /// Replaces what a proxy sees.
-    pub(crate) fn replace(&mut self, proxy: &str, status: &ProxyStatus) {
-        let old = self.proxies.remove(proxy).unwrap_or_default();
+    /// Replaces what a proxy sees. Answers whether that is anything else.
+    pub(crate) fn replace(&mut self, proxy: &str, status: &ProxyStatus) -> bool {
+        let known = self.proxies.remove(proxy);
+        let old = known.clone().unwrap_or_default();
         let mut view = View::new();
         for cluster in &status.clusters {
             for endpoint in &cluster.endpoints {
@@ -78,7 +79,9 @@ impl Views {
                 view.insert(key, seen);
             }
         }
+        let changed = known.as_ref() != Some(&view);
         self.proxies.insert(proxy.to_owned(), view);
+        changed
     }
 
     /// Takes in what a proxy told. Only proxies whose status is known are followed. Answers whether anything changed

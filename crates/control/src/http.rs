@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use crate::{
     api::{
         Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport,
-        LeaseRequest, OverlayReport, OverlayRequest, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
-        RecoveryRequest, Revision, RollbackRequest, SourceReport, TokenRequest, Trust,
+        LeaseRequest, LoadReport, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration,
+        ProxyReport, RecoveryReport, RecoveryRequest, Revision, RollbackRequest, SourceReport, TokenRequest, Trust,
     },
     mesh::{Failure, Mesh},
     metrics,
@@ -57,10 +57,12 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/source", put(note_source).get(source))
         .route("/v1/sources", get(async |State(api): Shared| Json(api.mesh.sources_of_endpoints())))
         .route("/v1/placements", put(place).get(placements))
+        .route("/v1/placements/{proxy}", put(place_one).delete(displace))
         .route("/v1/tokens", post(create_token))
         .route("/v1/trust", get(trust))
         .route("/v1/proxies", get(report_proxies))
         .route("/v1/proxies/{name}/config", get(proxy_configuration))
+        .route("/v1/loads", get(loads))
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{id}", put(take_lease).delete(release_lease))
         .route("/v1/leases/{id}/heartbeat", post(renew_lease))
@@ -79,6 +81,10 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .fallback(async || Failure::Refused(Refusal::Missing("there is nothing at this path".to_owned())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+async fn loads(State(api): Shared) -> Json<Vec<LoadReport>> {
+    Json(api.mesh.ads.loads().into_iter().map(LoadReport::from).collect())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -187,8 +193,20 @@ async fn place(State(api): Shared, Body(placements): Body<Placements>) -> Answer
     api.mesh.place(placements).await.map(|()| Json(json!({})))
 }
 
+async fn place_one(State(api): Shared, Path(proxy): Path<String>, Body(placement): Body<Placement>) -> Answer<Value> {
+    if placement.proxy != proxy {
+        let name = &placement.proxy;
+        return Err(Refusal::Invalid(format!("the path says proxy {proxy}, and the body {name}")).into());
+    }
+    api.mesh.place_one(placement).await.map(|()| Json(json!({})))
+}
+
+async fn displace(State(api): Shared, Path(proxy): Path<String>) -> Answer<Value> {
+    api.mesh.displace(&proxy).await.map(|()| Json(json!({})))
+}
+
 async fn placements(State(api): Shared) -> Json<Placements> {
-    Json(api.mesh.state().placements.clone())
+    Json(Placements::clone(&api.mesh.state().placements))
 }
 
 async fn certificate(

@@ -1,9 +1,12 @@
 //! Proxies' admin interfaces: statuses on demand, events all the time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,9 +22,9 @@ use xds::{
 };
 
 use crate::{
-    api::{ControlEvent, NackReport, ProxyConfiguration, ProxyReport, Role},
+    api::{ControlEvent, NackReport, Placements, ProxyConfiguration, ProxyReport, Role},
     client,
-    mesh::Mesh,
+    mesh::{Basis, Mesh},
 };
 
 /// Bound on asking a proxy for its status: it is beside us, or it hangs.
@@ -32,6 +35,8 @@ const ASKED_AT_ONCE: usize = 64;
 const POLL: Duration = Duration::from_secs(5);
 /// Pause after a proxy did not answer.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The same for each of those that do not answer, so that many of them are not asked more often than a few.
+const SHARE: Duration = Duration::from_millis(1);
 /// Pause after a proxy answered something else than events: a stock Envoy has none.
 const LONG_PAUSE: Duration = Duration::from_secs(5);
 
@@ -67,7 +72,7 @@ async fn ask<T: DeserializeOwned>(admin: SocketAddr, path: &str, limit: Duration
 /// Asks every proxy for its status and lays it beside what it should have.
 pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
     let placements = mesh.state().placements.clone();
-    let asked = stream::iter(placements.proxies)
+    let asked = stream::iter(placements.proxies.clone())
         .map(|placement| async move {
             let status = ask::<ProxyStatus>(placement.admin, "/status", STATUS_LIMIT).await;
             (placement, status)
@@ -76,17 +81,23 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
         .collect::<Vec<_>>()
         .await;
     let known = mesh.ads.proxies();
-    let state = mesh.state();
+    let (wanted, basis): (BTreeMap<String, _>, _) = {
+        let state = mesh.state();
+        let wanted = asked.iter().map(|(p, _)| (p.proxy.clone(), (state.published(&p.proxy), state.overlays(p))));
+        (wanted.collect(), state.basis())
+    };
+    let compiler = basis.as_ref().map(Basis::compiler);
     let mut reports: Vec<ProxyReport> = asked
         .into_iter()
         .map(|(placement, status)| {
             let ads = known.get(&placement.proxy).cloned().unwrap_or_default();
-            let wanted = Mesh::wanted(&state, &placement.proxy);
-            let wanted_digest = wanted.as_ref().map(|(snapshot, overlays)| xds::digest::digest(snapshot, overlays));
-            let mut wanted_overlays: Vec<String> =
-                wanted.map(|(_, overlays)| overlays.into_iter().map(|o| o.id).collect()).unwrap_or_default();
+            let (published, overlays) = wanted.get(&placement.proxy).cloned().unwrap_or_default();
+            // Who never came has none published.
+            let snapshot = published.or_else(|| Some(Arc::new(compiler.as_ref()?.snapshot(&placement).ok()?)));
+            let wanted_digest = snapshot.map(|snapshot| xds::digest::digest(&snapshot, &overlays));
+            let mut wanted_overlays: Vec<String> = overlays.into_iter().map(|o| o.id).collect();
             wanted_overlays.sort();
-            let (region, service, gateway) = match placement.role {
+            let (region, service, gateway) = match placement.role.clone() {
                 Role::Sidecar { region, service, .. } => (Some(region), Some(service), None),
                 Role::Gateway { gateway, .. } => (None, None, Some(gateway)),
             };
@@ -101,7 +112,7 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
                 None => foreign && ads.connected && ads.settled && ads.nack.is_none() && wanted_overlays.is_empty(),
             };
             ProxyReport {
-                name: placement.proxy,
+                name: placement.proxy.clone(),
                 region,
                 service,
                 gateway,
@@ -122,9 +133,17 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
     reports
 }
 
-/// What a proxy should have now; `None` if nothing is published for it.
+/// What a proxy should have now; `None` if there is no snapshot for it.
 pub(crate) fn configuration(mesh: &Mesh, proxy: &str) -> Option<ProxyConfiguration> {
-    let (snapshot, overlays) = Mesh::wanted(&mesh.state(), proxy)?;
+    let (published, overlays, placement, basis) = {
+        let state = mesh.state();
+        let placement = state.placements.proxies.iter().find(|p| p.proxy == proxy)?.clone();
+        (state.published(proxy), state.overlays(&placement), placement, state.basis()?)
+    };
+    let snapshot = match published {
+        Some(snapshot) => snapshot,
+        None => Arc::new(basis.compiler().snapshot(&placement).ok()?),
+    };
     Some(ProxyConfiguration {
         proxy: proxy.to_owned(),
         version: mesh.ads.proxy(proxy).and_then(|state| state.published),
@@ -150,19 +169,30 @@ pub(crate) async fn collect(mesh: Arc<Mesh>) {
     let mut changes = mesh.changes();
     let mut tasks = JoinSet::new();
     let mut running: BTreeMap<(String, SocketAddr), AbortHandle> = BTreeMap::new();
+    let silent = Arc::new(Silent::default());
+    let mut followed: Option<Arc<Placements>> = None;
     loop {
-        let placed: Vec<(String, SocketAddr)> =
-            mesh.state().placements.proxies.iter().map(|p| (p.proxy.clone(), p.admin)).collect();
-        running.retain(|key, task| {
-            let keep = placed.contains(key);
-            if !keep {
-                task.abort();
-                mesh.state().views.forget(&key.0);
+        let placements = mesh.state().placements.clone();
+        // Most changes are of something else.
+        let same = followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, &placements));
+        if !same {
+            let placed: BTreeSet<(&str, SocketAddr)> =
+                placements.proxies.iter().map(|p| (p.proxy.as_str(), p.admin)).collect();
+            running.retain(|(proxy, admin), task| {
+                let keep = placed.contains(&(proxy.as_str(), *admin));
+                if !keep {
+                    task.abort();
+                    mesh.state().views.forget(proxy);
+                }
+                keep
+            });
+            for (proxy, admin) in placed {
+                let key = (proxy.to_owned(), admin);
+                running.entry(key).or_insert_with_key(|(proxy, admin)| {
+                    tasks.spawn(follow(mesh.clone(), proxy.clone(), *admin, silent.clone()))
+                });
             }
-            keep
-        });
-        for key in placed {
-            running.entry(key.clone()).or_insert_with(|| tasks.spawn(follow(mesh.clone(), key.0, key.1)));
+            followed = Some(placements);
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
@@ -171,13 +201,40 @@ pub(crate) async fn collect(mesh: Arc<Mesh>) {
     }
 }
 
+/// Number of proxies that do not answer.
+#[derive(Default)]
+struct Silent(AtomicU32);
+
+/// One of them, until it is dropped.
+struct Silence(Arc<Silent>);
+
+impl Silence {
+    fn of(silent: Arc<Silent>) -> Self {
+        silent.0.fetch_add(1, Ordering::Relaxed);
+        Self(silent)
+    }
+
+    /// How long it is left alone.
+    fn pause(&self) -> Duration {
+        PAUSE.max(SHARE * self.0.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Follows one proxy over its restarts.
-async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr) {
+async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr, silent: Arc<Silent>) {
     let mut at: Option<(String, u64)> = None;
     // When it was last heard: a status that is old says nothing of the present.
     let mut heard = Instant::now();
     // Who answers after a silence may be a new process, which does not know our position: it is not waited for.
     let mut wait = Duration::ZERO;
+    // Held while it does not answer.
+    let mut silence = None;
     loop {
         let after = at.as_ref().map_or(0, |(_, sequence)| *sequence);
         let path = format!("/events?after={after}&wait_ms={}", wait.as_millis());
@@ -185,12 +242,13 @@ async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr) {
             Ok(batch) => {
                 heard = Instant::now();
                 wait = POLL;
+                silence = None;
                 take_in(&mesh, &proxy, admin, &mut at, batch).await;
             }
             Err(error) => {
                 wait = Duration::ZERO;
                 let pause = match error {
-                    AdminError::Silent(_) => PAUSE,
+                    AdminError::Silent(_) => silence.get_or_insert_with(|| Silence::of(silent.clone())).pause(),
                     AdminError::Foreign(reason) => {
                         tracing::debug!(proxy, reason, "this proxy has no event log");
                         LONG_PAUSE
@@ -233,11 +291,13 @@ async fn take_in(mesh: &Mesh, proxy: &str, admin: SocketAddr, at: &mut Option<(S
     *at = Some((batch.boot, last));
     if resync || !mesh.state().views.knows(proxy) {
         match ask::<ProxyStatus>(admin, "/status", STATUS_LIMIT).await {
-            Ok(status) => mesh.state().views.replace(proxy, &status),
+            Ok(status) => changed |= mesh.state().views.replace(proxy, &status),
             // The next batch tries again, since the proxy is not known then.
-            Err(_) => mesh.state().views.forget(proxy),
+            Err(_) => {
+                mesh.state().views.forget(proxy);
+                changed = true;
+            }
         }
-        changed = true;
     }
     if changed {
         mesh.changed();

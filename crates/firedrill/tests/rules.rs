@@ -20,7 +20,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("drill", &["model", "evidence"]),
     ("console", &["model", "evidence"]),
     ("firedrill", &["model", "xds", "proxy", "control", "evidence", "drill", "console"]),
-    ("bench", &[]),
+    // Simulated proxies speak to the control plane as proxies do.
+    ("bench", &["xds"]),
     ("e2e", &[]),
     ("fuzz", &["model", "xds", "evidence", "proxy"]),
 ];

@@ -160,6 +160,8 @@ pub struct Service {
     pub name: ServiceName,
     /// What it speaks.
     pub protocol: Protocol,
+    /// How callers of a service that speaks bytes reach it; `None` elsewhere, and where they do not.
+    pub connect: Option<Connect>,
     /// Instances, expanded: `count: 2` gives two.
     pub endpoints: Vec<Endpoint>,
     /// Services that its workloads may call.
@@ -174,8 +176,15 @@ pub struct Service {
     pub routes: Vec<RegionPreference>,
     /// What is done with some requests; the first that matches counts, else they go to all endpoints.
     pub requests: Vec<RequestRoute>,
-    /// Who may call. `None` (not written): those services that name it in `calls`, and gateways that route to it.
-    pub authorization: Option<Vec<Allow>>,
+    /// Who may call.
+    pub authorization: Authorization,
+}
+
+/// Callers say CONNECT with the service's name, and speak in bytes from there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// Silence after which a connection is closed; zero is never. Default 1 h.
+    pub idle_timeout: Duration,
 }
 
 /// What a service speaks.
@@ -278,6 +287,25 @@ pub enum Prefer {
     Order(Vec<RegionName>),
 }
 
+/// Who may call a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Authorization {
+    /// `None` (not written): those services that name it in `calls`, and gateways that route to it.
+    pub allow: Option<Vec<Allow>>,
+    /// Default enforce.
+    pub mode: AuthorizationMode,
+}
+
+/// What becomes of a caller without a permission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthorizationMode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It passes, and is told.
+    DryRun,
+}
+
 /// A permission to call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allow {
@@ -287,6 +315,8 @@ pub struct Allow {
     pub methods: Vec<String>,
     /// Path prefixes; empty is all.
     pub paths: Vec<String>,
+    /// All of these headers; empty is any.
+    pub headers: Vec<Named>,
 }
 
 /// Who calls: written as one name, looked up among services, then gateways.

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::{
-        Allow, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill, Endpoint, Fault, FaultAction,
-        FaultStep, Gateway, Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh, PartitionStep, Pattern, Place,
-        Prefer, Probe, ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction,
-        ScenarioStep, Service, Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
+        Allow, Authorization, AuthorizationMode, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill,
+        Endpoint, Fault, FaultAction, FaultStep, Gateway, Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh,
+        PartitionStep, Pattern, Place, Prefer, Probe, ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn,
+        RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -176,6 +176,9 @@ fn service(service: &Service) -> Value {
     };
     let mut spec = Map::new();
     spec.insert("protocol".into(), json!(protocol));
+    if let Some(connect) = &service.connect {
+        spec.insert("connect".into(), json!({"idleTimeout": print_duration(connect.idle_timeout)}));
+    }
     spec.insert("endpoints".into(), service.endpoints.iter().map(endpoint).collect());
     spec.insert("calls".into(), json!(service.calls));
     spec.extend(object(policy(&service.policy)));
@@ -192,8 +195,8 @@ fn service(service: &Service) -> Value {
         }
     });
     spec.insert("routes".into(), routes.chain(service.requests.iter().map(route::request)).collect());
-    if let Some(allowed) = &service.authorization {
-        spec.insert("authorization".into(), json!({"allow": allowed.iter().map(allow).collect::<Vec<_>>()}));
+    if service.authorization != Authorization::default() {
+        spec.insert("authorization".into(), authorization(&service.authorization));
     }
     Value::Object(spec)
 }
@@ -221,8 +224,24 @@ fn dns_source(dns: &DnsSource) -> Value {
     Value::Object(out)
 }
 
+fn authorization(authorization: &Authorization) -> Value {
+    let mode = match authorization.mode {
+        AuthorizationMode::Enforce => "enforce",
+        AuthorizationMode::DryRun => "dryRun",
+    };
+    let mut out = object(json!({"mode": mode}));
+    out.extend(
+        authorization
+            .allow
+            .as_ref()
+            .map(|allowed| ("allow".to_owned(), json!(allowed.iter().map(allow).collect::<Vec<_>>()))),
+    );
+    Value::Object(out)
+}
+
 fn allow(allow: &Allow) -> Value {
-    json!({"from": caller(&allow.from), "methods": allow.methods, "paths": allow.paths})
+    let headers: Vec<Value> = allow.headers.iter().map(route::named).collect();
+    json!({"from": caller(&allow.from), "methods": allow.methods, "paths": allow.paths, "headers": headers})
 }
 
 fn caller(caller: &Caller) -> Value {

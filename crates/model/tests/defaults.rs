@@ -103,7 +103,7 @@ fn nothing_written() {
     assert_eq!(web.policy, builtin());
     assert_eq!((&web.balancing, &web.limits), (&Balancing::default(), &Limits::default()));
     assert_eq!(config.mesh.listeners, ListenerLimits::default());
-    assert_eq!(web.authorization, None);
+    assert_eq!(web.authorization, model::config::Authorization::default());
     let names: Vec<&str> = web.endpoints.iter().map(|e| e.workload.as_str()).collect();
     assert_eq!(names, ["web-east-0", "web-east-1", "web-west-0", "web-west-1"]);
     assert_eq!(web.endpoints[3].place, Place::Address("127.0.0.1:9002".parse().unwrap()));

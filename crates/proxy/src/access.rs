@@ -43,6 +43,15 @@ pub struct Line {
     pub response_code: u16,
     /// Envoy's flags, `-` for none.
     pub response_flags: String,
+    /// Why, in Envoy's words; where there is an authorization and it refused.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub response_code_details: &'static str,
+    /// `allow`, `deny`, or `shadow_deny` where a dry run let pass what would have been refused.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub authorization: &'static str,
+    /// The permission that let it in, as `allow[0]`; `none` where there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub authorization_rule: String,
     /// Body bytes read from the caller.
     pub bytes_received: u64,
     /// Body bytes sent to the caller.

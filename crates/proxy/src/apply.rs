@@ -25,7 +25,7 @@ use crate::{
     gate::Shut,
     index::Index,
     listener::{Listener, Settings},
-    route::Table,
+    route::{Table, authorization::Permissions},
     state::{Shared, State},
     tls::{self, ServerTls, TlsError, UpstreamTls},
     upstream::cluster::Cluster,
@@ -400,7 +400,12 @@ fn kept_listeners(
             Some(tls) => tls.clone(),
             None => kept.and_then(|kept| kept.settings().tls.clone()),
         };
-        let settings = Settings { config: config.clone(), tls, admission: admission(config, kept, now) };
+        let settings = Settings {
+            config: config.clone(),
+            tls,
+            admission: admission(config, kept, now),
+            permissions: permissions(config),
+        };
         let listener = match kept {
             Some(kept) => {
                 kept.reconfigure(settings, fresh.is_some());
@@ -420,6 +425,11 @@ fn admission(config: &snapshot::Listener, kept: Option<&Arc<Listener>>, now: Ins
     let present = kept.and_then(|kept| kept.settings().admission.clone());
     let present = present.filter(|present| present.config() == limit);
     Some(present.unwrap_or_else(|| Arc::new(Admission::new(limit, now))))
+}
+
+fn permissions(config: &snapshot::Listener) -> Option<Arc<Permissions>> {
+    let ListenerProtocol::Http(http) = &config.protocol else { return None };
+    http.authorization.as_ref().map(|rules| Arc::new(Permissions::new(rules)))
 }
 
 /// One of several sockets on one address: the kernel spreads connections over the workers.

@@ -50,6 +50,11 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
             return Some(format!("routes[{}]: named twice", table.name));
         }
         for route in table.hosts.iter().flat_map(|host| &host.routes) {
+            if let RouteAction::Tunnel(tunnel) = &route.action
+                && !clusters.contains(tunnel.cluster.as_str())
+            {
+                return Some(format!("routes[{}]: no cluster `{}`", table.name, tunnel.cluster));
+            }
             let RouteAction::Forward(forward) = &route.action else { continue };
             if forward.clusters.iter().all(|choice| choice.weight == 0) {
                 return Some(format!("routes[{}]: a route whose weights sum to 0", table.name));
@@ -60,7 +65,7 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
                 return Some(format!("routes[{}]: no cluster `{missing}`", table.name));
             }
             if let Some(cluster) = without_upgrades(snapshot, forward) {
-                let why = "speaks another protocol than HTTP/1.1, which has no upgrades";
+                let why = "speaks no HTTP, which has upgrades";
                 return Some(format!("routes[{}].upgrades: cluster `{cluster}` {why}", table.name));
             }
         }
@@ -72,7 +77,7 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
         }
         let dangling = match &listener.protocol {
             ListenerProtocol::Http(http) => !tables.contains(http.routes.as_str()),
-            ListenerProtocol::Tcp { cluster } => !clusters.contains(cluster.as_str()),
+            ListenerProtocol::Tcp { cluster, .. } => !clusters.contains(cluster.as_str()),
         };
         if dangling {
             return Some(format!("{path}.protocol: refers to what is not there"));
@@ -86,12 +91,12 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
     out_of_domain(&before.news(snapshot))
 }
 
-/// A cluster of a route with upgrades that has none.
+/// A cluster of a route with upgrades that has none: HTTP/1.1 has them (RFC 9110, 7.8), and so has HTTP/2 (RFC 8441).
 fn without_upgrades<'a>(snapshot: &Snapshot, forward: &'a Forward) -> Option<&'a str> {
     let speaks =
         |name: &str| snapshot.clusters.iter().find(|cluster| cluster.name == name).map(|cluster| cluster.protocol);
     let mut clusters = forward.clusters.iter().filter(|_| !forward.upgrades.is_empty());
-    let other = clusters.find(|choice| speaks(&choice.cluster) != Some(UpstreamProtocol::Http1));
+    let other = clusters.find(|choice| speaks(&choice.cluster) == Some(UpstreamProtocol::Tcp));
     other.map(|choice| choice.cluster.as_str())
 }
 
@@ -176,7 +181,9 @@ mod tests {
         upgrades.routes = vec![serde_json::from_value(table).unwrap()];
         assert_eq!(refuse(&upgrades), None);
         upgrades.clusters[0].protocol = UpstreamProtocol::Http2;
-        let why = "speaks another protocol than HTTP/1.1, which has no upgrades";
+        assert_eq!(refuse(&upgrades), None);
+        upgrades.clusters[0].protocol = UpstreamProtocol::Tcp;
+        let why = "speaks no HTTP, which has upgrades";
         assert_eq!(refuse(&upgrades).unwrap(), format!("routes[t].upgrades: cluster `a` {why}"));
         let mut endless = snapshot(&[("a", 1)]);
         endless.clusters[0].connect_timeout = std::time::Duration::MAX;

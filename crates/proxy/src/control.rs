@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use xds::{
-    client::{Client, ClientConfig, Transport, Update, Verdict},
+    client::{Client, ClientConfig, Loads, Transport, Update, Verdict},
     event::EventKind,
     overlay::{Effect, Overlay},
     snapshot::{ClusterTls, Snapshot, TrustBundle},
@@ -24,12 +24,22 @@ use crate::{
     apply::{Keeper, Refused},
     certify::ControlTrust,
     lastgood::LastGood,
+    load::Meter,
     state::Shared,
     tls::{self, UpstreamTls, identity::Identity},
 };
 
 /// The authority in requests to the control plane; its certificate has it as a DNS name too.
 const AUTHORITY: &str = "control";
+
+/// What a proxy of ours reports of its load.
+pub fn loads(shared: &Arc<Shared>) -> Loads {
+    let (shared, meter) = (Arc::clone(shared), Mutex::new(Meter::new(Instant::now())));
+    Loads::new(move || {
+        let clusters: Vec<_> = shared.state.load().clusters.values().map(|cluster| cluster.status()).collect();
+        meter.lock().unwrap_or_else(PoisonError::into_inner).report(&clusters, Instant::now())
+    })
+}
 
 /// Starts the ADS client.
 pub fn start(
@@ -38,9 +48,10 @@ pub fn start(
     transport: Transport,
     identity: Identity,
     trust: watch::Receiver<Option<ControlTrust>>,
+    loads: Option<Loads>,
 ) -> Client {
     // Our certificate says who we are.
-    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport };
+    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport, loads };
     xds::client::start(config, move || connect(ads, identity.clone(), trust.clone()))
 }
 

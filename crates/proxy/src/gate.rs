@@ -58,6 +58,11 @@ impl Gate {
         }
     }
 
+    /// Whether it is open both ways at this moment.
+    pub fn is_open(&self) -> bool {
+        self.shut.load(Ordering::Acquire) == 0
+    }
+
     fn poll_open(&self, ways: u8, waiter: u64, cx: &Context<'_>) -> Poll<()> {
         if self.shut.load(Ordering::Acquire) & ways == 0 {
             return Poll::Ready(());

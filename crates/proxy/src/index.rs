@@ -1,6 +1,6 @@
 //! The parts of a snapshot by name: a large one is gone through a few times, never once for each of its parts.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use xds::snapshot::{
     Cluster, EndpointSet, Listener, ListenerProtocol, RouteTable, Snapshot, TrustBundle, UpstreamProtocol,
@@ -12,7 +12,7 @@ pub struct Index<'a> {
     clusters: HashMap<&'a str, &'a Cluster>,
     endpoints: HashMap<&'a str, &'a EndpointSet>,
     listeners: HashMap<&'a str, &'a Listener>,
-    routes: HashMap<&'a str, &'a RouteTable>,
+    routes: HashMap<&'a str, &'a Arc<RouteTable>>,
     trust: HashMap<&'a str, &'a TrustBundle>,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Index<'a> {
     }
 
     /// A route table.
-    pub fn table(&self, name: &str) -> Option<&'a RouteTable> {
+    pub fn table(&self, name: &str) -> Option<&'a Arc<RouteTable>> {
         self.routes.get(name).copied()
     }
 

@@ -28,6 +28,7 @@ mod index;
 mod lastgood;
 mod link;
 mod listener;
+mod load;
 mod metrics;
 mod resident;
 mod retry;

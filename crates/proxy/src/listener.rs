@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use xds::snapshot;
 
-use crate::{admission::Admission, tls::ServerTls};
+use crate::{admission::Admission, route::authorization::Permissions, tls::ServerTls};
 
 /// What a listener is told to do now.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Settings {
     pub tls: Option<ServerTls>,
     /// Who gets to the workload; `None` is everyone.
     pub admission: Option<Arc<Admission>>,
+    /// Who may call; `None` is everyone that TLS let pass.
+    pub permissions: Option<Arc<Permissions>>,
 }
 
 /// A listener.

@@ -39,6 +39,8 @@ use crate::{
 const LAST_SPANS: Duration = Duration::from_secs(2);
 /// After this long what only the start needed is given back.
 const START: Duration = Duration::from_secs(3);
+/// How often the allocator gives back what is free by then: it does so by itself only while much is allocated.
+const TIDY: Duration = Duration::from_secs(10);
 /// How often a snapshot file is looked at.
 const FILE_POLL: Duration = Duration::from_millis(200);
 
@@ -67,7 +69,7 @@ pub struct Options {
     pub log: Option<LogFilter>,
     /// The process's clock.
     pub clock: Clock,
-    /// Gives memory that the process's allocator keeps for later back to the system.
+    /// Gives memory that the process's allocator keeps for later, for the calling thread, back to the system.
     pub give_back: fn(),
 }
 
@@ -194,7 +196,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         tasks.push(tokio::spawn(reopen(shared.clone(), signals)).abort_handle());
     }
     let workers: Vec<Worker> = (0..workers.max(1))
-        .map(|index| Worker::start(index, shared.clone()))
+        .map(|index| Worker::start(index, shared.clone(), give_back))
         .collect::<io::Result<_>>()
         .map_err(Error::Worker)?;
     let commands = workers.iter().map(|worker| worker.commands.clone()).collect();
@@ -214,7 +216,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 agent: format!("firedrill {}", env!("CARGO_PKG_VERSION")),
             };
             start_from_last_good(&mut keeper, &last_good);
-            let client = control::start(node, source.ads, source.transport, shared.identity.clone(), trust.subscribe());
+            let (identity, trusted) = (shared.identity.clone(), trust.subscribe());
+            let client =
+                control::start(node, source.ads, source.transport, identity, trusted, Some(control::loads(&shared)));
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
             let certifier =
@@ -255,13 +259,17 @@ async fn stranded(certifying: &mut Option<tokio::task::JoinHandle<CertifyError>>
     std::future::pending().await
 }
 
-/// Once the start is over, gives back what only it needed.
+/// Once the start is over, gives back what only it needed; from then on, what was freed.
 async fn settle(give_back: fn()) {
     tokio::time::sleep(START).await;
     give_back();
     match resident::give_back() {
         Ok(bytes) => tracing::debug!(bytes, "mappings of what only the start needed are given back"),
         Err(error) => tracing::debug!(%error, "what only the start needed stays in memory"),
+    }
+    loop {
+        tokio::time::sleep(TIDY).await;
+        give_back();
     }
 }
 

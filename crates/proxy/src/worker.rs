@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use xds::snapshot::{Limits, ListenerProtocol};
 
 use crate::{
-    http::{pool::Pool, record::Caller, server::Connection},
+    http::{pool::Pool, record::Caller, server::Connection, standby},
     listener::Listener,
     seldom::Seldom,
     state::Shared,
@@ -29,7 +29,7 @@ use crate::{
     tls::spiffe,
 };
 
-/// How often idle connections to endpoints are looked through.
+/// How often idle connections to endpoints are looked through, and free memory is given back.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Pause after accepting failed (usually: no file descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -67,20 +67,22 @@ impl Worker {
     ///
     /// # Errors
     /// When the system has no thread or no event queue left.
-    pub fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn start(index: usize, shared: Arc<Shared>, give_back: fn()) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, told) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name(format!("data-{index}"))
-            .spawn(move || runtime.block_on(run(shared, told)))?;
+            .spawn(move || runtime.block_on(run(shared, told, give_back)))?;
         Ok(Self { commands, thread })
     }
 }
 
-async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>) {
+async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>, give_back: fn()) {
     let pool = Arc::new(Pool::default());
     let mut sockets: HashMap<String, watch::Sender<bool>> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
+    // It ends with this worker's runtime.
+    tokio::spawn(standby::keep(shared.clone(), pool.clone()));
     loop {
         tokio::select! {
             command = told.recv() => match command {
@@ -96,7 +98,10 @@ async fn run(shared: Arc<Shared>, mut told: mpsc::UnboundedReceiver<Command>) {
                     }
                 },
             },
-            _ = sweep.tick() => pool.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                pool.sweep(Instant::now());
+                give_back();
+            }
         }
     }
 }
@@ -222,9 +227,9 @@ async fn serve<T>(
     let Context { shared, pool, listener } = context;
     let (stream, caller, lasts) = served;
     match protocol {
-        ListenerProtocol::Tcp { cluster } => {
+        ListenerProtocol::Tcp { cluster, idle_timeout } => {
             let direction = listener.settings().config.direction;
-            Box::pin(tcp::forward(shared, cluster, (stream, caller, direction), closing)).await;
+            Box::pin(tcp::forward(shared, cluster, (stream, caller, direction), *idle_timeout, closing)).await;
         }
         ListenerProtocol::Http(_) => {
             let connection = Connection {

@@ -31,6 +31,8 @@ impl Bootstrap {
     /// secret: the control plane knows the proxy by its certificate.
     pub fn to_json(&self) -> String {
         let ads = json!({ "ads": {}, "resource_api_version": "V3" });
+        let services = json!([{ "envoy_grpc": { "cluster_name": CONTROL, "authority": "control" } }]);
+        let loads = json!({ "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": services });
         let mut bootstrap = json!({
             "node": self.node(),
             "dynamic_resources": {
@@ -38,13 +40,12 @@ impl Bootstrap {
                     "api_type": "GRPC",
                     "transport_api_version": "V3",
                     "set_node_on_first_message_only": true,
-                    "grpc_services": [{
-                        "envoy_grpc": { "cluster_name": CONTROL, "authority": "control" },
-                    }],
+                    "grpc_services": services,
                 },
                 "cds_config": ads,
                 "lds_config": ads,
             },
+            "cluster_manager": { "load_stats_config": loads },
             "static_resources": { "secrets": [self.identity()], "clusters": [self.control_plane()] },
         });
         if let Some(admin) = self.node.admin {

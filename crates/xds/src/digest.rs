@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -70,6 +71,11 @@ impl Parts {
         }
     }
 
+    /// A part's digest; zeros for no part.
+    pub(crate) fn digest(&self, kind: ResourceKind, name: &str) -> [u8; 32] {
+        self.0.get(&(kind, name.to_owned())).copied().unwrap_or_default()
+    }
+
     /// Sixteen hexadecimal digits of a part's digest: enough to tell contents of one name apart. Empty for no part.
     pub(crate) fn short(&self, kind: ResourceKind, name: &str) -> String {
         let mut text = String::new();
@@ -100,8 +106,8 @@ impl Parts {
     }
 }
 
-fn sort_hosts(table: &mut RouteTable) {
-    table.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+fn sort_hosts(table: &mut Arc<RouteTable>) {
+    Arc::make_mut(table).hosts.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 fn sort_endpoints(set: &mut EndpointSet) {

@@ -15,6 +15,7 @@ pub mod event;
 pub mod file;
 mod human;
 pub mod lease;
+pub mod load;
 pub mod lower;
 pub mod node;
 pub mod overlay;

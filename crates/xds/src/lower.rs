@@ -3,7 +3,10 @@
 //! A routing control becomes endpoints that drain, or shares of one tier; a fault becomes a fault of routes, which Envoy's
 //! fault filter does. Nothing is left out in silence: what Envoy cannot do is refused with the reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     overlay::{Delay, Effect, Fault, FaultAction, Overlay, SwitchState},
@@ -174,7 +177,7 @@ fn lay(snapshot: &mut Snapshot, fault: &Fault) -> Result<(), String> {
     let is_delay = matches!(fault.action, FaultAction::Delay(_));
     let mut routes: Vec<&mut Forward> = Vec::new();
     let tables = snapshot.routes.iter_mut().filter(|table| !inbound.contains(&table.name));
-    for route in tables.flat_map(|table| &mut table.hosts).flat_map(|host| &mut host.routes) {
+    for route in tables.flat_map(|table| &mut Arc::make_mut(table).hosts).flat_map(|host| &mut host.routes) {
         let RouteAction::Forward(forward) = &mut route.action else { continue };
         let of = forward.clusters.iter().filter(|weighted| meant(&weighted.cluster)).count();
         if of == 0 {
@@ -292,8 +295,8 @@ mod tests {
         Snapshot {
             listeners: vec![listener("in", Direction::Inbound), listener("out", Direction::Outbound)],
             routes: vec![
-                RouteTable { name: "in".into(), hosts: vec![host("local")] },
-                RouteTable { name: "out".into(), hosts: vec![host("fx"), host("ledger"), host("fx.east")] },
+                RouteTable { name: "in".into(), hosts: vec![host("local")] }.into(),
+                RouteTable { name: "out".into(), hosts: vec![host("fx"), host("ledger"), host("fx.east")] }.into(),
             ],
             clusters: vec![
                 Cluster::new("fx", UpstreamProtocol::Http1),
@@ -372,7 +375,7 @@ mod tests {
         let lowered = lower(&snapshot(), &overlays);
         assert_eq!(lowered.refused.keys().collect::<Vec<_>>(), ["c", "d"]);
         assert!(lowered.refused["c"].contains("one delay and one abort"), "{:?}", lowered.refused);
-        let count = |table: &RouteTable| -> Vec<usize> {
+        let count = |table: &Arc<RouteTable>| -> Vec<usize> {
             let routes = table.hosts.iter().flat_map(|host| &host.routes);
             routes.map(|r| if let RouteAction::Forward(f) = &r.action { f.faults.len() } else { 0 }).collect()
         };

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// into force before it has all of it. To any other proxy a response's version is a note for people.
 pub(crate) const MORE: &str = "~more";
 
+/// How our control plane names itself in responses of whole kinds: it tells all kinds of a snapshot under one version. Of
+/// any other one, the version of a kind says nothing of the other kinds.
+pub(crate) const CONTROL_PLANE: &str = "firedrill";
+
 /// The name that stands for everything of a kind.
 pub(crate) const EVERYTHING: &str = "*";
 

@@ -2,7 +2,7 @@
 //!
 //! The same form is a snapshot file and the last-good file on a proxy's disk. Names follow Envoy where Envoy has the thing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,8 @@ mod route;
 pub struct Snapshot {
     /// Sockets to listen on (LDS).
     pub listeners: Vec<Listener>,
-    /// Route tables that listeners refer to by name (RDS).
-    pub routes: Vec<RouteTable>,
+    /// Route tables that listeners refer to by name (RDS). Shared with whoever serves by them, since they are large.
+    pub routes: Vec<Arc<RouteTable>>,
     /// Upstream services (CDS).
     pub clusters: Vec<Cluster>,
     /// Where each cluster's endpoints are (EDS).
@@ -40,7 +40,7 @@ impl Snapshot {
     pub fn shrink(&mut self) {
         self.listeners.shrink_to_fit();
         self.routes.shrink_to_fit();
-        for host in self.routes.iter_mut().flat_map(|table| &mut table.hosts) {
+        for host in self.routes.iter_mut().flat_map(|table| &mut Arc::make_mut(table).hosts) {
             host.domains.shrink_to_fit();
             host.routes.shrink_to_fit();
             for route in &mut host.routes {
@@ -101,10 +101,33 @@ pub enum ListenerProtocol {
     /// HTTP/1.1 and HTTP/2 (by ALPN, or prior knowledge on plaintext).
     Http(HttpListener),
     /// Bytes, forwarded to one cluster.
+    #[serde(rename_all = "camelCase")]
     Tcp {
         /// The cluster that receives the bytes.
         cluster: String,
+        /// Time without a byte either way after which a connection is closed; zero is never. Envoy's default: 1 h.
+        #[serde(with = "human", default = "hour", skip_serializing_if = "is_hour")]
+        #[schemars(with = "human::Text", default)]
+        idle_timeout: Duration,
     },
+}
+
+/// How long bytes may be silent where nothing else is said: Envoy's default.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+fn hour() -> Duration {
+    HOUR
+}
+
+fn is_hour(time: &Duration) -> bool {
+    *time == HOUR
+}
+
+impl ListenerProtocol {
+    /// Bytes for a cluster, with the usual bound on silence.
+    pub fn tcp(cluster: impl Into<String>) -> Self {
+        Self::Tcp { cluster: cluster.into(), idle_timeout: HOUR }
+    }
 }
 
 /// The HTTP side of a listener.
@@ -127,8 +150,18 @@ pub struct HttpListener {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Authorization {
-    /// One match suffices.
+    /// One match suffices. In logs and counters a permission goes by its place: see [`Authorization::rule`].
     pub allow: Vec<AllowRule>,
+    /// Lets everyone pass, and tells who would have been refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+impl Authorization {
+    /// What a permission is called: `allow[0]`, its place in the list.
+    pub fn rule(index: usize) -> String {
+        format!("allow[{index}]")
+    }
 }
 
 /// One permission.
@@ -144,6 +177,9 @@ pub struct AllowRule {
     /// Path prefixes; empty allows all.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// All of these headers, as in [`RouteMatch`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Named>,
 }
 
 /// Bounds on what a caller may send. Every one has a safe default.

@@ -5,10 +5,17 @@ mod fixture;
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use envoy_types::pb::envoy::{
+    config::{core::v3 as core, endpoint::v3::ClusterStats},
+    service::load_stats::v3::{LoadStatsRequest, load_reporting_service_client::LoadReportingServiceClient},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
@@ -17,11 +24,12 @@ use tokio::{
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use xds::{
-    client::{self, Client, ClientConfig, Transport, Update, Verdict},
+    client::{self, Client, ClientConfig, Loads, Transport, Update, Verdict},
+    load::{ClusterLoad, LocalityLoad},
     node::NodeInfo,
     overlay::{Effect, Overlay, Way},
     resource::ResourceKind,
-    server::{Notice, Server},
+    server::{self, Notice, Server},
     snapshot::Snapshot,
 };
 
@@ -73,7 +81,13 @@ fn start_speaking(transport: Transport, address: SocketAddr, token: &str) -> Cli
         agent: "firedrill 0.1.0".to_owned(),
         ..NodeInfo::default()
     };
-    let config = ClientConfig { node, token: token.to_owned(), authority: "control".to_owned(), transport };
+    let (token, authority, asked) = (token.to_owned(), "control".to_owned(), AtomicU64::new(0));
+    let loads = Loads::new(move || {
+        let issued = 10 * asked.fetch_add(1, Ordering::SeqCst);
+        let east = LocalityLoad { region: "east".to_owned(), issued, successful: issued, ..LocalityLoad::default() };
+        vec![ClusterLoad { cluster: "ledger".to_owned(), interval: Duration::from_secs(1), localities: vec![east] }]
+    });
+    let config = ClientConfig { node, token, authority, transport, loads: Some(loads) };
     client::start(config, move || TcpStream::connect(address))
 }
 
@@ -256,5 +270,50 @@ async fn a_proxy_that_does_not_read_delays_nobody() {
         }
     }
     drop(idle);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn load_is_reported_beside_the_configuration() {
+    let admitted = |credentials: server::Credentials<'_>| match credentials.token {
+        Some("secret") => Ok(credentials.node.id.clone()),
+        _ => Err("wrong token".to_owned()),
+    };
+    let server = Server::reported_to(|_| Ok("gate".to_owned()), Duration::from_secs(1));
+    let running = Running::start(&server, loopback()).await;
+    server.publish("gate", "1", sample(9000)).unwrap();
+    let mut client = start_client(running.address, "secret");
+    next_snapshot(&mut client).await;
+    let reported = async {
+        loop {
+            match server.loads().as_slice() {
+                [load] if load.issued >= 30 => return load.clone(),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let load = timeout(PATIENCE, reported).await.expect("reports");
+    assert_eq!((load.proxy.as_str(), load.cluster.as_str(), load.region.as_str()), ("gate", "ledger", "east"));
+    assert_eq!((load.successful, load.errors), (load.issued, 0));
+    let total = server.load_totals().0[&("ledger".to_owned(), "east".to_owned())];
+    assert!(total.issued >= load.issued);
+    drop(client);
+    running.stop().await;
+
+    // Who may not be configured may not report.
+    let server = Server::reported_to(admitted, Duration::from_secs(1));
+    let running = Running::start(&server, loopback()).await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", running.address)).unwrap();
+    let mut stranger = LoadReportingServiceClient::new(channel.connect().await.unwrap());
+    let node = core::Node { id: "gate".to_owned(), ..core::Node::default() };
+    let stats = ClusterStats { cluster_name: "ledger".to_owned(), ..ClusterStats::default() };
+    let report = LoadStatsRequest { node: Some(node), cluster_stats: vec![stats] };
+    let stream = tokio_stream::iter([report]);
+    let refused = match stranger.stream_load_stats(stream).await {
+        Ok(answers) => answers.into_inner().message().await.expect_err("refused"),
+        Err(status) => status,
+    };
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
+    assert_eq!(server.loads(), []);
     running.stop().await;
 }

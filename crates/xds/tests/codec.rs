@@ -39,11 +39,16 @@ fn path() -> impl Strategy<Value = String> {
     "/[a-z/%.]{0,8}"
 }
 
+fn tcp((cluster, idle_timeout): (String, Duration)) -> ListenerProtocol {
+    ListenerProtocol::Tcp { cluster, idle_timeout }
+}
+
 fn listener() -> impl Strategy<Value = Listener> {
     let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound), Just(Direction::Gateway)];
-    let rule = (vec("[a-zé:/.]{1,12}", 1..3), methods(), vec(path(), 0..3));
-    let rule = rule.prop_map(|(principals, methods, paths)| AllowRule { principals, methods, paths });
-    let authorization = option::of(vec(rule, 0..3).prop_map(|allow| Authorization { allow }));
+    let rule = (vec("[a-zé:/.]{1,12}", 1..3), methods(), vec(path(), 0..3), vec(named(), 0..3));
+    let rule = rule.prop_map(|(principals, methods, paths, headers)| AllowRule { principals, methods, paths, headers });
+    let authorization = (vec(rule, 0..3), any::<bool>());
+    let authorization = option::of(authorization.prop_map(|(allow, dry_run)| Authorization { allow, dry_run }));
     let limits = (1_u32..=8 << 20, 1_u32.., time(), time(), 1_u32.., 1_u32..1 << 31);
     let limits = limits.prop_map(|(header_bytes, headers, header_timeout, idle_timeout, connections, streams)| {
         Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams: streams }
@@ -52,7 +57,7 @@ fn listener() -> impl Strategy<Value = Listener> {
         |(routes, authorization, limits, admission)| HttpListener { routes, authorization, limits, admission },
     );
     let http = http.prop_map(ListenerProtocol::Http);
-    let protocol = prop_oneof![3 => http, 1 => name().prop_map(|cluster| ListenerProtocol::Tcp { cluster })];
+    let protocol = prop_oneof![3 => http, 1 => (name(), time()).prop_map(tcp)];
     let tls = option::of(name().prop_map(|trust| ListenerTls { trust }));
     (name(), address(), direction, tls, protocol).prop_map(|(name, address, direction, tls, mut protocol)| {
         if let ListenerProtocol::Http(http) = &mut protocol {
@@ -158,11 +163,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let ramp = option::of((1_u8..50, time()).prop_map(|(first, dwell)| Ramp { steps: vec![first, 60, 100], dwell }));
     let panic = (0_u8..=100, prop_oneof![Just(PanicPolicy::Spray), Just(PanicPolicy::FailFast)]);
     let first = (name(), name(), protocol, time(), balancing(), tls);
-    let rest = (option::of(outlier()), breakers, panic, ramp);
+    let rest = (option::of(outlier()), breakers, panic, ramp, 0_u8..=16);
     (first, rest).prop_map(
         |(
             (name, service, (protocol, health_check), connect_timeout, (balancer, mut balancing), tls),
-            (outlier, breakers, (panic_threshold, panic_policy), ramp),
+            (outlier, breakers, (panic_threshold, panic_policy), ramp, standby),
         )| {
             if protocol == UpstreamProtocol::Tcp {
                 balancing.hash.clear();
@@ -181,6 +186,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 panic_threshold,
                 panic_policy,
                 ramp,
+                standby_connections: if protocol == UpstreamProtocol::Tcp { 0 } else { standby },
             }
         },
     )
@@ -294,6 +300,12 @@ fn is() -> impl Strategy<Value = Is> {
     ]
 }
 
+/// A condition on a header.
+fn named() -> impl Strategy<Value = Named> {
+    let is = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
+    ("[a-z][a-z0-9-]{0,6}", is).prop_map(|(name, is)| Named { name, is })
+}
+
 fn route() -> impl Strategy<Value = Route> {
     let answer = (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Answer { status, body });
     let scheme = prop_oneof![Just("http".to_owned()), Just("https".to_owned())];
@@ -315,9 +327,7 @@ fn route() -> impl Strategy<Value = Route> {
         1 => redirect.prop_map(RouteAction::Redirect),
         1 => answer,
     ];
-    let or_absent = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
     let cookie_is = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
-    let header = ("[a-z][a-z0-9-]{0,6}", or_absent).prop_map(|(name, is)| Named { name, is });
     let parameter = (".{1,5}", is()).prop_map(|(name, is)| Named { name, is });
     let cookie = ("[A-Za-z_]{1,5}", cookie_is).prop_map(|(name, is)| Named { name, is });
     let path = prop_oneof![
@@ -326,10 +336,15 @@ fn route() -> impl Strategy<Value = Route> {
         "/[a-z]{0,3}[.]?".prop_map(PathMatch::Regex),
     ];
     let rest = (vec(parameter, 0..3), vec(cookie, 0..3), vec("spiffe://[a-z./]{1,8}", 0..3));
-    (path, methods(), vec(header, 0..3), rest, action).prop_map(
-        |(path, methods, headers, (query, cookies, callers), action)| Route {
-            matches: RouteMatch { path, methods, headers, query, cookies, callers },
-            action,
+    let tunnel = (name(), time()).prop_map(|(cluster, idle_timeout)| Tunnel { cluster, idle_timeout });
+    (path, methods(), vec(named(), 0..3), rest, action, option::weighted(0.1, tunnel)).prop_map(
+        |(path, methods, headers, (query, cookies, callers), action, tunnel)| {
+            // They go together only.
+            let (path, action) = match tunnel {
+                Some(tunnel) => (PathMatch::Connect, RouteAction::Tunnel(tunnel)),
+                None => (path, action),
+            };
+            Route { matches: RouteMatch { path, methods, headers, query, cookies, callers }, action }
         },
     )
 }

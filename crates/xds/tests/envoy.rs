@@ -28,8 +28,9 @@ use xds::{
     resource::ResourceKind,
     server::{Notice, Server},
     snapshot::{
-        Admission, AllowRule, Authorization, ClusterTls, Direction, Listener, ListenerProtocol, ListenerTls, Ramp,
-        Snapshot, TrustBundle, UpstreamProtocol,
+        Admission, AllowRule, Authorization, ClusterTls, Direction, Is, Listener, ListenerProtocol, ListenerTls, Named,
+        PathMatch, Ramp, Route, RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, Tunnel, UpstreamProtocol,
+        VirtualHost,
     },
 };
 
@@ -152,7 +153,8 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: bank.example:8443\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
+    // Whoever refused it may reset the connection over what it did not read.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
@@ -187,20 +189,27 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
     listener.tls = Some(ListenerTls { trust });
     if let ListenerProtocol::Http(http) = &mut listener.protocol {
         http.routes = "inbound".to_owned();
-        let rule = |methods: &[&str], paths: &[&str]| AllowRule {
+        let rule = |methods: &[&str], paths: &[&str], headers: &[(&str, Is)]| AllowRule {
             principals: vec!["spiffe://bank.example/service/nobody".to_owned(), LEDGER.to_owned()],
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            headers: headers.iter().map(|(name, is)| Named { name: (*name).to_owned(), is: is.clone() }).collect(),
         };
         // The health check is a GET, too.
-        let allow = vec![rule(&["GET", "HEAD"], &["/open", "/healthz"]), rule(&["POST"], &[])];
-        http.authorization = Some(Authorization { allow });
+        let (numbered, never) = (Is::Regex("[0-9a-f-]+".to_owned()), Is::Exact("never".to_owned()));
+        let allow = vec![
+            rule(&["GET", "HEAD"], &["/open", "/healthz"], &[]),
+            rule(&["POST"], &[], &[]),
+            rule(&[], &["/numbered"], &[("x-request-id", numbered), ("x-other", Is::Absent)]),
+            rule(&[], &["/closed"], &[("x-request-id", never)]),
+        ];
+        http.authorization = Some(Authorization { allow, dry_run: false });
         http.admission = Some(Admission::default());
     }
-    let mut table = inner.routes[0].clone();
+    let mut table = RouteTable::clone(&inner.routes[0]);
     table.name = "inbound".to_owned();
     snapshot.listeners.push(listener);
-    snapshot.routes.push(table);
+    snapshot.routes.push(table.into());
     snapshot.clusters.extend(inner.clusters);
     snapshot.endpoints.extend(inner.endpoints);
 
@@ -209,14 +218,35 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
         address: bytes,
         direction: Direction::Outbound,
         tls: None,
-        protocol: ListenerProtocol::Tcp { cluster: "bytes".to_owned() },
+        protocol: ListenerProtocol::tcp("bytes"),
     });
     let mut cluster = fixture::cluster("bytes");
     cluster.protocol = UpstreamProtocol::Tcp;
     cluster.health_check.as_mut().unwrap().http_path = None;
     snapshot.clusters.push(cluster);
     snapshot.endpoints.push(fixture::endpoints("bytes", &[origin]));
+    let matches = RouteMatch { path: PathMatch::Connect, ..RouteMatch::default() };
+    let tunnel = Tunnel { cluster: "bytes".to_owned(), idle_timeout: Duration::from_secs(60) };
+    let host = VirtualHost {
+        name: "connect:db".to_owned(),
+        domains: vec!["db".to_owned()],
+        routes: vec![Route { matches, action: RouteAction::Tunnel(tunnel) }],
+    };
+    Arc::make_mut(&mut snapshot.routes[0]).hosts.push(host);
     snapshot
+}
+
+/// What is answered to CONNECT, and behind it to a request over the tunnel.
+async fn through(address: SocketAddr, target: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let inner = "GET / HTTP/1.1\r\nhost: origin\r\nconnection: close\r\n\r\n";
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 4096];
+    let length = timeout(PATIENCE, stream.read(&mut answer)).await??;
+    answer.truncate(length);
+    stream.write_all(inner.as_bytes()).await?;
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 fn start_envoy(envoy: &Path, pki: &Pki, control: SocketAddr, admin: SocketAddr, api: &str) -> Child {
@@ -286,7 +316,7 @@ async fn takes_and_says(protocol: &str) {
     let pki = Pki::new();
     pki.write_identity(LEDGER);
     // The handshake is refused without a certificate of this authority.
-    let server = Server::new(|credentials| Ok(credentials.node.id.clone()));
+    let server = Server::reported_to(|credentials| Ok(credentials.node.id.clone()), Duration::from_secs(1));
     let mut notices = server.notices();
     let origin = origin().await;
     let mut snapshot = snapshot(&pki, origin).await;
@@ -301,19 +331,44 @@ async fn takes_and_says(protocol: &str) {
     assert!(answer.ends_with("origin"), "{answer}");
     assert!(answer.contains("x-firedrill-answered-by: region-0;ledger-0;v1;tries=1"), "{answer}");
     get_until(gateway, "/closed", "403 Forbidden").await;
+    assert!(get_until(gateway, "/numbered", "200 OK").await.ends_with("origin"));
     let bytes = snapshot.listeners.iter().find(|listener| listener.name == "bytes").unwrap().address;
     assert!(get_until(bytes, "/", "200 OK").await.ends_with("origin"));
+    let tunnelled = through(gateway, "db:5432").await.unwrap();
+    assert!(tunnelled.starts_with("HTTP/1.1 200 OK") && tunnelled.ends_with("origin"), "{tunnelled}");
+    // Envoy answers what it has no route for with the connection's end.
+    let elsewhere = through(gateway, &format!("{origin}")).await.unwrap_or_default();
+    assert!(!elsewhere.starts_with("HTTP/1.1 200") && !elsewhere.contains("origin\r"), "{elsewhere}");
     let state = server.proxy("gate").unwrap();
     let node = state.node.unwrap();
     assert_eq!((node.agent.as_str(), node.admin, node.region.as_str()), ("envoy 1.40.0", Some(admin), "east"));
     assert_eq!(state.nack, None);
 
+    // Envoy reports its load by locality, over the same control plane.
+    let deadline = Instant::now() + PATIENCE;
+    let load = loop {
+        let loads = server.loads();
+        match loads.iter().find(|load| load.cluster == "ledger" && load.successful > 0) {
+            Some(load) => break load.clone(),
+            None => assert!(Instant::now() < deadline, "{loads:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((load.proxy.as_str(), load.region.as_str()), ("gate", "region-0"), "{load:?}");
+
     // A changed cluster and a changed endpoint set warm up again, and traffic goes on.
     snapshot.clusters[0].connect_timeout = Duration::from_millis(900);
     snapshot.endpoints[0].localities[0].endpoints[0].version = "v2".to_owned();
+    for listener in &mut snapshot.listeners {
+        let ListenerProtocol::Http(http) = &mut listener.protocol else { continue };
+        http.authorization.iter_mut().for_each(|rules| rules.dry_run = true);
+    }
     server.publish("gate", "2", Arc::new(snapshot.clone())).unwrap();
     settled(&server, "2").await;
     get_until(gateway, "/open/account", ";v2;tries=1").await;
+    // In a dry run nobody is refused, and Envoy counts who would have been.
+    assert!(get_until(gateway, "/closed", "200 OK").await.ends_with("origin"));
+    get_until(admin, "/stats?filter=rbac.shadow_denied", "rbac.shadow_denied: 1").await;
     let log = fs::read_to_string(pki.path("envoy.log")).unwrap();
     assert!(!log.contains("timed out"), "Envoy waited for something that was not sent: {log}");
 

@@ -13,11 +13,14 @@
 //! GET    /v1/sources                             → [SourceOfEndpoints]
 //! PUT    /v1/placements                          Placements → {}
 //! GET    /v1/placements                          → Placements
+//! PUT    /v1/placements/{proxy}                  Placement → {} (one that joins, or moves)
+//! DELETE /v1/placements/{proxy}                  → {}
 //! GET    /metrics                                Prometheus text (no token)
 //! POST   /v1/tokens                              TokenRequest → JoinToken
 //! POST   /v1/certificates                        CertificateRequest → Certificate (bearer: a join token, or none)
 //! GET    /v1/trust                               → Trust
 //! GET    /v1/proxies                             → [ProxyReport]
+//! GET    /v1/loads                               → [LoadReport]
 //! GET    /v1/proxies/{name}/config               → ProxyConfiguration
 //! PUT    /v1/leases/{id}                         LeaseRequest → LeaseReport
 //! POST   /v1/leases/{id}/heartbeat               → LeaseReport

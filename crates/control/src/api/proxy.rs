@@ -40,6 +40,55 @@ pub struct ProxyReport {
     pub error: Option<String>,
 }
 
+/// The load that a proxy reported of a locality of a cluster over the last minute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadReport {
+    /// Whose report it is.
+    pub proxy: String,
+    /// The cluster: a service, `service.region`, `service@version`, or `local` for a sidecar's own workload.
+    pub cluster: String,
+    /// The failure domain.
+    pub region: String,
+    /// Inside the region; empty without one.
+    pub zone: String,
+    /// Its tier.
+    pub priority: u32,
+    /// Requests sent to it; a repeat is another one.
+    pub issued: u64,
+    /// Requests that ended well.
+    pub successful: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Requests in flight at the last report.
+    pub in_progress: u64,
+    /// Milliseconds that the counts are of.
+    pub over_ms: u64,
+    /// Milliseconds since the last report.
+    pub age_ms: u64,
+}
+
+impl From<xds::server::Load> for LoadReport {
+    fn from(load: xds::server::Load) -> Self {
+        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let xds::server::Load {
+            proxy,
+            cluster,
+            region,
+            zone,
+            priority,
+            issued,
+            successful,
+            errors,
+            in_progress,
+            over,
+            age,
+        } = load;
+        let (over_ms, age_ms) = (millis(over), millis(age));
+        Self { proxy, cluster, region, zone, priority, issued, successful, errors, in_progress, over_ms, age_ms }
+    }
+}
+
 /// A refused resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

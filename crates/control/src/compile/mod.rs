@@ -1,18 +1,20 @@
 //! (manifests, placements, durable switches) → one snapshot per proxy. Pure.
 
+mod change;
 mod fault;
 mod policy;
 mod routes;
 mod tiers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
 };
 
+pub(crate) use change::Change;
 pub use fault::fault_action;
 use model::{
-    config::{Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
+    config::{AuthorizationMode, Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
     name::{RegionName, ServiceName},
 };
 pub(crate) use policy::ramp_steps;
@@ -98,25 +100,17 @@ pub fn compile(
     roots: &str,
     found: &Addresses,
 ) -> BTreeMap<String, Result<Snapshot, CompileError>> {
-    let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
-        Role::Sidecar { workload, inbound, .. } => Some((workload.as_str(), *inbound)),
-        Role::Gateway { .. } => None,
-    });
-    let compiler = Compiler { config, inbound: inbound.collect(), switches, roots, found };
-    let proxies = placements.proxies.iter();
-    proxies
-        .map(|placement| {
-            let snapshot = compiler.proxy(placement);
-            let error = |reason| CompileError { proxy: placement.proxy.clone(), reason };
-            (placement.proxy.clone(), snapshot.map_err(error))
-        })
-        .collect()
+    let compiler = Compiler::new(config, placements, switches, roots, found);
+    placements.proxies.iter().map(|placement| (placement.proxy.clone(), compiler.snapshot(placement))).collect()
 }
 
-struct Compiler<'a> {
+/// Makes snapshots, one at a time.
+pub(crate) struct Compiler<'a> {
     config: &'a Config,
     /// Where sidecars accept mutual TLS, by workload.
-    inbound: BTreeMap<&'a str, SocketAddr>,
+    inbound: HashMap<&'a str, SocketAddr>,
+    /// SPIFFE ids of those that may send a service requests.
+    callers: HashMap<&'a ServiceName, Vec<String>>,
     switches: &'a Switches,
     roots: &'a str,
     found: &'a Addresses,
@@ -128,7 +122,27 @@ struct From<'a> {
     region: Option<&'a RegionName>,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    /// As [`compile`] takes it.
+    pub(crate) fn new(
+        config: &'a Config,
+        placements: &'a Placements,
+        switches: &'a Switches,
+        roots: &'a str,
+        found: &'a Addresses,
+    ) -> Self {
+        let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
+            Role::Sidecar { workload, inbound, .. } => Some((workload.as_str(), *inbound)),
+            Role::Gateway { .. } => None,
+        });
+        Self { config, inbound: inbound.collect(), callers: callers(config), switches, roots, found }
+    }
+
+    /// Makes the snapshot of a placed proxy.
+    pub(crate) fn snapshot(&self, placement: &Placement) -> Result<Snapshot, CompileError> {
+        self.proxy(placement).map_err(|reason| CompileError { proxy: placement.proxy.clone(), reason })
+    }
+
     fn proxy(&self, placement: &Placement) -> Result<Snapshot, String> {
         let mut snapshot = Snapshot::default();
         match &placement.role {
@@ -184,10 +198,8 @@ impl Compiler<'_> {
             }),
         });
         let action = to_workload(service);
-        snapshot.routes.push(RouteTable {
-            name: "inbound".to_owned(),
-            hosts: vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])],
-        });
+        let hosts = vec![host("inbound", vec!["*".to_owned()], vec![all_to(action)])];
+        snapshot.routes.push(RouteTable { name: "inbound".to_owned(), hosts }.into());
         snapshot.clusters.push(Cluster {
             connect_timeout: LOCAL_CONNECT,
             balancer: Balancer::RoundRobin,
@@ -222,22 +234,28 @@ impl Compiler<'_> {
         for callee in &callees {
             let name = callee.name.as_str();
             self.add_clusters(snapshot, callee, &self.tiers(callee, &from))?;
-            let mut domains = vec![name.to_owned()];
-            // A region of the same name as the trust domain keeps `service.region`, which is the more specific wish.
-            if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
-                domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
-            }
-            hosts.push(host(name, domains, routes::of(callee, &caller, "/")));
+            hosts.push(host(name, self.domains(callee), routes::of(callee, &caller, "/")));
             for region in self.regions_of(callee) {
                 let pinned = format!("{name}.{region}");
                 self.add_cluster(snapshot, callee, pinned.clone(), None, &[vec![(region.clone(), 1)]])?;
-                let routes = vec![all_to(policy::forward(&pinned, callee))];
+                let routes = vec![routes::all(&pinned, callee, "/")];
                 hosts.push(host(&pinned, vec![pinned.clone()], routes));
             }
         }
         self.add_mirrors(snapshot, &callees, &from)?;
-        snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts });
+        snapshot.routes.push(RouteTable { name: "outbound".to_owned(), hosts }.into());
         Ok(())
+    }
+
+    /// Names that a service is called by.
+    fn domains(&self, service: &Service) -> Vec<String> {
+        let name = service.name.as_str();
+        let mut domains = vec![name.to_owned()];
+        // A region of the same name as the trust domain keeps `service.region`, which is the more specific wish.
+        if !self.config.mesh.regions.iter().any(|r| r.as_str() == self.config.mesh.trust_domain) {
+            domains.push(format!("{name}.{}", self.config.mesh.trust_domain.to_lowercase()));
+        }
+        domains
     }
 
     fn gateway_side(
@@ -263,12 +281,20 @@ impl Compiler<'_> {
         }
         self.add_mirrors(snapshot, &callees, &from)?;
         let caller = Caller::Gateway(gateway.name.clone());
-        let routes = gateway.routes.iter().flat_map(|route| {
-            let service = self.config.services.get(&route.service);
-            service.map(|service| routes::of(service, &caller, &route.prefix)).unwrap_or_default()
-        });
-        let hosts = vec![host("gateway", vec!["*".to_owned()], routes.collect())];
-        snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts });
+        // CONNECT leads to the service that it names, requests to one by their path.
+        let (mut hosts, mut by_path) = (Vec::new(), Vec::new());
+        for route in &gateway.routes {
+            let Some(service) = self.config.services.get(&route.service) else { continue };
+            let routes = routes::of(service, &caller, &route.prefix);
+            let own = format!("connect:{}", service.name);
+            match service.connect {
+                Some(_) if hosts.iter().any(|host: &VirtualHost| host.name == own) => {}
+                Some(_) => hosts.push(host(&own, self.domains(service), routes)),
+                None => by_path.extend(routes),
+            }
+        }
+        hosts.push(host("gateway", vec!["*".to_owned()], by_path));
+        snapshot.routes.push(RouteTable { name: "gateway".to_owned(), hosts }.into());
         Ok(())
     }
 
@@ -280,10 +306,11 @@ impl Compiler<'_> {
 
     /// Who may call: as written, else those that name the service in `calls` and the gateways that route to it.
     fn authorization(&self, service: &Service) -> Authorization {
-        let callers = self.callers(service);
-        let Some(allow) = &service.authorization else {
-            let all = AllowRule { principals: callers, methods: Vec::new(), paths: Vec::new() };
-            return Authorization { allow: if all.principals.is_empty() { Vec::new() } else { vec![all] } };
+        let callers = self.callers.get(&service.name).cloned().unwrap_or_default();
+        let dry_run = service.authorization.mode == AuthorizationMode::DryRun;
+        let Some(allow) = &service.authorization.allow else {
+            let all = AllowRule { principals: callers, methods: Vec::new(), paths: Vec::new(), headers: Vec::new() };
+            return Authorization { allow: if all.principals.is_empty() { Vec::new() } else { vec![all] }, dry_run };
         };
         let mut rules: Vec<AllowRule> = allow
             .iter()
@@ -294,6 +321,7 @@ impl Compiler<'_> {
                 }],
                 methods: rule.methods.clone(),
                 paths: rule.paths.clone(),
+                headers: rule.headers.iter().map(routes::named).collect(),
             })
             .collect();
         // Callers' proxies check the health through this listener: a check that is refused would take the endpoint out.
@@ -304,24 +332,9 @@ impl Compiler<'_> {
         });
         if let Some((method, path)) = check.filter(|_| !callers.is_empty()) {
             let (methods, paths) = (vec![method.to_owned()], vec![path.to_owned()]);
-            rules.push(AllowRule { principals: callers, methods, paths });
+            rules.push(AllowRule { principals: callers, methods, paths, headers: Vec::new() });
         }
-        Authorization { allow: rules }
-    }
-
-    fn callers(&self, service: &Service) -> Vec<String> {
-        // Copies come from the callers of the service that is mirrored.
-        let reaches = |callee: &ServiceName| {
-            let other = self.config.services.get(callee);
-            *callee == service.name || other.is_some_and(|other| routes::mirrors(other).contains(&service.name))
-        };
-        let services = self.config.services.values().filter(|s| s.calls.iter().any(reaches));
-        let gateways = self.config.mesh.gateways.iter();
-        let gateways = gateways.filter(|g| g.routes.iter().any(|r| reaches(&r.service)));
-        services
-            .map(|s| service_id(self.config, s.name.as_str()))
-            .chain(gateways.map(|g| gateway_id(self.config, g.name.as_str())))
-            .collect()
+        Authorization { allow: rules, dry_run }
     }
 
     /// Regions that have endpoints of a service, in the mesh's order.
@@ -371,17 +384,21 @@ impl Compiler<'_> {
             server_ids: vec![service_id(self.config, callee.name.as_str())],
         });
         let plan = self.config.plans.values().find(|plan| plan.services.contains(&callee.name));
+        let localities = self.localities(callee, version, tiers);
+        let tiered = localities.iter().any(|locality| locality.priority > 0);
+        let has_standby = tiered && callee.protocol != Protocol::Tcp;
         let cluster = Cluster {
             service: callee.name.to_string(),
             connect_timeout: policy::connect_timeout(&callee.policy),
             tls,
             health_check: policy::health_check(&callee.policy),
             outlier: policy::outlier(&callee.policy),
-            ramp: plan.filter(|_| tiers.len() > 1).and_then(|plan| policy::ramp(&plan.failback)),
+            ramp: if tiered { policy::ramp(plan.map(|plan| &plan.failback), callee) } else { None },
+            standby_connections: if has_standby { callee.limits.standby_connections } else { 0 },
             ..Cluster::new(name.clone(), policy::upstream_protocol(callee.protocol))
         };
         snapshot.clusters.push(policy::shared(cluster, callee));
-        snapshot.endpoints.push(EndpointSet { cluster: name, localities: self.localities(callee, version, tiers) });
+        snapshot.endpoints.push(EndpointSet { cluster: name, localities });
         Ok(())
     }
 
@@ -432,6 +449,24 @@ impl Compiler<'_> {
     }
 }
 
+/// Who may send each service requests, services before gateways.
+fn callers(config: &Config) -> HashMap<&ServiceName, Vec<String>> {
+    let services = config.services.values().map(|s| (service_id(config, s.name.as_str()), s.calls.iter().collect()));
+    let gateways = config.mesh.gateways.iter();
+    let gateways = gateways
+        .map(|g| (gateway_id(config, g.name.as_str()), g.routes.iter().map(|r| &r.service).collect::<Vec<_>>()));
+    let mut callers: HashMap<&ServiceName, Vec<String>> = HashMap::new();
+    for (id, callees) in services.chain(gateways) {
+        // Copies come from the callers of the service that is mirrored.
+        let mirrors = callees.iter().filter_map(|name| config.services.get(*name)).flat_map(routes::mirrors);
+        let reached: BTreeSet<&ServiceName> = callees.iter().copied().chain(mirrors).collect();
+        for callee in reached {
+            callers.entry(callee).or_default().push(id.clone());
+        }
+    }
+    callers
+}
+
 /// What no proxy could be told: manifests that hold any of it are refused.
 pub fn unsupported(config: &Config) -> Vec<String> {
     config.services.values().filter_map(|service| carried(service).err()).collect()
@@ -444,11 +479,20 @@ fn outside(service: &Service) -> usize {
 
 fn carried(service: &Service) -> Result<(), String> {
     let name = &service.name;
-    // The outbound listener tells services apart by host, which bytes do not carry.
+    // The outbound listener tells services apart by host, which bytes do not carry: CONNECT says it before them.
     if service.protocol == Protocol::Tcp {
-        return Err(format!(
-            "service `{name}` speaks tcp, which is not carried through proxies yet; use http or http2"
-        ));
+        if service.connect.is_none() {
+            return Err(format!(
+                "service `{name}` speaks tcp, which names nobody; write `connect: {{}}`, and callers say CONNECT first"
+            ));
+        }
+        // A sidecar's inbound side asks for permission by request, of which bytes have none.
+        if outside(service) != service.endpoints.len() {
+            return Err(format!(
+                "service `{name}` speaks tcp and is started here (`run`), where nobody could be refused; name its \
+                 instances by `address`, `dns` or `file`"
+            ));
+        }
     }
     if name.as_str() == LOCAL {
         return Err(format!("a service cannot be called `{LOCAL}`: sidecars use that name for their workload"));

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use model::config::{self, Failback, Hedge, ListenerLimits, Protocol, Retries, RetryOn, Service, TrafficPolicy};
+use model::{
+    config::{self, Failback, Hedge, ListenerLimits, Protocol, Retries, RetryOn, Service, TrafficPolicy},
+    unit::Percent,
+};
 use xds::snapshot::{
     Balancer, Balancing, CircuitBreakers, Cluster, FailurePercentage, Forward, HashKey, HealthCheck, HedgePolicy,
     Limits, OutlierDetection, PanicPolicy, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction, SlowStart,
@@ -20,11 +23,12 @@ pub(super) fn upstream_protocol(protocol: Protocol) -> UpstreamProtocol {
     }
 }
 
-/// What a service's callers may change to. WebSocket begins in HTTP/1.1, as does every hop to a service that speaks it.
+/// What a service's callers may change to: in HTTP/1.1 with `Upgrade`, in HTTP/2 with an extended CONNECT. An endpoint that
+/// takes none says so, and the caller is told.
 pub(super) fn upgrades(protocol: Protocol) -> Vec<String> {
     match protocol {
-        Protocol::Http => vec!["websocket".to_owned()],
-        Protocol::Http2 | Protocol::Tcp => Vec::new(),
+        Protocol::Http | Protocol::Http2 => vec!["websocket".to_owned()],
+        Protocol::Tcp => Vec::new(),
     }
 }
 
@@ -122,7 +126,8 @@ pub(super) fn shared(cluster: Cluster, service: &Service) -> Cluster {
         config::HashKey::SourceAddress => HashKey::SourceAddress,
     };
     let slow = |slow: &config::SlowStart| SlowStart { window: slow.window, aggression: 1.0, at_least: slow.at_least };
-    let config::Limits { connections, pending, requests, retry_percent, retries_per_second } = service.limits;
+    let config::Limits { connections, pending, requests, retry_percent, retries_per_second, standby_connections: _ } =
+        service.limits;
     Cluster {
         balancer,
         balancing: Balancing {
@@ -149,15 +154,22 @@ pub(super) fn listener_limits(limits: &ListenerLimits) -> Limits {
     Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams }
 }
 
-/// Whole percents, rising, ending in 100; `None` if it is at once.
-pub(super) fn ramp(failback: &Failback) -> Option<Ramp> {
-    let steps = ramp_steps(failback);
-    (steps.len() > 1 && !failback.dwell.is_zero()).then_some(Ramp { steps, dwell: failback.dwell })
+/// How a tier comes back: as its plan says, else as the service does; `None` if it is at once.
+pub(super) fn ramp(plan: Option<&Failback>, service: &Service) -> Option<Ramp> {
+    let (steps, dwell) = match plan {
+        Some(failback) => (ramp_steps(failback), failback.dwell),
+        None => service.balancing.ramp.as_ref().map(|ramp| (whole(&ramp.steps), ramp.dwell))?,
+    };
+    (steps.len() > 1 && !dwell.is_zero()).then_some(Ramp { steps, dwell })
 }
 
 /// The steps of a failback in whole percents, rising, ending in 100.
 pub(crate) fn ramp_steps(failback: &Failback) -> Vec<u8> {
-    let mut steps: Vec<u8> = failback.ramp.iter().map(|percent| percent.0.round().clamp(1.0, 100.0) as u8).collect();
+    whole(&failback.ramp)
+}
+
+fn whole(steps: &[Percent]) -> Vec<u8> {
+    let mut steps: Vec<u8> = steps.iter().map(|percent| percent.0.round().clamp(1.0, 100.0) as u8).collect();
     steps.push(100);
     steps.sort_unstable();
     steps.dedup();

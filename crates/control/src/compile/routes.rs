@@ -9,7 +9,8 @@ use model::{
     name::ServiceName,
 };
 use xds::snapshot::{
-    self as wire, HeaderEdits, Mirror, Named, Route, RouteAction, RouteFault, RouteMatch, Sticky, WeightedCluster,
+    self as wire, HeaderEdits, Mirror, Named, Route, RouteAction, RouteFault, RouteMatch, Sticky, Tunnel,
+    WeightedCluster,
 };
 
 use super::{fault_action, policy};
@@ -53,11 +54,22 @@ pub(super) fn of(service: &Service, caller: &Caller, prefix: &str) -> Vec<Route>
     let concerned =
         service.requests.iter().filter(|r| r.matches.callers.is_empty() || r.matches.callers.contains(caller));
     let mut routes: Vec<Route> = concerned.filter_map(|route| request(service, route, prefix)).collect();
-    let rest = super::prefix(prefix);
-    if !routes.iter().any(|route| route.matches == rest) {
-        routes.push(Route { matches: rest, action: policy::forward(service.name.as_str(), service) });
+    let rest = all(service.name.as_str(), service, prefix);
+    if !routes.iter().any(|route| route.matches == rest.matches) {
+        routes.push(rest);
     }
     routes
+}
+
+/// The route of all that is said to a service through a cluster: requests under a prefix, or CONNECT.
+pub(super) fn all(cluster: &str, service: &Service, prefix: &str) -> Route {
+    match service.connect {
+        None => Route { matches: super::prefix(prefix), action: policy::forward(cluster, service) },
+        Some(connect) => Route {
+            matches: RouteMatch { path: wire::PathMatch::Connect, ..RouteMatch::default() },
+            action: RouteAction::Tunnel(Tunnel { cluster: cluster.to_owned(), idle_timeout: connect.idle_timeout }),
+        },
+    }
 }
 
 /// `None`: the route's path and the gateway's prefix cannot both hold.
@@ -108,7 +120,7 @@ fn change(path: &PathChange, rest: &str) -> wire::PathChange {
     }
 }
 
-fn named(condition: &config::Named) -> Named {
+pub(super) fn named(condition: &config::Named) -> Named {
     let is = match &condition.is {
         config::Is::Present => wire::Is::Present,
         config::Is::Absent => wire::Is::Absent,

@@ -1,7 +1,13 @@
-use xds::overlay::SwitchState;
+use std::time::Duration;
+
+use model::config::Connect;
+use xds::{overlay::SwitchState, snapshot::Tunnel};
 
 use super::*;
-use crate::testing::{bank, config, place};
+use crate::{
+    api::ManifestFile,
+    testing::{bank, config, place},
+};
 
 fn snapshots(config: &Config, switches: &Switches) -> BTreeMap<String, Snapshot> {
     let compiled = compile(config, &place(config), switches, "ROOTS", &Addresses::new());
@@ -100,7 +106,12 @@ fn only_listed_callers_are_allowed() {
         ListenerProtocol::Http(http) => http.authorization.clone().unwrap().allow,
         ListenerProtocol::Tcp { .. } => panic!("not HTTP"),
     };
-    let all = |id: &str| AllowRule { principals: vec![id.to_owned()], methods: Vec::new(), paths: Vec::new() };
+    let all = |id: &str| AllowRule {
+        principals: vec![id.to_owned()],
+        methods: Vec::new(),
+        paths: Vec::new(),
+        headers: Vec::new(),
+    };
     assert_eq!(rules("accounts-east-0"), [all("spiffe://bank.example/gateway/edge")]);
     assert_eq!(rules("fx-east-0"), [all("spiffe://bank.example/service/accounts")]);
     let ledger = rules("ledger-east-0");
@@ -183,11 +194,64 @@ fn what_cannot_be_carried_is_refused() {
     config.services.get_mut(&ServiceName::new("ledger").unwrap()).unwrap().protocol = Protocol::Tcp;
     insta::assert_snapshot!(unsupported(&config).join("\n"), @r"
     service `fx` mixes `run:` and `address:` endpoints; make two services of it
-    service `ledger` speaks tcp, which is not carried through proxies yet; use http or http2
+    service `ledger` speaks tcp, which names nobody; write `connect: {}`, and callers say CONNECT first
     ");
     assert!(
         compile(&config, &place(&config), &Switches::new(), "ROOTS", &Addresses::new())["accounts-east-0"].is_err()
     );
+    let ledger = config.services.get_mut(&ServiceName::new("ledger").unwrap()).unwrap();
+    ledger.connect = Some(Connect { idle_timeout: Duration::ZERO });
+    let said = unsupported(&config);
+    assert!(said.iter().any(|why| why.contains("`ledger` speaks tcp and is started here (`run`)")), "{said:?}");
+}
+
+#[test]
+fn a_service_of_bytes_is_reached_by_connect_and_by_its_name_only() {
+    let text = "
+apiVersion: firedrill.dev/v1
+kind: Mesh
+metadata: {name: shop}
+spec:
+  trustDomain: shop.example
+  regions: [east, west]
+  gateways:
+    - {name: edge, listen: '127.0.0.1:8080', routes: [{prefix: /db, service: db}, {service: web}]}
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: web}
+spec: {calls: [db], endpoints: [{region: east, run: [web]}]}
+---
+apiVersion: firedrill.dev/v1
+kind: Service
+metadata: {name: db}
+spec:
+  protocol: tcp
+  connect: {idleTimeout: 5m}
+  endpoints: [{region: east, address: '127.0.0.1:5432'}, {region: west, address: '127.0.0.2:5432'}]
+";
+    let config = config(&[ManifestFile { path: "shop.yaml".into(), text: text.into() }]);
+    assert_eq!(unsupported(&config), Vec::<String>::new());
+    let snapshots = snapshots(&config, &Switches::new());
+    let tunnel = |cluster: &str| {
+        let matches = RouteMatch { path: PathMatch::Connect, ..RouteMatch::default() };
+        let idle_timeout = Duration::from_secs(300);
+        Route { matches, action: RouteAction::Tunnel(Tunnel { cluster: cluster.into(), idle_timeout }) }
+    };
+    let hosts = |proxy: &str| {
+        let hosts = snapshots[proxy].routes.last().unwrap().hosts.clone();
+        hosts.into_iter().map(|host| (host.domains.join(" "), host.routes)).collect::<BTreeMap<_, _>>()
+    };
+    let web = hosts("web-east-0");
+    assert_eq!(web["db db.shop.example"], [tunnel("db")]);
+    assert_eq!(web["db.west"], [tunnel("db.west")]);
+    let edge = hosts("edge");
+    assert_eq!(edge["db db.shop.example"], [tunnel("db")]);
+    assert!(edge["*"].iter().all(|route| matches!(route.action, RouteAction::Forward(_))), "{edge:?}");
+    assert_eq!(tiers_of(&snapshots["edge"], "db"), "1×east at 1 > 1×west at 1");
+    for snapshot in snapshots.values() {
+        xds::codec::check(snapshot).unwrap();
+    }
 }
 
 fn shop() -> Config {

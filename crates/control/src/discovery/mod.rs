@@ -47,10 +47,16 @@ pub(crate) async fn follow(mesh: Arc<Mesh>, path: PathBuf) {
     let mut tasks = JoinSet::new();
     let mut running: BTreeMap<String, (Place, AbortHandle)> = BTreeMap::new();
     let mut written = String::new();
+    let mut followed: Option<Arc<Config>> = None;
     loop {
-        let wanted = mesh.state().config.clone().map(|config| sources(&config)).unwrap_or_default();
+        let config = mesh.state().config.clone();
+        // Most changes are of something else; what came is followed already.
+        let same =
+            config.as_ref().zip(followed.as_ref()).is_some_and(|(config, followed)| Arc::ptr_eq(config, followed));
+        let wanted = config.as_deref().filter(|_| !same).map(sources).unwrap_or_default();
+        followed = config;
         running.retain(|endpoint, (place, task)| {
-            let keep = wanted.get(endpoint).is_some_and(|source| source.place == *place);
+            let keep = same || wanted.get(endpoint).is_some_and(|source| source.place == *place);
             if !keep {
                 task.abort();
                 mesh.forget_source(endpoint);

@@ -190,6 +190,7 @@ impl Mesh {
             self.stream_refused(proxy, &denial);
             denial.to_string()
         })?;
+        self.want(proxy);
         Ok(proxy.clone())
     }
 

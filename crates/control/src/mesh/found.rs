@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Instant};
 use super::Mesh;
 use crate::{
     api::{ControlEvent, SourceOfEndpoints},
+    compile::Change,
     sources::{Found, News, Origin, words},
 };
 
@@ -13,9 +14,10 @@ impl Mesh {
     pub(crate) fn add_source(&self, endpoint: String, source: Origin) {
         let mut state = self.state();
         let known = !source.known.addresses.is_empty();
+        let change = Change::of(&endpoint);
         state.sources.insert(endpoint, source);
         if known {
-            self.publish(&mut state);
+            self.publish(&mut state, &change);
         }
     }
 
@@ -30,6 +32,7 @@ impl Mesh {
         let Some(source) = state.sources.get_mut(endpoint) else { return };
         let Some(news) = source.known.saw(seen, Instant::now()) else { return };
         let (name, addresses) = (words(&source.place), source.known.addresses.len() as u64);
+        let change = Change::of(endpoint);
         let endpoint = endpoint.to_owned();
         let event = match &news {
             News::Taken | News::Mended => ControlEvent::EndpointsFound { endpoint, source: name, addresses },
@@ -42,7 +45,7 @@ impl Mesh {
             News::Dropped => ControlEvent::EndpointsDropped { endpoint, source: name },
         };
         if matches!(news, News::Taken | News::Dropped) {
-            self.publish(&mut state);
+            self.publish(&mut state, &change);
         }
         drop(state);
         self.log.say(event);

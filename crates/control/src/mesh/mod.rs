@@ -4,10 +4,14 @@ mod certificates;
 mod found;
 mod leases;
 mod others;
+mod places;
+mod publishing;
 mod revisions;
 
+pub(crate) use self::publishing::Basis;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,18 +24,13 @@ use model::{
     name::{PlanName, RegionName, ServiceName},
 };
 use tokio::sync::{Notify, mpsc, watch};
-use xds::{
-    clock::Clock,
-    overlay::{Overlay, SwitchState},
-    server::Server,
-    snapshot::Snapshot,
-};
+use xds::{clock::Clock, overlay::SwitchState, server::Server, snapshot::Snapshot};
 
 use crate::{
-    api::{ControlEvent, Placements, Role, SourceReport, Stamp},
+    api::{ControlEvent, Placements, SourceReport, Stamp},
     authority::Authority,
     ca,
-    compile::{self, Switches},
+    compile::Change,
     health::Views,
     log::Log,
     overlays::{Refusal, Table},
@@ -83,7 +82,7 @@ const UNHEARD: usize = 1024;
 pub(crate) struct State {
     pub(crate) config: Option<Arc<Config>>,
     pub(crate) revision: u64,
-    pub(crate) placements: Placements,
+    pub(crate) placements: Arc<Placements>,
     pub(crate) table: Table,
     pub(crate) views: Views,
     /// Trust bundle of traffic, PEM.
@@ -93,6 +92,8 @@ pub(crate) struct State {
     /// Sources of endpoints, by the endpoint's name.
     pub(crate) sources: BTreeMap<String, Origin>,
     switches: BTreeMap<PlanName, PlanSwitches>,
+    /// Proxies that opened a stream here: snapshots are made for them only.
+    wanting: BTreeSet<String>,
     published: BTreeMap<String, Arc<Snapshot>>,
 }
 
@@ -155,7 +156,7 @@ impl Mesh {
         let instance = secret::random_hex(8)?;
         let (said, unheard) = mpsc::channel(UNHEARD);
         let restored = store.is_restored().await?;
-        let mut state = State { placements: store.placements().await?, trust, ..State::default() };
+        let mut state = State { placements: Arc::new(store.placements().await?), trust, ..State::default() };
         if let Some(revision) = store.latest().await? {
             match model::parse(&sources(&revision.files)) {
                 Ok(parsed) => state.config = Some(Arc::new(parsed.config)),
@@ -230,87 +231,6 @@ impl Mesh {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Stores and publishes placements.
-    pub(crate) async fn place(&self, placements: Placements) -> Result<(), Failure> {
-        check_placements(&placements).map_err(Refusal::Invalid)?;
-        let _order = self.changing.lock().await;
-        self.store.set_placements(&placements).await?;
-        let proxies = placements.proxies.len() as u64;
-        let changed = {
-            let mut state = self.state();
-            let changed = state.placements != placements;
-            state.placements = placements;
-            self.publish(&mut state);
-            changed
-        };
-        if changed {
-            self.log.say(ControlEvent::PlacementsApplied { proxies });
-        }
-        self.changed();
-        Ok(())
-    }
-
-    /// Publishes another trust bundle.
-    pub(crate) fn trust(&self, bundle: String) {
-        let mut state = self.state();
-        state.trust = bundle;
-        self.publish(&mut state);
-    }
-
-    /// Publishes what is in force; at the start.
-    pub(crate) fn publish_all(&self) {
-        self.publish(&mut self.state());
-        self.changed();
-    }
-
-    fn publish(&self, state: &mut State) {
-        let Some(config) = state.config.clone() else { return };
-        let switches: Switches =
-            state.switches.values().flatten().map(|(s, r, to)| ((s.clone(), r.clone()), *to)).collect();
-        let version = version_of(state.revision);
-        let found = state.found();
-        for (proxy, compiled) in compile::compile(&config, &state.placements, &switches, &state.trust, &found) {
-            let published = compiled.map(Arc::new).map_err(|e| e.reason).and_then(|snapshot| {
-                self.ads.publish(&proxy, &version, snapshot.clone()).map_err(|e| e.to_string()).map(|_| snapshot)
-            });
-            match published {
-                Ok(snapshot) => {
-                    state.published.insert(proxy, snapshot);
-                }
-                // The proxy keeps what it has.
-                Err(reason) => self.log.say(ControlEvent::PublishFailed { proxy, reason }),
-            }
-        }
-        let placed = |name: &String| state.placements.proxies.iter().any(|p| p.proxy == *name);
-        let gone: Vec<String> = state.published.keys().filter(|name| !placed(name)).cloned().collect();
-        for name in gone {
-            self.ads.remove(&name);
-            state.published.remove(&name);
-            state.views.forget(&name);
-        }
-        self.lay_all(state);
-    }
-
-    /// Tells every proxy its overlays as they are now.
-    fn lay_all(&self, state: &State) {
-        let Some(config) = &state.config else { return };
-        let now = Instant::now();
-        for placement in &state.placements.proxies {
-            let leased = state.table.of_proxy(config, placement, now);
-            if let Err(error) = self.ads.set_overlays(&placement.proxy, leased) {
-                self.log.say(ControlEvent::PublishFailed { proxy: placement.proxy.clone(), reason: error.to_string() });
-            }
-        }
-    }
-
-    /// What a proxy should have now.
-    pub(crate) fn wanted(state: &State, proxy: &str) -> Option<(Arc<Snapshot>, Vec<Overlay>)> {
-        let config = state.config.as_ref()?;
-        let placement = state.placements.proxies.iter().find(|p| p.proxy == proxy)?;
-        let overlays = state.table.of_proxy(config, placement, Instant::now());
-        Some((state.published.get(proxy)?.clone(), overlays.into_iter().map(|(overlay, _)| overlay).collect()))
-    }
-
     /// Sets the routing controls of a plan that are compiled into snapshots.
     pub(crate) fn switch(&self, plan: &PlanName, switches: PlanSwitches, publish: bool) {
         let mut state = self.state();
@@ -324,7 +244,7 @@ impl Mesh {
             state.switches.insert(plan.clone(), switches);
         }
         if publish {
-            self.publish(&mut state);
+            self.publish(&mut state, &Change::Everything);
         }
     }
 
@@ -348,38 +268,6 @@ pub fn revision_of(version: &str) -> Option<u64> {
 
 fn sources(files: &[crate::api::ManifestFile]) -> Vec<Source> {
     files.iter().map(|file| Source { path: file.path.clone(), text: file.text.clone() }).collect()
-}
-
-/// Names and listening addresses must be there once.
-fn check_placements(placements: &Placements) -> Result<(), String> {
-    let mut names = std::collections::BTreeSet::new();
-    let mut addresses = std::collections::BTreeSet::new();
-    for placement in &placements.proxies {
-        if !names.insert(&placement.proxy) {
-            return Err(format!("proxy {} is there twice", placement.proxy));
-        }
-        let mut own = vec![placement.admin];
-        match &placement.role {
-            Role::Sidecar { workload, app, inbound, outbound, .. } => {
-                if *workload != placement.proxy {
-                    return Err(format!("proxy {} must have the name of its workload {workload}", placement.proxy));
-                }
-                own.extend([*app, *inbound, *outbound]);
-            }
-            Role::Gateway { gateway, listen } => {
-                if *gateway != placement.proxy {
-                    return Err(format!("proxy {} must have the name of its gateway {gateway}", placement.proxy));
-                }
-                own.extend(*listen);
-            }
-        }
-        for address in own {
-            if !addresses.insert(address) {
-                return Err(format!("address {address} of proxy {} is there twice", placement.proxy));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Makes the folder that only its owner can enter, for all that the control plane writes.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use model::config::RecoveryPlan;
 
 use super::{Failure, Mesh, PlanSwitches, sources};
+use crate::compile::Change;
 
 impl Mesh {
     /// Takes over manifests and placements.
@@ -13,10 +14,11 @@ impl Mesh {
         let (revision, placements) = (self.store.latest().await?, self.store.placements().await?);
         let mut state = self.state();
         let news = revision.filter(|revision| revision.number != state.revision);
-        if news.is_none() && placements == state.placements {
+        if news.is_none() && placements == *state.placements {
             return Ok(());
         }
-        state.placements = placements;
+        let mut change = Change::between(&state.placements, &placements);
+        state.placements = Arc::new(placements);
         if let Some(revision) = &news {
             match model::parse(&sources(&revision.files)) {
                 Ok(parsed) => state.config = Some(Arc::new(parsed.config)),
@@ -27,8 +29,9 @@ impl Mesh {
                 ),
             }
             state.revision = revision.number;
+            change = Change::Everything;
         }
-        self.publish(&mut state);
+        self.publish(&mut state, &change);
         drop(state);
         self.changed();
         if let Some(revision) = &news {
@@ -57,7 +60,7 @@ impl Mesh {
         }
         if state.switches != switches {
             state.switches = switches;
-            self.publish(&mut state);
+            self.publish(&mut state, &Change::Everything);
         }
         Ok(())
     }

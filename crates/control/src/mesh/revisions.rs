@@ -14,7 +14,7 @@ use crate::{
         Applied, ApplyRequest, ControlEvent, ManifestFile, ObjectChanges, Placements, Revision, RollbackRequest,
         SourceReport, Stamp,
     },
-    compile,
+    compile::{self, Change},
     overlays::Refusal,
     store::{Before, NewRevision},
 };
@@ -78,7 +78,7 @@ impl Mesh {
         let mut state: std::sync::MutexGuard<'_, State> = self.state();
         state.config = Some(config);
         state.revision = revision.number;
-        self.publish(&mut state);
+        self.publish(&mut state, &Change::Everything);
         drop(state);
         self.changed();
     }

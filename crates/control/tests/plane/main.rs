@@ -4,6 +4,7 @@
 mod admin;
 mod discovery;
 mod joining;
+mod placing;
 mod restored;
 mod rig;
 mod several;

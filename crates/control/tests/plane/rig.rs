@@ -242,6 +242,7 @@ impl Proxy {
             token: String::new(),
             authority: "control".to_owned(),
             transport: Transport::Delta,
+            loads: None,
         };
         Self(xds::client::start(config, move || {
             let connector = connector.clone();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use control::{
-    api::{ProxyReport, RecoveryState, SourceOfEndpoints},
+    api::{LoadReport, ProxyReport, RecoveryState, SourceOfEndpoints},
     client::Client as Control,
 };
 use serde::Serialize;
@@ -24,6 +24,7 @@ Examples:
   firedrill get proxies
   firedrill get proxies edge                     everything that it should do, as YAML
   firedrill get services
+  firedrill get loads                            who sends how much where
   firedrill get recovery --format json
   firedrill get proxies --state out/state        of `firedrill demo --keep`";
 
@@ -50,6 +51,8 @@ enum What {
     Proxies,
     /// Every endpoint: process, health as the proxies see it
     Services,
+    /// Load of every cluster by region, as the proxies reported it over the last minute
+    Loads,
     /// Leases that are held, with their overlays
     Leases,
     /// State of every recovery plan
@@ -73,6 +76,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         match args.what {
             What::Proxies => proxies(&control, args.format, terminal).await,
             What::Services => services(&control, &supervisor, args.format, terminal).await,
+            What::Loads => loads(&control, args.format, terminal).await,
             What::Leases => leases(&control, args.format, terminal).await,
             What::Recovery => recovery(&control, args.format, terminal).await,
         }
@@ -277,6 +281,38 @@ fn endpoint_cells(row: &EndpointRow) -> Vec<Cell> {
         healthy,
         row.tries.to_string().into(),
         row.failures.to_string().into(),
+    ]
+}
+
+async fn loads(control: &Control, format: Format, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let reports = control.loads().await.map_err(unanswered)?;
+    if format == Format::Json {
+        return json(&reports, terminal);
+    }
+    if reports.is_empty() {
+        terminal.line("no proxy reported any load in the last minute");
+        return Ok(Exit::Success.into());
+    }
+    let rows: Vec<Vec<Cell>> = reports.iter().map(load_row).collect();
+    let titles = ["PROXY", "CLUSTER", "TIER", "REGION", "PER SECOND", "REQUESTS", "FAILED", "IN FLIGHT", "REPORTED"];
+    terminal.write(table(&titles, &rows, terminal));
+    Ok(Exit::Success.into())
+}
+
+fn load_row(load: &LoadReport) -> Vec<Cell> {
+    let rate = load.issued.saturating_mul(1000).checked_div(load.over_ms);
+    let place = if load.zone.is_empty() { load.region.clone() } else { format!("{}/{}", load.region, load.zone) };
+    let errors = load.errors.to_string();
+    vec![
+        load.proxy.clone().into(),
+        load.cluster.clone().into(),
+        load.priority.to_string().into(),
+        place.into(),
+        rate.map(|rate| rate.to_string()).unwrap_or_default().into(),
+        load.issued.to_string().into(),
+        if load.errors == 0 { Cell::from(errors) } else { Cell::toned(Tone::Bad, errors) },
+        load.in_progress.to_string().into(),
+        format!("{} s ago", load.age_ms / 1000).into(),
     ]
 }
 

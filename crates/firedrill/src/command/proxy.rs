@@ -111,6 +111,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
     };
     // The name becomes a folder's.
     let name = WorkloadName::new(args.name).map_err(|error| Failure::usage(error.to_string()))?.to_string();
+    crate::allocator::keep_no_free_pages();
     let state = args.state.path.join("proxies").join(&name);
     let drain = Drain {
         delay: Duration::from_millis(args.drain_delay.into()),

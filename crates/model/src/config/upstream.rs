@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::unit::Percent;
+
 /// Which endpoint of a tier gets a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Balancing {
@@ -15,11 +17,37 @@ pub struct Balancing {
     pub slow_start: Option<SlowStart>,
     /// `None` never ignores health.
     pub panic: Option<Panic>,
+    /// How a tier's share grows that was lost and is back, where no plan says it; `None` is at once. Default 10, 25, 50 and
+    /// 100 %, each for 2 s.
+    pub ramp: Option<Ramp>,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
-        Self { balancer: Balancer::LeastRequest, choices: 2, hash: Vec::new(), slow_start: None, panic: None }
+        Self {
+            balancer: Balancer::LeastRequest,
+            choices: 2,
+            hash: Vec::new(),
+            slow_start: None,
+            panic: None,
+            ramp: Some(Ramp::default()),
+        }
+    }
+}
+
+/// How the share of a tier grows that is back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ramp {
+    /// Parts of its share, rising, ending in 100.
+    pub steps: Vec<Percent>,
+    /// Time on each, and before the first.
+    pub dwell: Duration,
+}
+
+impl Default for Ramp {
+    /// Little in the first seconds, when caches are cold and what was waiting comes at once; all of it soon after.
+    fn default() -> Self {
+        Self { steps: [10.0, 25.0, 50.0, 100.0].map(Percent).into(), dwell: Duration::from_secs(2) }
     }
 }
 
@@ -89,11 +117,20 @@ pub struct Limits {
     pub retry_percent: u8,
     /// Retries and hedges a second that are always allowed. Default 10.
     pub retries_per_second: u32,
+    /// Connections that each worker keeps open to each endpoint that takes over next, at most 16. Default 1.
+    pub standby_connections: u8,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, pending: 1024, requests: 1024, retry_percent: 20, retries_per_second: 10 }
+        Self {
+            connections: 1024,
+            pending: 1024,
+            requests: 1024,
+            retry_percent: 20,
+            retries_per_second: 10,
+            standby_connections: 1,
+        }
     }
 }
 

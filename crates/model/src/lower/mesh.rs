@@ -34,8 +34,8 @@ pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx:
             .mend("write `24h`");
     }
     let written = spec.gateways.as_ref().map_or(&[][..], |g| &g.value[..]);
-    if let Some(many) = spec.gateways.as_ref().filter(|g| g.len() > super::ADDRESSES) {
-        cx.error("too-many-workloads", many.head, format!("more than {} gateways in one mesh", super::ADDRESSES))
+    if let Some(many) = spec.gateways.as_ref().filter(|g| g.len() > super::MOST) {
+        cx.error("too-many-workloads", many.head, format!("more than {} gateways in one mesh", super::MOST))
             .mend("delete some");
     }
     let gateways: Vec<Gateway> = written.iter().filter_map(|g| gateway(g, world, cx)).collect();

@@ -26,8 +26,9 @@ use crate::{
     tree::Loc,
 };
 
-/// Workloads and gateways each need an address of the mesh's loopback subnet, which has room for this many.
-const ADDRESSES: usize = 249;
+/// Workloads and gateways of one mesh, so that a slip in a `count` is not expanded without end. How many of them one
+/// machine takes is for `up` to say.
+const MOST: usize = 10_000;
 
 /// Names that may be referred to, also those of manifests that could not be read as a whole.
 pub(crate) struct World {
@@ -169,7 +170,7 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
             m.gateways.iter().flat_map(|g| g.iter()).map(|g| (g.name.as_str().to_owned(), g.name.at)).collect()
         }),
         plans: names("RecoveryPlan"),
-        addresses: Cell::new(Some(ADDRESSES.saturating_sub(gateways))),
+        addresses: Cell::new(Some(MOST.saturating_sub(gateways))),
         complete,
     };
     (sorted, world)

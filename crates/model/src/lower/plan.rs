@@ -189,7 +189,7 @@ fn failback(
     Failback { trigger: Trigger::Manual, steps, ramp, dwell: positive(written.dwell.as_ref(), whole.dwell, cx) }
 }
 
-fn ramp(written: &At<Vec<At<Percent>>>, cx: &mut Cx<'_>) -> Vec<Percent> {
+pub(super) fn ramp(written: &At<Vec<At<Percent>>>, cx: &mut Cx<'_>) -> Vec<Percent> {
     not_empty(written, "the ramp has no share", cx);
     if let Some(zero) = written.iter().find(|p| p.value.0 <= 0.0) {
         cx.error("zero", zero.at, "a share of 0% moves nothing").mend("begin with a share above 0%");

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::{Piece, Written};
 use crate::{
     config::{
-        Caller, Config, Drill, Gateway, GuardCondition, Pattern, ProbeKind, Protocol, RecoveryPlan, Service, Trigger,
+        AuthorizationMode, Caller, Config, Drill, Gateway, GuardCondition, Pattern, ProbeKind, Protocol, RecoveryPlan,
+        Service, Trigger,
     },
     name::{RegionName, ServiceName},
     raw,
@@ -126,7 +127,8 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
                 .mend(format!("add `{name}` to the `calls` of `{}`, or delete the route", when.caller.value));
         }
     }
-    let Some(allowed) = &service.authorization else { return };
+    let Some(allowed) = &service.authorization.allow else { return };
+    let answer = refusal(service);
     for callee in config.services.values().filter(|c| c.calls.contains(name)) {
         if allowed.iter().any(|a| a.from == Caller::Service(callee.name.clone())) {
             continue;
@@ -137,25 +139,34 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
             cx.warning(
                 "call-not-allowed",
                 call.at,
-                format!("`{}` calls `{name}`, but is not allowed to: it will be answered with 403", callee.name),
+                format!("`{}` calls `{name}`, but is not allowed to: {answer}", callee.name),
             )
             .mend(format!("add `- {{from: {}}}` to `authorization.allow` of `{name}`", callee.name));
         }
     }
 }
 
+/// What comes of a call without a permission.
+fn refusal(service: &Service) -> &'static str {
+    match service.authorization.mode {
+        AuthorizationMode::Enforce => "it will be answered with 403",
+        AuthorizationMode::DryRun => "it will be told as one that would be refused",
+    }
+}
+
 fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Config, cx: &mut Cx<'_>) {
     for gateway in &config.mesh.gateways {
         let routed = gateway.routes.iter().any(|r| r.service == service.name);
-        if routed && service.protocol == Protocol::Tcp {
+        if routed && service.protocol == Protocol::Tcp && service.connect.is_none() {
             let at = spec.protocol.as_ref().map_or(spec.endpoints.head, |p| p.at);
             cx.error("gateway-does-not-fit", at, format!("the gateway `{}` carries HTTP only", gateway.name))
-                .mend("write `protocol: http`, or delete the gateway's route");
+                .mend("write `protocol: http`, or `connect: {}`, or delete the gateway's route");
         }
         behind_prefix(service, spec, gateway, cx);
         let denied = !flawed
             && service
                 .authorization
+                .allow
                 .as_ref()
                 .is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
         if let (true, true, Some(authorization)) = (routed, denied, &spec.authorization) {
@@ -163,8 +174,10 @@ fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Confi
                 "call-not-allowed",
                 authorization.head,
                 format!(
-                    "the gateway `{}` routes to `{}`, but is not allowed to call it: it will answer 403",
-                    gateway.name, service.name
+                    "the gateway `{}` routes to `{}`, but is not allowed to call it: {}",
+                    gateway.name,
+                    service.name,
+                    refusal(service)
                 ),
             )
             .mend(format!("add `- {{from: {}}}` to `allow`", gateway.name));

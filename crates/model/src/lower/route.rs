@@ -158,6 +158,11 @@ enum Kind {
     Cookie,
 }
 
+/// A condition on a header.
+pub(crate) fn header(written: &At<raw::Named>, cx: &mut Cx<'_>) -> Option<Named> {
+    named(written, Kind::Header, cx)
+}
+
 fn named(written: &At<raw::Named>, kind: Kind, cx: &mut Cx<'_>) -> Option<Named> {
     let mut conditions = Vec::new();
     for (flag, is) in [(&written.present, Is::Present), (&written.absent, Is::Absent)] {

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     config::{
-        Allow, Backup, DnsName, DnsSource, Endpoint, FileSource, Place, Prefer, Protocol, RegionPreference, Service,
+        Allow, Authorization, AuthorizationMode, Backup, Connect, DnsName, DnsSource, Endpoint, FileSource, Place,
+        Prefer, Protocol, RegionPreference, Service,
     },
     name::{RegionName, ServiceName, WorkloadName},
     raw::{self, Manifest},
@@ -20,6 +21,8 @@ use crate::{
 
 /// How long an answer of a source of endpoints is used by default.
 const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Silence after which what CONNECT opened is closed by default: Envoy's bound on bytes.
+const CONNECT_IDLE: Duration = Duration::from_secs(3600);
 /// Cluster of a sidecar's own workload: a service of this name could not be told from it.
 const RESERVED: [&str; 1] = ["local"];
 
@@ -36,11 +39,12 @@ pub(crate) fn service(
             .mend("choose another name");
     }
     let protocol = protocol(spec, cx);
+    let connect = connect(spec, protocol, cx);
     let endpoints = endpoints(name, &spec.endpoints, world, cx);
     let calls = spec.calls.as_ref().map_or(&[][..], |c| &c.value[..]);
     no_repeats(calls, "service", cx);
     let calls = calls.iter().filter_map(|c| world.service(c, cx)).collect();
-    let authorization = spec.authorization.as_ref().map(|a| authorization(a, protocol, world, cx));
+    let authorization = spec.authorization.as_ref().map(|a| authorization(a, protocol, world, cx)).unwrap_or_default();
     let policy = policy(Said::by_service(&spec.value), Said::by_mesh(defaults), cx);
     let grpc_check = policy.detection.active_check.as_ref().is_some_and(|c| c.grpc.is_some());
     if protocol != Protocol::Http2 && grpc_check {
@@ -69,6 +73,7 @@ pub(crate) fn service(
     Some(Service {
         name: name.value.clone(),
         protocol,
+        connect,
         endpoints,
         calls,
         policy,
@@ -94,6 +99,15 @@ fn protocol(spec: &raw::Service, cx: &mut Cx<'_>) -> Protocol {
     }
 }
 
+fn connect(spec: &At<raw::Service>, protocol: Protocol, cx: &mut Cx<'_>) -> Option<Connect> {
+    let written = spec.connect.as_ref()?;
+    if protocol != Protocol::Tcp {
+        cx.error("check-does-not-fit", written.head, "only a service with protocol tcp is reached by CONNECT")
+            .mend("delete `connect`, or write `protocol: tcp`");
+    }
+    Some(Connect { idle_timeout: written.idle_timeout.as_ref().map_or(CONNECT_IDLE, |idle| idle.value.0) })
+}
+
 fn endpoints(
     name: &ServiceName,
     written: &At<Vec<At<raw::Endpoint>>>,
@@ -114,9 +128,8 @@ fn endpoints(
         if let Some(left) = world.addresses.get() {
             world.addresses.set(left.checked_sub(wanted));
             if world.addresses.get().is_none() {
-                let message = format!("more than {} gateways and workloads in one mesh", super::ADDRESSES);
-                cx.error("too-many-workloads", endpoint.head, message)
-                    .mend("lower `count`: a local mesh has that many addresses");
+                let message = format!("more than {} gateways and workloads in one mesh", super::MOST);
+                cx.error("too-many-workloads", endpoint.head, message).mend("lower `count`");
             }
         }
         // Said once; after it nothing is expanded.
@@ -287,21 +300,34 @@ fn routes(written: &[At<raw::Route>], world: &World, cx: &mut Cx<'_>) -> Vec<Reg
     routes
 }
 
-fn authorization(written: &At<raw::Authorization>, protocol: Protocol, world: &World, cx: &mut Cx<'_>) -> Vec<Allow> {
+fn authorization(
+    written: &At<raw::Authorization>,
+    protocol: Protocol,
+    world: &World,
+    cx: &mut Cx<'_>,
+) -> Authorization {
+    let mode = written.mode.as_ref().map_or(AuthorizationMode::Enforce, |mode| match mode.value {
+        raw::AuthorizationMode::Enforce => AuthorizationMode::Enforce,
+        raw::AuthorizationMode::DryRun => AuthorizationMode::DryRun,
+    });
+    let Some(permissions) = &written.allow else { return Authorization { allow: None, mode } };
     let mut allowed = Vec::new();
-    for allow in written.allow.iter() {
+    for allow in permissions.iter() {
         let methods = allow.methods.as_ref().map_or(&[][..], |m| &m.value[..]);
         let paths = allow.paths.as_ref().map_or(&[][..], |p| &p.value[..]);
-        if let (Protocol::Tcp, Some(first)) = (protocol, methods.first().or(paths.first())) {
-            cx.error("check-does-not-fit", first.at, "a service with protocol tcp has no methods and paths")
-                .mend("delete `methods` and `paths`");
+        let headers = allow.headers.as_ref().map_or(&[][..], |h| &h.value[..]);
+        let first = methods.first().or(paths.first()).map(|first| first.at).or(headers.first().map(|first| first.head));
+        if let (Protocol::Tcp, Some(first)) = (protocol, first) {
+            cx.error("check-does-not-fit", first, "a service with protocol tcp has no methods, paths and headers")
+                .mend("delete `methods`, `paths` and `headers`");
         }
         let methods = methods.iter().filter_map(|m| method(m, m.at, cx)).collect();
         let paths = paths.iter().map(|p| path(p, cx)).collect();
+        let headers = headers.iter().filter_map(|h| route::header(h, cx)).collect();
         let Some(from) = caller(&allow.from, world, cx) else { continue };
-        allowed.push(Allow { from, methods, paths });
+        allowed.push(Allow { from, methods, paths, headers });
     }
-    allowed
+    Authorization { allow: Some(allowed), mode }
 }
 
 pub(crate) fn backup(manifest: &Manifest, spec: &At<raw::Backup>, world: &World, cx: &mut Cx<'_>) -> Option<Backup> {

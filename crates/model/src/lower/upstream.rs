@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{
     header::{cookie_name, header_name},
+    plan::ramp,
     positive,
 };
 use crate::{
     config::{
-        Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, Panic, PanicPolicy, SlowStart,
+        Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, Panic, PanicPolicy, Ramp, SlowStart,
         SuccessRate,
     },
     raw,
@@ -92,6 +93,17 @@ pub(crate) fn balancing(written: Option<&At<raw::Balancing>>, cx: &mut Cx<'_>) -
                 },
             }),
         }),
+        ramp: match written.ramp.as_ref().map(|ramp| &ramp.value) {
+            None => Some(Ramp::default()),
+            Some(OrOff::Off) => None,
+            Some(OrOff::On(written)) => {
+                let usual = Ramp::default();
+                Some(Ramp {
+                    steps: written.steps.as_ref().map_or(usual.steps, |steps| ramp(steps, cx)),
+                    dwell: positive(written.dwell.as_ref(), usual.dwell, cx),
+                })
+            }
+        },
     }
 }
 
@@ -112,13 +124,21 @@ fn hash_key(written: &At<raw::HashKey>, cx: &mut Cx<'_>) -> Option<HashKey> {
 
 pub(crate) fn limits(written: Option<&At<raw::Limits>>, cx: &mut Cx<'_>) -> Limits {
     let Some(written) = written else { return Limits::default() };
+    /// What a standby is spared when a herd of proxies keeps connections to it.
+    const MOST_STANDBY: u32 = 16;
     let usual = Limits::default();
+    if let Some(many) = written.standby_connections.as_ref().filter(|many| many.value > MOST_STANDBY) {
+        cx.error("out-of-range", many.at, format!("{} standby connections to each endpoint are too many", many.value))
+            .mend(format!("write at most {MOST_STANDBY}"));
+    }
+    let standby = written.standby_connections.as_ref().and_then(|many| u8::try_from(many.value).ok());
     Limits {
         connections: count(written.connections.as_ref(), usual.connections, cx),
         pending: count(written.pending.as_ref(), usual.pending, cx),
         requests: count(written.requests.as_ref(), usual.requests, cx),
         retry_percent: percent(written.retry_percent.as_ref(), 0, usual.retry_percent, cx),
         retries_per_second: written.retries_per_second.as_ref().map_or(usual.retries_per_second, |r| r.value),
+        standby_connections: standby.unwrap_or(usual.standby_connections),
     }
 }
 

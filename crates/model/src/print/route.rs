@@ -37,7 +37,7 @@ fn matches(matches: &RequestMatch) -> Value {
     })
 }
 
-fn named(condition: &Named) -> Value {
+pub(super) fn named(condition: &Named) -> Value {
     let (kind, what) = match &condition.is {
         Is::Present => ("present", json!(true)),
         Is::Absent => ("absent", json!(true)),

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{
-        Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, PanicPolicy, SlowStart, SuccessRate,
+        Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, PanicPolicy, Ramp, SlowStart,
+        SuccessRate,
     },
     unit::print_duration,
 };
@@ -24,6 +25,10 @@ pub(super) fn balancing(balancing: &Balancing) -> Value {
     };
     let slow =
         |slow: &SlowStart| json!({"window": print_duration(slow.window), "atLeast": format!("{}%", slow.at_least)});
+    let ramp = |ramp: &Ramp| {
+        let steps: Vec<String> = ramp.steps.iter().map(ToString::to_string).collect();
+        json!({"steps": steps, "dwell": print_duration(ramp.dwell)})
+    };
     let panic = balancing.panic.as_ref().map_or(json!("off"), |panic| {
         let policy = match panic.policy {
             PanicPolicy::Spray => "spray",
@@ -36,6 +41,7 @@ pub(super) fn balancing(balancing: &Balancing) -> Value {
         "hash": balancing.hash.iter().map(key).collect::<Vec<_>>(),
         "slowStart": balancing.slow_start.as_ref().map_or(json!("off"), slow),
         "panic": panic,
+        "ramp": balancing.ramp.as_ref().map_or(json!("off"), ramp),
     });
     if balancing.balancer == Balancer::LeastRequest {
         out["choices"] = json!(balancing.choices);
@@ -50,6 +56,7 @@ pub(super) fn limits(limits: &Limits) -> Value {
         "requests": limits.requests,
         "retryPercent": format!("{}%", limits.retry_percent),
         "retriesPerSecond": limits.retries_per_second,
+        "standbyConnections": limits.standby_connections,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Kinds `Service` and `Backup`.
 
-use super::{Argv, Balancing, Detection, Hedge, Limits, List, Retries, Route, Text};
+use super::{Argv, Balancing, Detection, Hedge, Limits, List, Named, Retries, Route, Text};
 use crate::{
     name::{RegionName, ServiceName},
     read::{At, mapping, words},
@@ -13,6 +13,8 @@ mapping! {
     "the spec of a Service" Service {
         /// What it speaks. Default http.
         protocol: Option<At<Protocol>>,
+        /// How callers of a service that speaks tcp reach it.
+        connect: Option<At<Connect>>,
         /// Its instances.
         endpoints: At<Vec<At<Endpoint>>>,
         /// Services that its workloads may call.
@@ -34,6 +36,15 @@ mapping! {
         routes: List<Route>,
         /// Who may call. Default: services that name it in `calls`, and gateways that route to it.
         authorization: Option<At<Authorization>>,
+    }
+}
+
+mapping! {
+    /// Callers say CONNECT with the service's name, to their sidecar or a gateway, and speak with an endpoint in bytes from
+    /// there on.
+    "`connect`" Connect {
+        /// Time without a byte either way after which a connection is closed; 0s is never. Default 1h.
+        idle_timeout: Option<At<Time>>,
     }
 }
 
@@ -106,8 +117,20 @@ mapping! {
 mapping! {
     /// Who may call.
     "`authorization`" Authorization {
-        /// Permissions; who has none is refused.
-        allow: At<Vec<At<Allow>>>,
+        /// Permissions; who has none is refused. Default: services that name it in `calls`, and gateways that route to it.
+        allow: List<Allow>,
+        /// `enforce`, or `dryRun`: everyone passes, and who would have been refused is told. Default enforce.
+        mode: Option<At<AuthorizationMode>>,
+    }
+}
+
+words! {
+    /// What becomes of a caller without a permission.
+    AuthorizationMode {
+        /// It is refused.
+        Enforce = "enforce",
+        /// It passes, and is told in access log and metrics.
+        DryRun = "dryRun",
     }
 }
 
@@ -120,6 +143,8 @@ mapping! {
         methods: List<String>,
         /// Path prefixes. Default: all.
         paths: List<String>,
+        /// All of these headers. Default: any.
+        headers: List<Named>,
     }
 }
 

@@ -21,6 +21,9 @@ mapping! {
         slow_start: Option<At<OrOff<SlowStart>>>,
         /// When too few of a tier's endpoints are available, health is not believed. Default off: it always is.
         panic: Option<At<OrOff<Panic>>>,
+        /// How the share of a tier grows that was lost and is back. A plan's `failback` decides for its services. Default 10%,
+        /// 25%, 50% and 100%, each for 2s.
+        ramp: Option<At<OrOff<Ramp>>>,
     }
 }
 
@@ -63,6 +66,16 @@ mapping! {
 }
 
 mapping! {
+    /// How a tier's share grows.
+    "`ramp`" Ramp {
+        /// Parts of its share, rising, ending in 100%. Default [10%, 25%, 50%, 100%].
+        steps: List<Percent>,
+        /// Time on each, and before the first; longer for a tier that comes and goes. Default 2s.
+        dwell: Option<At<Time>>,
+    }
+}
+
+mapping! {
     /// When health is not believed.
     "`panic`" Panic {
         /// Available part of a tier's endpoints below which it is in panic.
@@ -95,6 +108,8 @@ mapping! {
         retry_percent: Option<At<Percent>>,
         /// Retries and hedges a second that are always allowed. Default 10.
         retries_per_second: Option<At<u32>>,
+        /// Connections that each worker of a proxy keeps open to each endpoint that takes over next, 0 to 16. Default 1.
+        standby_connections: Option<At<u32>>,
     }
 }
 

@@ -150,7 +150,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let trust = Arc::new(watch::Sender::new(None));
     let pairs = watch::Sender::new(None);
     let pair = pairs.subscribe();
-    let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe());
+    let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe(), None);
     let certifier =
         Certifier { name, api: source.api, token: source.token, folder: state, identity, beside: Some(pairs) };
     let certifying = tokio::spawn(certifier.run(trust));

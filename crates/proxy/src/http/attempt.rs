@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, StatusCode, request::Parts, response, uri::Authority};
+use http::{HeaderValue, Method, Request, StatusCode, request::Parts, response, uri::Authority};
 use hyper::body::Body;
 use xds::snapshot::UpstreamProtocol;
 
@@ -102,6 +102,17 @@ impl Failed {
     /// A circuit breaker refused it; the endpoint is not to blame.
     pub fn overflow(&self) -> bool {
         self.flag == Flag::UpstreamOverflow
+    }
+
+    /// The endpoint lives, and takes no upgrades.
+    fn unfit() -> Self {
+        let cause = "the endpoint takes no upgrades over HTTP/2";
+        Self { flag: Flag::UpstreamProtocolError, ..Self::new(Failure::Refused, cause) }
+    }
+
+    /// See [`Failed::unfit`]: nothing was sent.
+    pub fn is_unfit(&self) -> bool {
+        self.flag == Flag::UpstreamProtocolError && self.failure == Failure::Refused
     }
 
     /// Nothing came in time.
@@ -281,17 +292,31 @@ async fn over_http2(
             let _waiting = Waiting::new(cluster, config.breakers.pending)?;
             pool.share(cluster, view, host).await.map_err(unconnected)?
         };
-        let request = message::for_http2(head, authority, config.tls.is_some());
+        let mut request = message::for_http2(head, authority, config.tls.is_some());
+        let asked = message::ask_over_http2(&mut request);
         let begun = match poll_fn(|cx| sender.poll_ready(cx)).await {
+            Ok(()) if asked.is_some() => {
+                // Whether it takes them is said with its settings, which a new connection may still wait for.
+                if !sender.is_extended_connect_protocol_enabled() {
+                    busy.fate().answered().await;
+                }
+                match sender.is_extended_connect_protocol_enabled() {
+                    true => Stream::connect(&mut sender, request, &busy),
+                    false if busy.fate().retired() => continue,
+                    false => return Err(Failed::unfit()),
+                }
+            }
             Ok(()) => Stream::begin(&mut sender, request, body.anew(), &busy),
             Err(error) => Err(error),
         };
         match begun {
             Ok(mut stream) => {
-                return match poll_fn(|cx| stream.poll_head(cx)).await {
-                    Ok(head) if stream.done() => Ok((head, Incoming::Empty, None)),
-                    Ok(head) => Ok((head, Incoming::Stream(Box::new(stream)), Some(busy))),
-                    Err(trouble) => Err(ended(trouble)),
+                let answered = poll_fn(|cx| stream.poll_head(cx)).await;
+                return match (answered, asked) {
+                    (Err(trouble), _) => Err(ended(trouble)),
+                    (Ok(answer), Some(protocol)) => Ok(taken_up(answer, stream, (protocol, head), busy)),
+                    (Ok(answer), None) if stream.done() => Ok((answer, Incoming::Empty, None)),
+                    (Ok(answer), None) => Ok((answer, Incoming::Stream(Box::new(stream)), Some(busy))),
                 };
             }
             Err(error) => {
@@ -302,6 +327,24 @@ async fn over_http2(
     }
     let cause = refused.map_or_else(String::new, |error| format!("connection ended before the request: {error}"));
     Err(Failed::new(Failure::Refused, cause))
+}
+
+/// The answer to an upgrade that was asked for over HTTP/2, in the words of HTTP/1.1.
+fn taken_up(
+    mut answer: response::Parts,
+    mut stream: Stream,
+    (protocol, asked): (HeaderValue, &Parts),
+    busy: Busy,
+) -> (response::Parts, Incoming, Option<Busy>) {
+    let duplex = if answer.status.is_success() { stream.switched() } else { None };
+    let Some(duplex) = duplex else {
+        stream.stay();
+        let body = if stream.done() { Incoming::Empty } else { Incoming::Stream(Box::new(stream)) };
+        return (answer, body, Some(busy));
+    };
+    answer.status = StatusCode::SWITCHING_PROTOCOLS;
+    message::takes_up(protocol, &asked.headers, &mut answer.headers);
+    (answer, Incoming::Switched(Box::new(duplex)), Some(busy))
 }
 
 fn ended(trouble: h2::stream::Trouble) -> Failed {

@@ -506,6 +506,7 @@ pub struct Answer {
     body: Source,
     watch: Option<Box<dyn Watch>>,
     deadline: Option<Instant>,
+    silent: Option<Duration>,
     alarm: Alarm,
 }
 
@@ -515,6 +516,8 @@ pub struct Switched {
     pub io: Box<dyn Duplex>,
     /// Told at the end.
     pub watch: Option<Box<dyn Watch>>,
+    /// How long nothing may pass; `None` is as long as on the caller's connection.
+    pub silent: Option<Duration>,
 }
 
 enum Source {
@@ -530,13 +533,20 @@ impl Answer {
             body: Source::Whole((!text.is_empty()).then_some(text)),
             watch: None,
             deadline: None,
+            silent: None,
             alarm: Alarm::default(),
         }
     }
 
     /// An endpoint's body, until the deadline.
     pub fn upstream(body: Incoming, deadline: Option<Instant>) -> Self {
-        Self { body: Source::Upstream(body), watch: None, deadline, alarm: Alarm::default() }
+        Self { body: Source::Upstream(body), watch: None, deadline, silent: None, alarm: Alarm::default() }
+    }
+
+    /// How long nothing may pass of what it switched to.
+    pub fn silent_for(mut self, silent: Duration) -> Self {
+        self.silent = Some(silent);
+        self
     }
 
     /// Goes on sending the request while the response is not read on.
@@ -562,7 +572,9 @@ impl Answer {
     /// Gives the answer back if it is one in HTTP.
     pub fn switched(self) -> Result<Switched, Self> {
         match self {
-            Self { body: Source::Upstream(Incoming::Switched(io)), watch, .. } => Ok(Switched { io, watch }),
+            Self { body: Source::Upstream(Incoming::Switched(io)), watch, silent, .. } => {
+                Ok(Switched { io, watch, silent })
+            }
             other => Err(other),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::{mpsc, oneshot};
 
 /// How long a busy connection of a retired endpoint may finish its work.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -30,6 +31,8 @@ pub struct Fate {
     /// Whether anything came since this was last asked.
     heard: AtomicBool,
     waker: AtomicWaker,
+    /// Who wants to know when the peer has answered; only where it can be asked.
+    asks: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
 }
 
 impl Fate {
@@ -44,6 +47,7 @@ impl Fate {
             busy: AtomicUsize::new(0),
             heard: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            asks: OnceLock::new(),
         }
     }
 
@@ -88,6 +92,24 @@ impl Fate {
         self.waker.register(cx.waker());
         let idle = self.retired() && self.busy() == 0;
         if idle || self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// For the task that asks the peer.
+    pub fn takes_asks(&self) -> mpsc::Receiver<oneshot::Sender<()>> {
+        let (asks, asked) = mpsc::channel(1);
+        // There is one such task for a connection.
+        let _ = self.asks.set(asks);
+        asked
+    }
+
+    /// Waits until the peer has answered a question of now, before which it sent its settings; or until it is lost.
+    pub async fn answered(&self) {
+        let Some(asks) = self.asks.get() else { return };
+        let (asker, answer) = oneshot::channel();
+        if asks.send(asker).await.is_ok() {
+            // An error is a connection that is gone.
+            let _ = answer.await;
+        }
     }
 
     /// Something came.

@@ -484,7 +484,7 @@ impl Race<'_> {
                 self.decide(answer, Won { index, reply })
             }
             Err(failed) => {
-                if !self.body.failed() && !failed.overflow() {
+                if !self.body.failed() && !failed.overflow() && !failed.is_unfit() {
                     self.remember(&host);
                     self.cluster.failed(&host, &failed.cause, now);
                 }
@@ -580,6 +580,7 @@ impl Race<'_> {
             Some(Lost::Failed(failed)) => {
                 let (status, text) = match failed.failure {
                     _ if failed.overflow() => (StatusCode::SERVICE_UNAVAILABLE, failed.cause.as_str()),
+                    _ if failed.is_unfit() => (StatusCode::NOT_IMPLEMENTED, failed.cause.as_str()),
                     Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
                     Failure::Malformed => (StatusCode::BAD_GATEWAY, "the endpoint did not answer in HTTP"),
                     Failure::Overloaded | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {

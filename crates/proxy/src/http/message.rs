@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use base64::Engine;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{
@@ -26,6 +28,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -146,6 +149,36 @@ pub fn ask_for(protocol: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(UPGRADE, protocol);
 }
 
+/// Makes of a request for an upgrade what HTTP/2 has for it: an extended CONNECT (RFC 8441, 4). Returns what it asks for.
+pub fn ask_over_http2(request: &mut http::Request<()>) -> Option<HeaderValue> {
+    let protocol = request.headers_mut().remove(UPGRADE)?;
+    let name = protocol.to_str().ok()?.to_ascii_lowercase();
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(h2::ext::Protocol::from(name.as_str()));
+    Some(protocol)
+}
+
+/// Says that an upgrade is taken up in the words of HTTP/1.1. Over HTTP/2 a WebSocket's key is not answered (RFC 8441, 5),
+/// on whose answer callers insist (RFC 6455, 4.2.2).
+pub fn takes_up(protocol: HeaderValue, asked: &HeaderMap, answer: &mut HeaderMap) {
+    if protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && let Some(key) = asked.get(WEBSOCKET_KEY)
+    {
+        answer.entry(WEBSOCKET_ACCEPT).or_insert_with(|| websocket_accept(key.as_bytes()));
+    }
+    answer.insert(UPGRADE, protocol);
+}
+
+fn websocket_accept(key: &[u8]) -> HeaderValue {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key);
+    hash.update(GUID);
+    let text = base64::engine::general_purpose::STANDARD.encode(hash.finish());
+    // Of nothing but digits and the sign of equality.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// Sixteen bytes in base64 (RFC 6455, 4.1).
 fn websocket_key(random: u128) -> HeaderValue {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -157,6 +190,13 @@ fn websocket_key(random: u128) -> HeaderValue {
     }
     // Of nothing but digits and the sign of equality.
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Whether a response says that it is a stream of events, which ends when one of both sides likes.
+pub fn is_stream(headers: &HeaderMap) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..EVENTS.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
 /// Removes what is between neighbours only (RFC 9110, 7.6.1).
@@ -362,6 +402,8 @@ mod tests {
         let all: u128 = 0x00_01_02_03_04_05_06_07_08_09_0a_0b_0c_0d_0e_0f;
         assert_eq!(websocket_key(all), "AAECAwQFBgcICQoLDA0ODw==");
         assert_eq!(websocket_key(u128::MAX), "/////////////////////w==");
+        // RFC 6455, 1.3.
+        assert_eq!(websocket_accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -14,9 +14,10 @@ use futures_util::{FutureExt, future::Shared};
 use h2::client::SendRequest;
 use rustls::pki_types::CertificateDer;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, oneshot},
     task::AbortHandle,
 };
+use xds::snapshot::UpstreamProtocol;
 
 use crate::{
     http::{
@@ -89,6 +90,8 @@ pub struct Pool {
 struct Entries {
     hosts: HashMap<HostId, Entry>,
     swept: Option<Instant>,
+    /// Idle connections that stay, however long nobody needs them, by endpoint.
+    standby: HashMap<HostId, u8>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -161,15 +164,65 @@ impl Pool {
     /// Closes what has been idle for long or was closed by its peer, and forgets endpoints without connections.
     pub fn sweep(&self, now: Instant) {
         let mut entries = self.entries();
-        entries.swept = Some(now);
-        entries.hosts.retain(|_, entry| {
+        let Entries { hosts, swept, standby } = &mut *entries;
+        *swept = Some(now);
+        hosts.retain(|id, entry| {
+            let mut stay = standby.get(id).copied().unwrap_or(0);
             entry.idle.retain_mut(|wire| {
-                !wire.fate.retired() && now.saturating_duration_since(wire.since) < IDLE && wire.is_open()
+                if wire.fate.retired() || !wire.is_open() {
+                    return false;
+                }
+                let stays = stay > 0;
+                stay = stay.saturating_sub(1);
+                stays || now.saturating_duration_since(wire.since) < IDLE
             });
             entry.shared.retain(usable);
             entry.fates.retain(|fate| fate.strong_count() > 0);
             !entry.fates.is_empty() || entry.connecting.is_some()
         });
+    }
+
+    /// From now on, so many idle connections to these endpoints stay open, and no others.
+    pub fn stand_by(&self, standby: HashMap<HostId, u8>) {
+        self.entries().standby = standby;
+    }
+
+    /// Connections to the host over which a request could be sent, now or when those on them are answered.
+    pub fn open(&self, host: &Host) -> usize {
+        let mut entries = self.entries();
+        let Some(entry) = entries.hosts.get_mut(&host.id) else { return 0 };
+        entry.idle.retain_mut(|wire| !wire.fate.retired() && wire.is_open());
+        entry.shared.retain(usable);
+        let fates = entry.fates.iter().filter_map(Weak::upgrade);
+        fates.filter(|fate| !fate.retired() && fate.epoch == host.epoch()).count()
+    }
+
+    /// Opens a connection to the host that no request waits for. The other half of the connections that the cluster may
+    /// have is left to requests.
+    ///
+    /// # Errors
+    /// [`ConnectError::Overflow`] when there is no room, and why there is no connection.
+    pub async fn prepare(
+        self: &Arc<Self>,
+        cluster: &Arc<Cluster>,
+        view: &View,
+        host: &Arc<Host>,
+    ) -> Result<(), ConnectError> {
+        if cluster.connections.load(Ordering::Relaxed) >= u64::from(view.config.breakers.connections / 2) {
+            return Err(ConnectError::Overflow);
+        }
+        if view.config.protocol == UpstreamProtocol::Http2 {
+            let connecting = {
+                let mut entries = self.entries();
+                let entry = self.entry(&mut entries, cluster, host);
+                // A request that comes meanwhile waits for this one.
+                entry.connecting.get_or_insert_with(|| self.connect_shared(cluster, view, host)).clone()
+            };
+            return connecting.await.map(drop);
+        }
+        let wire = self.connect(cluster, view, host).await?;
+        self.give_back(Box::new(wire.kept()));
+        Ok(())
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -211,8 +264,8 @@ impl Pool {
         host: &Arc<Host>,
     ) -> &'a mut Entry {
         entries.hosts.entry(host.id).or_insert_with(|| {
-            let (epoch, trust) = (host.epoch(), cluster.watch_trust());
-            let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), epoch, trust);
+            let seen = (host.epoch(), cluster.trust.number());
+            let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), seen);
             let warden = tokio::spawn(watching).abort_handle();
             Entry {
                 idle: Vec::new(),
@@ -306,12 +359,13 @@ impl Pool {
             .await
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
         let fate = self.register(cluster, host, epoch, chain)?;
-        let (ends, asked) = (fate.clone(), fate.clone());
+        let (ends, asked, asks) = (fate.clone(), fate.clone(), fate.takes_asks());
         let pulse = connection.ping_pong();
         tokio::spawn(async move {
             let _counted = counted;
             // A peer that vanished without a word holds its streams no longer than this.
-            let mut lost = pulse.map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, move || asked.quiet())));
+            let mut lost =
+                pulse.map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, move || asked.quiet(), asks)));
             poll_fn(|cx| {
                 let lost = lost.as_mut().is_some_and(|lost| lost.poll(cx).is_ready());
                 if lost || ends.poll_over(cx).is_ready() {
@@ -338,21 +392,16 @@ fn believed(cluster: &Cluster, fate: &Fate) -> bool {
     }
 }
 
-/// Watches over the connections to one endpoint. The entry that it belongs to ends it.
-async fn watch_over(
-    pool: Weak<Pool>,
-    cluster: Arc<Cluster>,
-    host: Arc<Host>,
-    mut epoch: u64,
-    mut trust: watch::Receiver<u64>,
-) {
+/// Watches over the connections to one endpoint, from these epochs of its and its trust's on. The entry that it belongs to
+/// ends it.
+async fn watch_over(pool: Weak<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, mut seen: (u64, u64)) {
     loop {
-        let changed = tokio::select! {
-            () = host.epoch_over(epoch) => Ok(()),
-            changed = trust.changed() => changed,
-        };
-        epoch = host.epoch();
-        let (Ok(()), Some(pool)) = (changed, pool.upgrade()) else { return };
+        tokio::select! {
+            () = host.epoch_over(seen.0) => {}
+            () = cluster.trust.over(seen.1) => {}
+        }
+        seen = (host.epoch(), cluster.trust.number());
+        let Some(pool) = pool.upgrade() else { return };
         pool.look_again(&cluster, &host);
     }
 }

@@ -21,14 +21,18 @@ use crate::{
     http::{
         body::{BodyError, Watch},
         flags::Flags,
+        message,
     },
     metrics::requests::{Key, Sizes},
+    route::authorization::Decision,
     sides::Sides,
     state::Shared,
     trace::{Finished, context::Hop},
     upstream::host::Host,
 };
 
+/// What Envoy says of a request that no permission fits.
+const DENIED: &str = "rbac_access_denied_matched_policy[none]";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Who calls over a connection.
@@ -134,6 +138,18 @@ impl Record {
         }
     }
 
+    /// Whether it may be made.
+    pub fn decided(&mut self, decision: Decision) {
+        self.shared.metrics.decisions.count(decision);
+        if let Some(line) = &mut self.line {
+            line.authorization = decision.name();
+            line.authorization_rule = decision.rule();
+            if decision == Decision::Deny {
+                line.response_code_details = DENIED;
+            }
+        }
+    }
+
     /// Which cluster it goes to.
     pub fn routed(&mut self, cluster: &Arc<snapshot::Cluster>) {
         if let Some(line) = &mut self.line {
@@ -163,9 +179,13 @@ impl Record {
         {
             self.grpc_status(status);
         }
+        if self.admitted.is_some() && (self.grpc || message::is_stream(headers)) {
+            self.admitted = None;
+        }
     }
 
-    /// It was let in, and counts until it is over.
+    /// It was let in, and counts until it is over. A stream counts until it begins: afterwards it lasts as long as it likes,
+    /// and most of the time nothing is done for it. A unary gRPC call is over when its headers come.
     pub fn admitted(&mut self, admitted: Admitted) {
         self.admitted = Some(admitted);
     }

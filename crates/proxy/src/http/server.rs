@@ -1,6 +1,12 @@
 //! A caller's HTTP connection: its requests are checked, routed, and answered.
 
-use std::{borrow::Cow, future::poll_fn, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use http::{
@@ -25,9 +31,10 @@ use crate::{
         h2, message,
         pool::Pool,
         record::{Caller, Flag, Record},
+        tunnel,
     },
     listener::Listener,
-    route,
+    route::{self, authorization::Decision},
     seldom::Seldom,
     state::Shared,
 };
@@ -52,11 +59,15 @@ pub struct Connection {
 
 impl Connection {
     /// Serves until the caller is done, or told to go when `leaving` is ready and finished with what is in flight.
-    pub async fn serve<T>(self: Arc<Self>, mut io: T, limits: Limits, leaving: Seldom)
+    pub async fn serve<T>(self: Arc<Self>, mut io: T, limits: Limits, mut leaving: Seldom)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut seen = BytesMut::new();
+        // Proxies of the mesh keep connections ready for a failover, over which nothing is asked until then.
+        if self.caller.id.is_some() && !first_byte(&mut io, &mut seen, limits.idle_timeout, &mut leaving).await {
+            return;
+        }
         let sniffing = async {
             while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
                 if poll_fn(|cx| poll_fill(&mut io, &mut seen, 0, cx)).await? == 0 {
@@ -99,24 +110,36 @@ impl Connection {
         let asks_health = self.asks_health(&head.headers);
         let (authority, id) = match self.check(&mut head, http, config.direction) {
             Ok(checked) => checked,
-            Err((refusal, id)) => {
-                self.shared.metrics.refused(if refusal.status == StatusCode::FORBIDDEN {
-                    "denied"
-                } else {
-                    "malformed"
-                });
-                return refuse(refusal, record, id);
+            Err(refusal) => {
+                self.shared.metrics.refused("malformed");
+                return refuse(refusal, record, None);
             }
         };
         record.addressed(authority.as_str(), id.to_str().unwrap_or_default());
+        if let Some(permissions) = &settings.permissions {
+            let decision = permissions.decide(self.caller.id.as_deref(), &head);
+            record.decided(decision);
+            if decision == Decision::Deny {
+                self.shared.metrics.refused("denied");
+                let text = "the caller may not do this";
+                let refusal = Refusal::new(StatusCode::FORBIDDEN, Flag::UnauthorizedExternalService, text);
+                return refuse(refusal, record, Some(id));
+            }
+        }
         let state = self.shared.state.load_full();
         let host = lower(authority.host());
         let entry =
             state.tables.get(&http.routes).and_then(|table| table.find(&host, self.caller.id.as_deref(), &head).ok());
         let Some(entry) = entry else {
+            if head.method == Method::CONNECT {
+                self.shared.metrics.refused("malformed");
+                let refusal =
+                    Refusal::new(StatusCode::NOT_IMPLEMENTED, Flag::DownstreamProtocolError, "no tunnels here");
+                return refuse(refusal, record, Some(id));
+            }
             return refuse(Refusal::new(StatusCode::NOT_FOUND, Flag::NoRouteFound, "no route"), record, Some(id));
         };
-        match &entry.route.action {
+        match &entry.route().action {
             RouteAction::Answer { status, body } => {
                 let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 answer(status, body.clone(), record, Some(id))
@@ -130,6 +153,15 @@ impl Connection {
                     response.headers_mut().insert(http::header::LOCATION, location);
                 }
                 response
+            }
+            RouteAction::Tunnel(policy) => {
+                if let Err(class) = enter(settings.admission.as_ref(), &head, &authority, &mut record) {
+                    return self.shed(class, record, id);
+                }
+                match tunnel::open(&state, policy, record).await {
+                    Ok(response) => response,
+                    Err((refusal, record)) => refuse(refusal, record, Some(id)),
+                }
             }
             RouteAction::Forward(policy) => {
                 let caller_side = config.direction != Direction::Inbound;
@@ -178,7 +210,7 @@ impl Connection {
         response
     }
 
-    /// Checks a request's form and its caller's rights, and makes its headers what the endpoint may see: of those of one hop
+    /// Checks a request's form, and makes its headers what the endpoint may see: of those of one hop
     /// only an upgrade is left. Returns whom it
     /// is for, and its id.
     fn check(
@@ -186,17 +218,15 @@ impl Connection {
         head: &mut Parts,
         http: &HttpListener,
         direction: Direction,
-    ) -> Result<(Authority, HeaderValue), (Refusal, Option<HeaderValue>)> {
-        let refuse = |status, text: &str| (Refusal::new(status, Flag::DownstreamProtocolError, text), None);
+    ) -> Result<(Authority, HeaderValue), Refusal> {
+        let refuse = |status, text: &str| Refusal::new(status, Flag::DownstreamProtocolError, text);
         let malformed = |text| refuse(StatusCode::BAD_REQUEST, text);
-        if head.method == Method::CONNECT {
-            return Err(refuse(StatusCode::NOT_IMPLEMENTED, "no tunnels here"));
-        }
         if head.headers.len() > usize::try_from(http.limits.headers).unwrap_or(usize::MAX) {
             return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers"));
         }
         let authority = message::authority(head).map_err(malformed)?;
-        if let Some(reason) = message::refuse(head) {
+        let tunnel = || tunnel::refuse(head, &authority).filter(|_| head.method == Method::CONNECT);
+        if let Some(reason) = message::refuse(head).or_else(tunnel) {
             return Err(malformed(reason));
         }
         let upgrade = message::upgrade(head);
@@ -210,15 +240,20 @@ impl Connection {
         let Caller { address, id, tls } = &self.caller;
         let mut random = fastrand::Rng::new();
         let request_id = message::mark(&mut head.headers, direction, *address, *tls, id.as_deref(), &mut random);
-        if let Some(policy) = &http.authorization
-            && !route::allowed(policy, id.as_deref(), head)
-        {
-            let text = "the caller may not do this";
-            let refusal = Refusal::new(StatusCode::FORBIDDEN, Flag::UnauthorizedExternalService, text);
-            return Err((refusal, Some(request_id)));
-        }
         Ok((authority, request_id))
     }
+}
+
+/// Waits for the first byte; false when the caller went, when nothing came in this time, or when it is time to leave.
+async fn first_byte<T>(io: &mut T, seen: &mut BytesMut, patience: Duration, leaving: &mut Seldom) -> bool
+where
+    T: AsyncRead + Unpin,
+{
+    let first = poll_fn(|cx| match poll_fill(io, seen, 0, cx) {
+        Poll::Ready(read) => Poll::Ready(read.is_ok_and(|count| count > 0)),
+        Poll::Pending => leaving.poll(cx).map(|()| false),
+    });
+    tokio::time::timeout(patience, first).await.unwrap_or(false)
 }
 
 /// Lets a request in where there is a limit.
@@ -234,8 +269,8 @@ fn enter(
     let Some(admission) = admission else { return Ok(()) };
     let class = Class::of(head, authority);
     let admitted = admission.admit(class).ok_or(class)?;
-    // An upgrade lasts as long as it likes, which is no sign of load.
-    if !head.headers.contains_key(UPGRADE) {
+    // An upgrade or a tunnel lasts as long as it likes, which is no sign of load.
+    if head.method != Method::CONNECT && !head.headers.contains_key(UPGRADE) {
         record.admitted(admitted);
     }
     Ok(())

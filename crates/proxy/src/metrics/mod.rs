@@ -2,6 +2,7 @@
 //! certificates of the mesh and from status codes, never from what callers write, and their number is bounded.
 
 pub mod connections;
+pub mod decisions;
 mod histogram;
 pub mod peers;
 pub mod requests;
@@ -17,6 +18,7 @@ use xds::status::{ClusterStatus, EndpointStatus, ProxyStatus};
 
 use crate::metrics::{
     connections::Connections,
+    decisions::Decisions,
     requests::Requests,
     text::{Kind, Labels, Text},
 };
@@ -28,11 +30,14 @@ pub struct Metrics {
     pub requests: Requests,
     /// TCP connections.
     pub connections: Connections,
+    /// Of authorization.
+    pub decisions: Decisions,
     refused: Kinds,
     shed: Kinds,
     repeats: Kinds,
     mirrors: Kinds,
     faults: Kinds,
+    standby: Kinds,
 }
 
 /// Things counted by kind; for what is rare.
@@ -86,6 +91,11 @@ impl Metrics {
         self.mirrors.count(kind);
     }
 
+    /// A connection was opened to an endpoint that takes over next, or could not be.
+    pub fn standby(&self, kind: &'static str) {
+        self.standby.count(kind);
+    }
+
     /// A fault took a request or a try.
     pub fn fault(&self, kind: &'static str) {
         self.faults.count(kind);
@@ -97,6 +107,7 @@ impl Metrics {
         let mut text = Text::default();
         self.requests.render(&mut text);
         self.connections.render(&mut text);
+        self.decisions.render(&mut text);
         by_kind(&mut text, "firedrill_refused_total", "Refused input.", &self.refused.all());
         let help = "Requests refused to spare the workload.";
         by_kind(&mut text, "firedrill_shed_total", help, &self.shed.all());
@@ -104,6 +115,8 @@ impl Metrics {
         by_kind(&mut text, "firedrill_repeats_total", "Retries and hedges.", &self.repeats.all());
         by_kind(&mut text, "firedrill_mirrors_total", "Copies of requests.", &self.mirrors.all());
         by_kind(&mut text, "firedrill_faults_total", "Requests and tries that faults took.", &self.faults.all());
+        let help = "Connections opened ahead to endpoints that take over next.";
+        by_kind(&mut text, "firedrill_standby_connections_total", help, &self.standby.all());
         clusters(&mut text, &status.clusters);
         let overlays = status.overlays.len();
         text.single("firedrill_overlays", Kind::Gauge, "Overlays in force.", overlays);

@@ -16,10 +16,27 @@ use xds::{
 pub struct Matcher {
     path: PathTest,
     methods: Vec<Method>,
-    headers: Vec<(HeaderName, Test)>,
+    headers: Headers,
     query: Vec<(String, Test)>,
     cookies: Vec<(String, Test)>,
     callers: Vec<String>,
+}
+
+/// Conditions on headers that must all hold.
+#[derive(Debug)]
+pub struct Headers(Vec<(HeaderName, Test)>);
+
+impl Headers {
+    /// Prepares them. Names that no request can have were refused with their snapshot.
+    pub fn new(conditions: &[Named]) -> Self {
+        let test = |header: &Named| Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, Test::new(&header.is)));
+        Self(conditions.iter().filter_map(test).collect())
+    }
+
+    /// Whether all of them hold.
+    pub fn fit(&self, headers: &HeaderMap) -> bool {
+        self.0.iter().all(|(name, test)| header_fits(test, &headers.get_all(name)))
+    }
 }
 
 #[derive(Debug)]
@@ -27,6 +44,7 @@ enum PathTest {
     Exact(String),
     Prefix(String),
     Regex(Regex),
+    Connect,
     Never,
 }
 
@@ -76,14 +94,10 @@ impl Matcher {
                 PathMatch::Exact(path) => PathTest::Exact(path.clone()),
                 PathMatch::Prefix(path) => PathTest::Prefix(path.clone()),
                 PathMatch::Regex(regex) => pattern::whole(regex).map_or(PathTest::Never, PathTest::Regex),
+                PathMatch::Connect => PathTest::Connect,
             },
             methods: methods.iter().filter_map(|method| Method::from_bytes(method.as_bytes()).ok()).collect(),
-            headers: headers
-                .iter()
-                .filter_map(|header| {
-                    Some((HeaderName::from_bytes(header.name.as_bytes()).ok()?, Test::new(&header.is)))
-                })
-                .collect(),
+            headers: Headers::new(headers),
             query: named(query),
             cookies: named(cookies),
             callers: callers.clone(),
@@ -93,7 +107,11 @@ impl Matcher {
     /// Whether all of them hold.
     pub fn matches(&self, caller: Option<&str>, request: &Parts) -> bool {
         let path = request.uri.path();
+        // CONNECT has no path that a condition could be about.
+        let connects = request.method == Method::CONNECT;
         let path_fits = match &self.path {
+            PathTest::Connect => connects,
+            _ if connects => false,
             PathTest::Exact(exact) => path == exact,
             PathTest::Prefix(prefix) => path.starts_with(prefix.as_str()),
             PathTest::Regex(regex) => regex.is_match(path.as_bytes()),
@@ -101,7 +119,7 @@ impl Matcher {
         };
         path_fits
             && (self.methods.is_empty() || self.methods.contains(&request.method))
-            && self.headers.iter().all(|(name, test)| header_fits(test, &request.headers.get_all(name)))
+            && self.headers.fit(&request.headers)
             && self.query.iter().all(|(name, test)| test.fits(parameter(request.uri.query(), name)))
             && self.cookies.iter().all(|(name, test)| test.fits(cookie(&request.headers, name)))
             && (self.callers.is_empty() || caller.is_some_and(|caller| self.callers.iter().any(|id| id == caller)))

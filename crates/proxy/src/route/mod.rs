@@ -1,5 +1,6 @@
 //! Which route a request takes, and what the route makes of it. Pure; everything is prepared when a snapshot comes.
 
+pub mod authorization;
 mod headers;
 mod matching;
 mod redirect;
@@ -8,8 +9,8 @@ mod split;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use http::{Method, request::Parts};
-use xds::snapshot::{ANYONE, Authorization, Mirror, Route, RouteAction, RouteTable};
+use http::request::Parts;
+use xds::snapshot::{Mirror, Route, RouteAction, RouteTable};
 
 use self::matching::Matcher;
 pub use self::{redirect::location, rewrite::Rewrite, split::choose};
@@ -25,8 +26,9 @@ pub struct Table {
 /// A route with what was observed on it.
 #[derive(Debug)]
 pub struct Entry {
-    /// As configured.
-    pub route: Route,
+    table: Arc<RouteTable>,
+    /// The index of its virtual host in the table, and its own in that.
+    place: (usize, usize),
     /// Of its tries.
     pub latency: Latency,
     /// What becomes of path, authority and headers; `None` where nothing does.
@@ -40,14 +42,15 @@ pub struct NoRoute;
 
 impl Table {
     /// Indexes a table. A domain that two hosts claim belongs to the first.
-    pub fn new(config: &RouteTable, now: Instant) -> Self {
+    pub fn new(config: &Arc<RouteTable>, now: Instant) -> Self {
         let mut domains = HashMap::new();
         let mut hosts = Vec::with_capacity(config.hosts.len());
         for (index, host) in config.hosts.iter().enumerate() {
             for domain in &host.domains {
                 domains.entry(domain.to_ascii_lowercase()).or_insert(index);
             }
-            hosts.push(host.routes.iter().map(|route| Arc::new(Entry::new(route.clone(), now))).collect());
+            let entry = |place| Arc::new(Entry::new(config.clone(), (index, place), now));
+            hosts.push((0..host.routes.len()).map(entry).collect());
         }
         Self { hosts, domains }
     }
@@ -61,14 +64,20 @@ impl Table {
 }
 
 impl Entry {
-    fn new(route: Route, now: Instant) -> Self {
+    fn new(table: Arc<RouteTable>, place: (usize, usize), now: Instant) -> Self {
+        let route = &table.hosts[place.0].routes[place.1];
         let rewrite = match &route.action {
             RouteAction::Forward(forward) => Rewrite::new(forward, &route.matches.path),
             RouteAction::Redirect(redirect) => Rewrite::of_redirect(redirect, &route.matches.path),
-            RouteAction::Answer { .. } => None,
+            RouteAction::Answer { .. } | RouteAction::Tunnel(_) => None,
         };
         let matcher = Matcher::new(&route.matches);
-        Self { route, latency: Latency::new(now), rewrite, matcher }
+        Self { latency: Latency::new(now), rewrite, matcher, table, place }
+    }
+
+    /// As configured.
+    pub fn route(&self) -> &Route {
+        &self.table.hosts[self.place.0].routes[self.place.1]
     }
 }
 
@@ -77,22 +86,11 @@ pub fn mirrored<'a>(mirrors: &'a [Mirror], random: &mut fastrand::Rng) -> impl I
     mirrors.iter().filter(|mirror| random.f64() * 100.0 < mirror.percent).map(|mirror| mirror.cluster.as_str())
 }
 
-fn has_method(methods: &[String], method: &Method) -> bool {
-    methods.is_empty() || methods.iter().any(|allowed| allowed == method.as_str())
-}
-
-/// Whether a caller may make this request. A caller without identity passes only rules for everyone.
-pub fn allowed(authorization: &Authorization, caller: Option<&str>, request: &Parts) -> bool {
-    authorization.allow.iter().any(|rule| {
-        rule.principals.iter().any(|principal| principal == ANYONE || caller == Some(principal))
-            && has_method(&rule.methods, &request.method)
-            && (rule.paths.is_empty() || rule.paths.iter().any(|path| request.uri.path().starts_with(path.as_str())))
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use xds::snapshot::{AllowRule, Is, Named, PathMatch, RouteMatch, VirtualHost};
+    use std::time::Duration;
+
+    use xds::snapshot::{Is, Named, PathMatch, RouteMatch, Tunnel, VirtualHost};
 
     use super::*;
 
@@ -112,7 +110,13 @@ mod tests {
     fn first_match_of_the_authority_wins() {
         let exact = |name: &str, value: &str| Named { name: name.into(), is: Is::Exact(value.into()) };
         let present = |name: &str| Named { name: name.into(), is: Is::Present };
-        let table = RouteTable {
+        let bytes = Tunnel { cluster: "db".into(), idle_timeout: Duration::ZERO };
+        let connect = RouteMatch { path: PathMatch::Connect, ..RouteMatch::default() };
+        let tunnels = vec![
+            route(PathMatch::Regex(".*".into()), &[], vec![], 206),
+            Route { matches: connect, action: RouteAction::Tunnel(bytes) },
+        ];
+        let table = Arc::new(RouteTable {
             name: "t".into(),
             hosts: vec![
                 VirtualHost {
@@ -130,8 +134,9 @@ mod tests {
                     domains: vec!["*".into()],
                     routes: vec![route(PathMatch::Prefix("/".into()), &[], vec![], 205)],
                 },
+                VirtualHost { name: "db".into(), domains: vec!["db".into()], routes: tunnels },
             ],
-        };
+        });
         let table = Table::new(&table, Instant::now());
         let cases = [
             ("fx", "GET", "/a?q=1", vec![], Some(201)),
@@ -140,12 +145,17 @@ mod tests {
             ("fx", "GET", "/z", vec![("x-v", "3"), ("x-any", "")], Some(204)),
             ("fx", "GET", "/z", vec![], None),
             ("other", "GET", "/z", vec![], Some(205)),
+            // No path, and so no condition on one that it fits.
+            ("other", "CONNECT", "other:80", vec![], None),
+            ("db", "CONNECT", "db:5432", vec![], Some(200)),
+            ("db", "GET", "/z", vec![], Some(206)),
         ];
         for (authority, method, uri, headers, expected) in cases {
             let found =
-                table.find(authority, None, &parts(method, uri, &headers)).ok().map(|entry| &entry.route.action);
+                table.find(authority, None, &parts(method, uri, &headers)).ok().map(|entry| &entry.route().action);
             let status = found.map(|action| match action {
                 RouteAction::Answer { status, .. } => *status,
+                RouteAction::Tunnel(_) => 200,
                 RouteAction::Forward(_) | RouteAction::Redirect(_) => 0,
             });
             assert_eq!(status, expected, "{authority} {method} {uri}");
@@ -163,34 +173,5 @@ mod tests {
         }
         assert_eq!((counts["all"], counts.get("none")), (10_000, None));
         assert!((900..1100).contains(&counts["some"]), "{counts:?}");
-    }
-
-    #[test]
-    fn authorization_denies_by_default() {
-        let rule = AllowRule {
-            principals: vec!["spiffe://bank/service/a".into()],
-            methods: vec!["GET".into()],
-            paths: vec!["/v1/".into()],
-        };
-        let policy = Authorization { allow: vec![rule] };
-        let cases = [
-            (Some("spiffe://bank/service/a"), "GET", "/v1/x", true),
-            (Some("spiffe://bank/service/a"), "POST", "/v1/x", false),
-            (Some("spiffe://bank/service/a"), "GET", "/v2/x", false),
-            (Some("spiffe://bank/service/ab"), "GET", "/v1/x", false),
-            (None, "GET", "/v1/x", false),
-        ];
-        for (caller, method, path, expected) in cases {
-            assert_eq!(allowed(&policy, caller, &parts(method, path, &[])), expected, "{caller:?} {method} {path}");
-        }
-        let everyone = AllowRule { principals: vec![ANYONE.into()], methods: vec!["GET".into()], paths: Vec::new() };
-        let open = Authorization { allow: vec![everyone] };
-        for (caller, method, expected) in
-            [(None, "GET", true), (Some("spiffe://x/y"), "GET", true), (None, "PUT", false)]
-        {
-            assert_eq!(allowed(&open, caller, &parts(method, "/", &[])), expected, "{caller:?} {method}");
-        }
-        let nobody = Authorization { allow: vec![] };
-        assert!(!allowed(&nobody, Some("spiffe://bank/service/a"), &parts("GET", "/", &[])));
     }
 }

@@ -48,7 +48,9 @@ impl Change {
             (PathChange::Prefix(with), PathMatch::Prefix(prefix)) => {
                 Self::Beginning { length: prefix.len(), with: with.clone() }
             }
-            (PathChange::Prefix(with), PathMatch::Exact(_) | PathMatch::Regex(_)) => Self::Whole(with.clone()),
+            (PathChange::Prefix(with), PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect) => {
+                Self::Whole(with.clone())
+            }
             (PathChange::Regex { pattern, with }, _) => {
                 let regex = pattern::part(pattern).ok()?;
                 let with = pattern::replacement(with, &regex).ok()?;

@@ -94,6 +94,11 @@ impl Candidates {
         Self { localities: groups.into_iter().map(locality).collect(), turns }
     }
 
+    /// All of them.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.localities.iter().flat_map(|locality| locality.hosts.iter().map(|(host, _)| host))
+    }
+
     /// Chooses one that is allowed. A hashing balancer goes by `key`, or by chance without one.
     pub fn choose(
         &self,

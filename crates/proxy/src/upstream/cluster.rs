@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use xds::{
     event::EventKind,
     overlay::SwitchState,
@@ -26,6 +26,7 @@ use crate::{
     tls::UpstreamTls,
     upstream::{
         detect::{self, Ended},
+        epoch::Epoch,
         health::{Finding, Health},
         host::{Host, HostId},
         members::{Member, Members},
@@ -59,9 +60,10 @@ pub struct Cluster {
     pub first_bytes: Latency,
     /// Told when one of them ends.
     pub freed: Notify,
+    /// Ends when its trust relation changes: connections look again at their peers.
+    pub trust: Epoch,
     view: ArcSwap<View>,
     tls: ArcSwapOption<UpstreamTls>,
-    trust: watch::Sender<u64>,
     core: Mutex<Members>,
     budget: Mutex<TokenBucket>,
     answered: AtomicU64,
@@ -92,7 +94,7 @@ impl Cluster {
             freed: Notify::new(),
             view: ArcSwap::from_pointee(view),
             tls: ArcSwapOption::empty(),
-            trust: watch::Sender::new(0),
+            trust: Epoch::default(),
             budget: Mutex::new(TokenBucket::new(&config.breakers, now)),
             core: Mutex::new(core),
             answered: AtomicU64::new(0),
@@ -115,12 +117,7 @@ impl Cluster {
     /// Replaces the trust relation; connections look again at their peers.
     pub fn set_tls(&self, tls: Option<Arc<UpstreamTls>>) {
         self.tls.store(tls);
-        self.trust.send_modify(|epoch| *epoch += 1);
-    }
-
-    /// Sees the trust relation change.
-    pub fn watch_trust(&self) -> watch::Receiver<u64> {
-        self.trust.subscribe()
+        self.trust.end();
     }
 
     /// Takes new configuration. Endpoints that stay keep their health, their ejection and their connections.

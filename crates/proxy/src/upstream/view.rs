@@ -80,6 +80,15 @@ impl View {
         })
     }
 
+    /// Who takes over when the tiers that serve are lost: the hosts of the first tier without load that could serve, except
+    /// those that answer nobody. Nobody while nobody serves.
+    pub fn standby(&self) -> impl Iterator<Item = &Arc<Host>> {
+        let serves = self.tiers.iter().any(|tier| tier.percent > 0);
+        let idle = |tier: &&Tier| serves && tier.percent == 0 && tier.candidates.hosts().next().is_some();
+        let hosts = self.tiers.iter().find(idle).into_iter().flat_map(|tier| tier.candidates.hosts());
+        hosts.filter(|host| !host.is_suspect())
+    }
+
     /// A tier none of whose hosts is allowed hands over to the next, then to those before it.
     fn search(
         &self,

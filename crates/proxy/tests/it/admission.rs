@@ -105,7 +105,7 @@ async fn what_is_too_much_is_refused_at_once_and_low_requests_first() {
     let workload = Workload::start(0).await;
     let mut snapshot = plain(workload.endpoint(), Direction::Inbound);
     limit(&mut snapshot, 5);
-    snapshot.routes[0].hosts[0].domains = vec!["*".into()];
+    hosts(&mut snapshot)[0].domains = vec!["*".into()];
     let proxy = Proxy::start(&snapshot);
     let to = snapshot.listeners[0].address;
     let mut held: Vec<_> = (0..4).map(|_| tokio::spawn(http1(to, get("/")))).collect();
@@ -284,4 +284,53 @@ async fn a_full_workload_still_answers_checks() {
     for asked in held {
         assert_eq!(asked.await.unwrap().unwrap().status, 200);
     }
+}
+
+/// Begins an answer of the kind that its path names, and never ends it.
+async fn workload_that_streams() -> SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind(SocketAddr::new(ip(), 8080)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
+                }
+                let kind =
+                    if asked.starts_with(b"GET /events") { "Text/Event-Stream; charset=utf-8" } else { "text/csv" };
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n");
+                stream.write_all(format!("{head}2\r\nhi\r\n").as_bytes()).await.unwrap();
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_events_counts_until_it_begins_and_a_long_answer_until_it_ends() {
+    let endpoint = Endpoint { address: workload_that_streams().await, ..Workload::start(0).await.endpoint() };
+    let mut snapshot = plain(endpoint, Direction::Inbound);
+    limit(&mut snapshot, 2);
+    let _proxy = Proxy::start(&snapshot);
+    let to = snapshot.listeners[0].address;
+    let ask = async |path: &str| {
+        let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        // Its body stays open while it is held.
+        let answer = sender.send_request(get(path)).await.unwrap();
+        (answer.status().as_u16(), answer, sender)
+    };
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(ask("/events").await);
+    }
+    for _ in 0..3 {
+        held.push(ask("/table").await);
+    }
+    let statuses: Vec<u16> = held.iter().map(|(status, ..)| *status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 503]);
 }

@@ -293,3 +293,51 @@ async fn requests_wait_for_a_connection_as_many_as_may() {
     assert_eq!(statuses, [200, 200, 503, 503, 503], "two wait for the first");
     assert_eq!(first.await.unwrap().unwrap().status, 200);
 }
+
+/// Five POSTs that take long where nearly all answers are fast, and nothing else: what becomes of their endpoint, which
+/// works on them.
+async fn five_slow_posts(hedge: Option<xds::snapshot::HedgePolicy>) -> Vec<(String, String)> {
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    // Checks are as slow as POSTs here, and wait.
+    snapshot.clusters[0].health_check = Some(HealthCheck { timeout: Duration::from_secs(20), ..check(50) });
+    snapshot.routes = vec![routes("fx", None, hedge)];
+    let xds::snapshot::RouteAction::Forward(forward) = &mut hosts(&mut snapshot)[0].routes[1].action else {
+        unreachable!()
+    };
+    forward.timeout = Duration::from_secs(30);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    east.does.slow.store(5000, Ordering::SeqCst);
+    let mut posts = tokio::task::JoinSet::new();
+    for number in 1..=5 {
+        let request = Request::post("/").header("host", "fx").body(Full::from("x")).unwrap();
+        posts.spawn(http1(to, request));
+        tokio::task::block_in_place(|| proxy.until("it arrived", |_| east.does.users() >= number));
+        // Their pace: together they would be silent for too short a time to be suspect.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // New checks are answered at once from now on; the POSTs are not.
+    east.does.slow.store(0, Ordering::SeqCst);
+    while let Some(reply) = posts.join_next().await {
+        let reply = reply.unwrap().unwrap();
+        assert_eq!((reply.status, reply.header("x-origin")), (200, "fx-e"), "whatever is thought of it, it may finish");
+    }
+    assert_eq!(west.does.users(), 0, "none was sent twice");
+    tokio::task::block_in_place(|| {
+        proxy.until("back", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([100, 0]));
+    });
+    let told = proxy.events().into_iter().map(|event| {
+        let word = |field: &str| event["kind"][field].as_str().unwrap_or_default().to_owned();
+        (word("type"), word("cause"))
+    });
+    told.filter(|(kind, _)| kind == "ejected" || kind == "readmitted").collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_slow_posts_look_like_a_hang_until_the_next_check() {
+    let fast = Duration::from_millis(20);
+    let told = five_slow_posts(Some(xds::snapshot::HedgePolicy { at_least: fast, at_most: fast })).await;
+    assert_eq!(told, [("ejected".into(), "no answer".into()), ("readmitted".into(), String::new())]);
+    assert_eq!(five_slow_posts(None).await, [], "without hedging nobody tells silence");
+}

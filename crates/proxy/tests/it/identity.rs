@@ -2,7 +2,7 @@ use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xds::snapshot::{
-    AllowRule, Authorization, ClusterTls, Direction, ListenerProtocol, ListenerTls, Snapshot, TrustBundle,
+    AllowRule, Authorization, ClusterTls, Direction, Is, ListenerProtocol, ListenerTls, Named, Snapshot, TrustBundle,
     UpstreamProtocol,
 };
 
@@ -21,7 +21,10 @@ pub fn inbound(authority: &Authority, origin: &Origin) -> Snapshot {
     snapshot.listeners[0].tls = Some(ListenerTls { trust: "mesh".into() });
     let ListenerProtocol::Http(http) = &mut snapshot.listeners[0].protocol else { unreachable!() };
     let principals = vec![Authority::service("accounts")];
-    http.authorization = Some(Authorization { allow: vec![AllowRule { principals, methods: vec![], paths: vec![] }] });
+    http.authorization = Some(Authorization {
+        allow: vec![AllowRule { principals, methods: vec![], paths: vec![], headers: vec![] }],
+        dry_run: false,
+    });
     snapshot.trust = bundle(authority.pem());
     snapshot
 }
@@ -75,6 +78,51 @@ async fn sidecars_prove_who_they_are() {
     assert_eq!(http1(wrong.listeners[0].address, get("/")).await.unwrap().status, 503);
     assert_eq!(origin.does.requests.load(Ordering::SeqCst), reached, "nobody got through");
     assert!(server.admin("/metrics").unwrap().1.contains("firedrill_refused_total{kind=\"tls\"}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_lets_pass_and_tells_what_it_would_have_refused() {
+    let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
+    let mut inside = inbound(&authority, &origin);
+    let ListenerProtocol::Http(http) = &mut inside.listeners[0].protocol else { unreachable!() };
+    let authorization = http.authorization.as_mut().unwrap();
+    authorization.allow[0].headers = vec![Named { name: "x-tenant".into(), is: Is::Exact("gold".into()) }];
+    let mut dry = inside.clone();
+    let ListenerProtocol::Http(http) = &mut dry.listeners[0].protocol else { unreachable!() };
+    http.authorization.as_mut().unwrap().dry_run = true;
+
+    let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
+    let outside = outbound(&authority, &origin, inside.listeners[0].address, UpstreamProtocol::Http2);
+    let _caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
+    let ask = async |tenant: &str, path: &str| {
+        let mut request = get(path);
+        request.headers_mut().insert("x-tenant", tenant.parse().unwrap());
+        http1(outside.listeners[0].address, request).await.unwrap().status
+    };
+    assert_eq!((ask("gold", "/a").await, ask("tin", "/b").await), (200, 403));
+    tokio::task::block_in_place(|| server.swap(&dry));
+    assert_eq!((ask("gold", "/c").await, ask("tin", "/d").await), (200, 200));
+
+    let log = server.folder.path().join("access.log");
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    server.until("four lines in the access log", |_| lines().lines().count() == 4);
+    let lines: Vec<serde_json::Value> = lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let decided = |path: &str, decision: &str, rule: &str| {
+        let line = lines.iter().find(|line| line["path"] == path).unwrap();
+        assert_eq!((&line["authorization"], &line["authorization_rule"]), (&decision.into(), &rule.into()), "{line}");
+        line
+    };
+    decided("/a", "allow", "allow[0]");
+    let refused = decided("/b", "deny", "none");
+    assert_eq!(refused["response_code_details"], "rbac_access_denied_matched_policy[none]");
+    decided("/c", "allow", "allow[0]");
+    let told = decided("/d", "shadow_deny", "none");
+    assert_eq!((told["response_code"].as_u64(), &told["response_flags"]), (Some(200), &"-".into()));
+    let metrics = server.admin("/metrics").unwrap().1;
+    for (decision, policy, count) in [("allow", "allow[0]", 2), ("deny", "none", 1), ("shadow_deny", "none", 1)] {
+        let labels = format!("{{decision=\"{decision}\",policy=\"{policy}\"}} {count}\n");
+        assert!(metrics.contains(&format!("firedrill_authorization_decisions_total{labels}")), "{labels} {metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,10 +215,10 @@ async fn a_tcp_caller_that_is_cut_off_is_not_active_any_more() {
     let (authority, origin) = (Authority::new(), Origin::start("fx-1"));
     let mut inside = inbound(&authority, &origin);
     inside.clusters[0].protocol = UpstreamProtocol::Tcp;
-    inside.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    inside.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let server = Proxy::with_identity(&inside, Some(authority.issue("fx")));
     let mut outside = outbound(&authority, &origin, inside.listeners[0].address, UpstreamProtocol::Tcp);
-    outside.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    outside.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let _caller = Proxy::with_identity(&outside, Some(authority.issue("accounts")));
     let mut stream = tokio::net::TcpStream::connect(outside.listeners[0].address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: fx\r\n\r\n").await.unwrap();

@@ -140,9 +140,9 @@ fn overlay(id: &str, effect: Effect) -> Overlay {
 
 /// `/pinned` goes to the service in `east` only.
 fn pin(snapshot: &mut Snapshot, east: &Origin) {
-    let mut route = routes("fx.east", None, None).hosts.remove(0).routes.remove(1);
+    let mut route = routes("fx.east", None, None).hosts[0].routes[1].clone();
     route.matches.path = PathMatch::Exact("/pinned".into());
-    snapshot.routes[0].hosts[0].routes.insert(0, route);
+    hosts(snapshot)[0].routes.insert(0, route);
     snapshot.clusters.push(Cluster { name: "fx.east".into(), ..cluster("fx") });
     snapshot.endpoints.push(endpoints("fx.east", &[&[east]]));
 }

@@ -12,7 +12,7 @@ async fn hot_swap_under_load_loses_nothing() {
     second.endpoints = vec![endpoints("fx", &[&[&one, &two]])];
     let mut third = first.clone();
     third.endpoints = vec![endpoints("fx", &[&[&two]])];
-    third.routes[0].hosts[0].domains.push("fy".into());
+    hosts(&mut third)[0].domains.push("fy".into());
     let to = first.listeners[0].address;
     let proxy = Proxy::start(&first);
     let swaps = async {

@@ -43,7 +43,7 @@ async fn routes_ask_for_path_query_cookie_and_headers() {
         answer(RouteMatch { headers: named("x-old", Is::Regex("[0-9]".into())), ..any() }, "header"),
         answer(RouteMatch { callers: vec!["spiffe://bank/service/a".into()], ..any() }, "caller"),
     ];
-    snapshot.routes[0].hosts[0].routes.splice(0..0, asked);
+    hosts(&mut snapshot)[0].routes.splice(0..0, asked);
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
     for (path, header, expected) in [
@@ -75,7 +75,7 @@ async fn a_redirect_sends_the_caller_elsewhere() {
         ..Redirect::default()
     };
     let matches = RouteMatch { path: PathMatch::Prefix("/old".into()), ..RouteMatch::default() };
-    snapshot.routes[0].hosts[0].routes.insert(0, Route { matches, action: RouteAction::Redirect(redirect) });
+    hosts(&mut snapshot)[0].routes.insert(0, Route { matches, action: RouteAction::Redirect(redirect) });
     let to = snapshot.listeners[0].address;
     let proxy = Proxy::start(&snapshot);
     let reply = http1(to, get("/old/a?b=c")).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_redirect_sends_the_caller_elsewhere() {
 
 /// The route that forwards.
 fn forward(snapshot: &mut Snapshot) -> &mut Forward {
-    match &mut snapshot.routes[0].hosts[0].routes.last_mut().unwrap().action {
+    match &mut hosts(snapshot)[0].routes.last_mut().unwrap().action {
         RouteAction::Forward(forward) => forward,
         other => panic!("{other:?}"),
     }
@@ -105,7 +105,7 @@ async fn the_endpoint_sees_the_rewritten_request() {
     let origin = Origin::start("fx-1");
     let mut snapshot = simple(Direction::Gateway, &[&[&origin]]);
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    snapshot.routes[0].hosts[0].routes.last_mut().unwrap().matches.path = PathMatch::Prefix("/api".into());
+    hosts(&mut snapshot)[0].routes.last_mut().unwrap().matches.path = PathMatch::Prefix("/api".into());
     let route = forward(&mut snapshot);
     route.path = Some(PathChange::Prefix("/".into()));
     route.host = Some("inner.bank".into());

@@ -64,7 +64,9 @@ pub struct Behaviour {
 impl Behaviour {
     /// Requests of callers.
     pub fn users(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst) - self.checks.load(Ordering::SeqCst)
+        // In this order, since a check counts as a request first.
+        let checks = self.checks.load(Ordering::SeqCst);
+        self.requests.load(Ordering::SeqCst) - checks
     }
 }
 
@@ -361,7 +363,7 @@ pub fn hedge() -> HedgePolicy {
     HedgePolicy { at_least: Duration::from_millis(20), at_most: Duration::from_millis(200) }
 }
 
-pub fn routes(cluster: &str, retry: Option<RetryPolicy>, hedge: Option<HedgePolicy>) -> RouteTable {
+pub fn routes(cluster: &str, retry: Option<RetryPolicy>, hedge: Option<HedgePolicy>) -> Arc<RouteTable> {
     let clusters = vec![WeightedCluster { cluster: cluster.into(), weight: 1 }];
     let forward = Forward { clusters, timeout: Duration::from_secs(2), retry, hedge, ..Forward::default() };
     let answer = RouteAction::Answer { status: 418, body: "teapot".into() };
@@ -370,10 +372,13 @@ pub fn routes(cluster: &str, retry: Option<RetryPolicy>, hedge: Option<HedgePoli
         Route { matches: tea, action: answer },
         Route { matches: RouteMatch::default(), action: RouteAction::Forward(forward) },
     ];
-    RouteTable {
-        name: "main".into(),
-        hosts: vec![VirtualHost { name: "all".into(), domains: vec!["fx".into()], routes }],
-    }
+    let hosts = vec![VirtualHost { name: "all".into(), domains: vec!["fx".into()], routes }];
+    Arc::new(RouteTable { name: "main".into(), hosts })
+}
+
+/// The virtual hosts of the first route table, to be changed.
+pub fn hosts(snapshot: &mut Snapshot) -> &mut Vec<VirtualHost> {
+    &mut Arc::make_mut(&mut snapshot.routes[0]).hosts
 }
 
 /// Tiers of origins, each in a region of its own: `east`, `west`, ….

@@ -24,7 +24,7 @@ async fn bytes_pass_each_way_until_its_own_end() {
     let server = TcpListener::bind(SocketAddr::new(ip(), 9000)).await.unwrap();
     snapshot.endpoints[0].localities[1].endpoints[0].address = server.local_addr().unwrap();
     snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
-    snapshot.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    snapshot.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let to = snapshot.listeners[0].address;
     let proxy = Proxy::start(&snapshot);
     let serving = tokio::spawn(async move {
@@ -64,7 +64,7 @@ async fn the_last_try_crosses_tiers_and_the_callers_half_stays_open() {
     snapshot.endpoints[0].localities[1].endpoints[0].address = server.local_addr().unwrap();
     snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
     snapshot.clusters[0].outlier = None;
-    snapshot.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    snapshot.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let _proxy = Proxy::start(&snapshot);
     let serving = tokio::spawn(async move {
         let (mut stream, _) = server.accept().await.unwrap();
@@ -133,7 +133,7 @@ async fn two_tiers() -> (Proxy, SocketAddr, watch::Sender<Does>, Arc<AtomicU64>)
     snapshot.endpoints[0].localities[1].endpoints[0].address = west;
     snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
     snapshot.clusters[0].health_check = Some(HealthCheck { http_path: None, ..check(20) });
-    snapshot.listeners[0].protocol = ListenerProtocol::Tcp { cluster: "fx".into() };
+    snapshot.listeners[0].protocol = ListenerProtocol::tcp("fx");
     let to = snapshot.listeners[0].address;
     let proxy = Proxy::start(&snapshot);
     // What answers usually take is known.

@@ -94,7 +94,7 @@ fn allow(snapshot: &mut Snapshot, upgrades: &[&str]) {
 }
 
 fn forward(snapshot: &mut Snapshot) -> &mut Forward {
-    let RouteAction::Forward(forward) = &mut snapshot.routes[0].hosts[0].routes[1].action else { unreachable!() };
+    let RouteAction::Forward(forward) = &mut hosts(snapshot)[0].routes[1].action else { unreachable!() };
     forward
 }
 
@@ -365,4 +365,87 @@ async fn an_extended_connect_is_an_upgrade_for_the_endpoint() {
     assert_eq!((&line["response_code"], &line["bytes_received"]), (&101.into(), &2_000_000.into()), "{line}");
     let (refused, _up) = sender.send_request(ask("spdy"), false).unwrap();
     assert_eq!((refused.await.unwrap().status().as_u16(), peer.requests()), (403, 1));
+}
+
+/// An endpoint that speaks HTTP/2 and, where it `takes` them, echoes what comes behind an extended CONNECT and says one
+/// thing more.
+async fn over_http2(takes: bool) -> Endpoint {
+    let listener = TcpListener::bind(SocketAddr::new(ip(), 8080)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut builder = h2::server::Builder::new();
+            if takes {
+                builder.enable_connect_protocol();
+            }
+            tokio::spawn(async move {
+                let mut connection = builder.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(streamed(request, respond));
+                }
+            });
+        }
+    });
+    Endpoint { name: "peer".into(), address, version: "v1".into(), weight: 1 }
+}
+
+async fn streamed(request: http::Request<h2::RecvStream>, mut respond: h2::server::SendResponse<bytes::Bytes>) {
+    let protocol = request.extensions().get::<h2::ext::Protocol>().map(|protocol| protocol.as_str().to_owned());
+    if protocol.as_deref() != Some("websocket") || request.uri().path() != "/chat" {
+        let answer = http::Response::builder().status(if protocol.is_some() { 404 } else { 200 });
+        respond.send_response(answer.body(()).unwrap(), true).unwrap();
+        return;
+    }
+    assert_eq!((request.method(), request.headers().get("upgrade")), (&http::Method::CONNECT, None));
+    let mut to = respond.send_response(http::Response::new(()), false).unwrap();
+    let mut from = request.into_body();
+    while let Some(Ok(data)) = from.data().await {
+        from.flow_control().release_capacity(data.len()).unwrap();
+        to.send_data(data, false).unwrap();
+    }
+    to.send_data(" and that is all".into(), true).unwrap();
+}
+
+/// A proxy in front of an endpoint that speaks HTTP/2.
+async fn before_http2(takes: bool) -> (Proxy, SocketAddr) {
+    let mut snapshot = plain(over_http2(takes).await, Direction::Outbound);
+    snapshot.clusters[0].protocol = UpstreamProtocol::Http2;
+    allow(&mut snapshot, &["websocket"]);
+    (Proxy::start(&snapshot), snapshot.listeners[0].address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_an_extended_connect_for_an_endpoint_that_speaks_http2() {
+    let (proxy, to) = before_http2(true).await;
+    // Of a new connection, whose settings are not here yet, and of one that is kept.
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(asks("WebSocket").as_bytes()).await.unwrap();
+        let head = head(&mut stream).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+        for line in ["connection: upgrade", "upgrade: WebSocket", &format!("sec-websocket-accept: {ACCEPT}")] {
+            assert_eq!(head.matches(&format!("{line}\r\n")).count(), 1, "{head}");
+        }
+        stream.write_all(b"something").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(ended(&mut stream).await, b"something and that is all");
+    }
+    // What the endpoint refuses is an answer like others, and the connection goes on.
+    let answer = raw(to, asks("websocket").replace("/chat", "/other").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    let seen: Vec<_> = log(&proxy, 4).iter().map(|line| line["response_code"].clone()).collect();
+    assert_eq!(seen, [101, 101, 404, 200]);
+    assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["active"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_without_extended_connect_gets_none() {
+    let (proxy, to) = before_http2(false).await;
+    let answer = raw(to, asks("websocket").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("takes no upgrades over HTTP/2"), "{answer}");
+    assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
+    let lines = log(&proxy, 2);
+    let seen: Vec<_> = lines.iter().map(|line| (&line["response_code"], &line["response_flags"])).collect();
+    assert_eq!(seen, [(&501.into(), &"UPE".into()), (&200.into(), &"-".into())]);
 }

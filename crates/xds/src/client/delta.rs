@@ -43,6 +43,8 @@ pub(super) struct DeltaCore {
     refused: Option<String>,
     /// What is held is what was handed out and accepted.
     clean: bool,
+    /// The control plane is ours: the version of a response is that of the whole snapshot.
+    one_version: bool,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +119,7 @@ impl Protocol for DeltaCore {
             return reaction;
         };
         let (version, more) = version_of(response);
+        self.one_version = parts::is_ours(response.control_plane.as_ref());
         if kind == ResourceKind::Overlay {
             match self.take_overlays(response, now) {
                 Ok(update) => {
@@ -177,6 +180,7 @@ impl DeltaCore {
             offered: None,
             refused: None,
             clean: false,
+            one_version: false,
         }
     }
 
@@ -228,7 +232,8 @@ impl DeltaCore {
         (self.offered, self.clean) = (None, false);
         let mut asked = Vec::new();
         self.subscribe(kind, &mut asked);
-        let whole = if more || self.refused.as_deref() == Some(version) { None } else { self.whole(version) };
+        let refused = self.one_version && self.refused.as_deref() == Some(version);
+        let whole = if more || refused { None } else { self.whole(version) };
         match whole {
             Some(Update::Rejected { reason, .. }) => {
                 self.kinds.entry(kind).or_default().exchange(replaced);
@@ -310,6 +315,10 @@ impl DeltaCore {
             return None;
         }
         let snapshot = parts::assemble(ResourceKind::ALL.into_iter().flat_map(|kind| self.held(kind)));
+        // Who tells kinds one by one may name a cluster before it tells it, or after it took it away.
+        if !self.one_version && codec::missing_cluster(&snapshot).is_some() {
+            return None;
+        }
         if let Err(error) = codec::check(&snapshot) {
             let (kind, version, reason) = (ResourceKind::Listener, version.to_owned(), error.to_string());
             return Some(Update::Rejected { kind, version, reason });

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::{
-    envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wrapper},
+    envoy::{
+        config::core::v3::ControlPlane,
+        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wrapper},
+    },
     google::protobuf::{self, Any},
 };
 
@@ -17,7 +20,7 @@ use crate::{
     codec::Resource,
     node::NodeInfo,
     overlay::{Effect, Overlay},
-    resource::ResourceKind as Kind,
+    resource::{CONTROL_PLANE, ResourceKind as Kind},
 };
 
 fn opened() -> DeltaCore {
@@ -41,6 +44,7 @@ fn response(kind: Kind, version: &str, resources: &[Resource], gone: &[&str]) ->
         type_url: kind.type_url().to_owned(),
         removed_resources: gone.iter().map(|name| (*name).to_owned()).collect(),
         nonce: format!("nonce of {kind} {version}"),
+        control_plane: Some(ControlPlane { identifier: CONTROL_PLANE.to_owned() }),
         ..DeltaDiscoveryResponse::default()
     }
 }
@@ -213,4 +217,21 @@ fn a_heartbeat_is_told_from_a_change_and_does_not_bring_back_what_lapsed() {
     assert_eq!(hear(4, vec![wrap("a", false)], &[]), "heartbeat of a");
     assert_eq!(hear(4, vec![wrap("c", true)], &["b"]), "c 3", "a had lapsed");
     assert_eq!(hear(4, vec![wrap("a", true)], &[]), "a 3, c 3");
+}
+
+#[test]
+fn a_refusal_by_kind_of_another_control_plane_holds_nothing_else_back() {
+    let mut core = opened();
+    let mut give = |version: &str, resources: &[Resource]| {
+        let mut response = response(resources[0].kind(), version, resources, &[]);
+        (response.control_plane, response.system_version_info) = (None, String::new());
+        core.on_response(&response, Instant::now())
+    };
+    give("c1", &[cluster("a")]);
+    // What it leads to comes later, and is waited for.
+    let early = give("l1", &[listener("b")]);
+    assert_eq!((sent(&early.requests), early.updates), (vec!["Listener ack".to_owned()], vec![]));
+    assert_eq!(give("c2", &[cluster("b")]).updates, []);
+    let whole = give("e1", &[endpoints("a"), endpoints("b")]);
+    assert!(matches!(&whole.updates[..], [Update::Snapshot { snapshot, .. }] if snapshot.clusters.len() == 2));
 }

@@ -6,6 +6,7 @@ mod delta;
 mod delta_tests;
 mod parts;
 mod protocol;
+mod reports;
 mod session;
 mod whole;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use tokio::{
     sync::mpsc,
 };
 
+pub use self::reports::Loads;
 use self::{delta::DeltaCore, whole::WholeCore};
 use crate::{node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};
 
@@ -92,6 +94,8 @@ pub struct ClientConfig {
     pub authority: String,
     /// Which protocol it speaks.
     pub transport: Transport,
+    /// What is reported of the load, to a control plane that asks; `None` reports nothing.
+    pub loads: Option<Loads>,
 }
 
 /// Updates that wait for their receiver.

@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use envoy_types::pb::{envoy::service::discovery::v3::Resource as Wrapper, google::protobuf::Any};
+use envoy_types::pb::{
+    envoy::{config::core::v3::ControlPlane, service::discovery::v3::Resource as Wrapper},
+    google::protobuf::Any,
+};
 
 use crate::{
     codec::{self, Resource},
-    resource::ResourceKind,
+    resource::{CONTROL_PLANE, ResourceKind},
     snapshot::{ListenerProtocol, Snapshot},
 };
+
+/// Whether a response is of our own control plane.
+pub(super) fn is_ours(plane: Option<&ControlPlane>) -> bool {
+    plane.is_some_and(|plane| plane.identifier == CONTROL_PLANE)
+}
 
 pub(super) fn decode(kind: ResourceKind, any: &Any) -> Result<Resource, String> {
     if any.type_url != kind.type_url() {
@@ -58,7 +66,7 @@ pub(super) fn assemble<'a>(resources: impl Iterator<Item = &'a Resource>) -> Sna
             Resource::Cluster(cluster) => snapshot.clusters.push(cluster),
             Resource::Endpoints(set) => snapshot.endpoints.push(set),
             Resource::Listener(listener) => snapshot.listeners.push(listener),
-            Resource::Routes(table) => snapshot.routes.push(table),
+            Resource::Routes(table) => snapshot.routes.push(table.into()),
             Resource::Overlay(_) => {}
         }
     }

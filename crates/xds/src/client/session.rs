@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,7 +23,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{ClientConfig, Update, Verdict, connector::Connector, protocol::Protocol};
+use super::{ClientConfig, Update, Verdict, connector::Connector, protocol::Protocol, reports};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -115,17 +116,21 @@ where
     }
     let opening = async {
         let channel = channel(config, connect).await?;
-        open::<P>(config, channel, outgoing).await
+        Ok((open::<P>(config, channel.clone(), outgoing).await?, channel))
     };
-    let mut responses = match timeout(CONNECTING, opening).await {
-        Ok(Ok(responses)) => responses,
+    let (mut responses, channel) = match timeout(CONNECTING, opening).await {
+        Ok(Ok(opened)) => opened,
         Ok(Err(reason)) => return End::Lost(reason),
         Err(_) => return End::Lost(format!("no stream within {CONNECTING:?}")),
     };
+    let reporting = config.loads.clone().map(|loads| reports::report(channel, config.node.clone(), loads));
+    // Ends with the session.
+    let mut reporting = JoinSet::from_iter(reporting);
     loop {
         let message = tokio::select! {
             // The next response may change what the verdict is about.
             message = responses.message(), if !core.undecided() => message,
+            Some(_) = reporting.join_next() => continue,
             verdict = verdicts.recv() => {
                 let Some(verdict) = verdict else { return End::Unwanted };
                 if core.on_verdict(&verdict).into_iter().any(|request| requests.try_send(request).is_err()) {

@@ -27,6 +27,9 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// Kinds whose resources are asked for by name.
+const NAMED: [ResourceKind; 3] = [ResourceKind::Trust, ResourceKind::Endpoints, ResourceKind::Routes];
+
 /// What the client holds. A new stream starts anew, but for what was last handed out.
 #[derive(Debug)]
 pub(super) struct WholeCore {
@@ -35,6 +38,9 @@ pub(super) struct WholeCore {
     emitted: Option<(String, Arc<Snapshot>)>,
     /// Whose last part is not acknowledged before it is in force.
     offered: Option<Offered>,
+    /// The control plane is ours: a snapshot has one version. One of others has a version for each kind, and is followed step
+    /// by step, as an Envoy would.
+    one_version: bool,
 }
 
 /// A snapshot that was handed out on this stream.
@@ -43,18 +49,25 @@ struct Offered {
     version: String,
     /// The part that made it whole.
     kind: ResourceKind,
-    /// The version of that kind before.
-    before: String,
+    /// What that kind was before, or, once it is refused, what it would be.
+    other: State,
+    refused: bool,
     decided: bool,
+}
+
+/// What is held of a kind: its version, and each resource with the version of the response that brought it.
+#[derive(Clone, Debug, Default)]
+struct State {
+    answered: bool,
+    version: String,
+    resources: BTreeMap<String, (String, Resource)>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    version: String,
     nonce: String,
     names: BTreeSet<String>,
-    /// Each with the version of the response that brought it.
-    resources: BTreeMap<String, (String, Resource)>,
+    state: State,
 }
 
 /// What an overlay response holds.
@@ -76,7 +89,9 @@ impl Protocol for WholeCore {
         if let Some(first) = requests.first_mut() {
             first.node = Some(self.node.to_proto());
             // What is in force, so that the control plane can tell a proxy that comes back from a new one.
-            first.version_info = self.emitted.as_ref().map(|(version, _)| version.clone()).unwrap_or_default();
+            // Another one would take it for the version of this kind, and tell nothing that it takes us to have.
+            let emitted = self.emitted.as_ref().filter(|_| self.one_version);
+            first.version_info = emitted.map(|(version, _)| version.clone()).unwrap_or_default();
         }
         requests
     }
@@ -93,9 +108,10 @@ impl Protocol for WholeCore {
             });
             return reaction;
         };
+        self.one_version = parts::is_ours(response.control_plane.as_ref());
         let held = self.kinds.entry(kind).or_default();
         held.nonce.clone_from(&response.nonce);
-        let before = held.version.clone();
+        let before = held.state.clone();
         match self.take(kind, response) {
             Ok(update) => {
                 reaction.updates.extend(update);
@@ -104,11 +120,13 @@ impl Protocol for WholeCore {
                 let whole = self.whole();
                 match &whole {
                     Some(Update::Snapshot { version, .. }) => {
-                        self.offered = Some(Offered { version: version.clone(), kind, before, decided: false });
+                        let version = version.clone();
+                        self.offered = Some(Offered { version, kind, other: before, refused: false, decided: false });
                     }
                     Some(Update::Rejected { reason, .. }) => {
-                        self.kinds.entry(kind).or_default().version = before;
+                        self.kinds.entry(kind).or_default().state = before;
                         reaction.requests.push(self.request(kind, Some(reason)));
+                        self.subscribe(kind, &mut asked);
                     }
                     _ => reaction.requests.push(self.request(kind, None)),
                 }
@@ -130,17 +148,24 @@ impl Protocol for WholeCore {
 
     fn on_verdict(&mut self, verdict: &Verdict) -> Vec<DiscoveryRequest> {
         let offered = self.offered.as_mut().filter(|offered| offered.version == verdict.version);
-        let Some(Offered { version, kind, before, decided }) = offered else { return Vec::new() };
-        *decided = true;
-        let (kind, refused) = (*kind, verdict.refused.as_deref());
-        let named = if refused.is_some() { before } else { version }.clone();
-        self.kinds.entry(kind).or_default().version = named;
-        match refused {
+        let Some(offered) = offered else { return Vec::new() };
+        offered.decided = true;
+        let (kind, reason) = (offered.kind, verdict.refused.as_deref());
+        let turned = offered.refused != reason.is_some();
+        if turned {
+            offered.refused = reason.is_some();
+            std::mem::swap(&mut self.kinds.entry(kind).or_default().state, &mut offered.other);
+        }
+        match reason {
             // On the next stream it is offered again.
             Some(_) => self.emitted = None,
             None => self.offered = None,
         }
-        vec![self.request(kind, refused)]
+        let mut requests = vec![self.request(kind, reason)];
+        if turned {
+            self.subscribe(kind, &mut requests);
+        }
+        requests
     }
 
     async fn stream(
@@ -153,7 +178,7 @@ impl Protocol for WholeCore {
 
 impl WholeCore {
     pub fn new(node: NodeInfo) -> Self {
-        Self { node, kinds: BTreeMap::new(), emitted: None, offered: None }
+        Self { node, kinds: BTreeMap::new(), emitted: None, offered: None, one_version: false }
     }
 
     /// Decodes all of a response before any of it counts.
@@ -161,11 +186,11 @@ impl WholeCore {
         let held = self.kinds.entry(kind).or_default();
         let version = &response.version_info;
         if kind == ResourceKind::Overlay {
-            let update = match read_overlays(response, &held.version)? {
+            let update = match read_overlays(response, &held.state.version)? {
                 Overlays::All(overlays) => Update::Overlays(overlays),
                 Overlays::Renewed(overlays) => Update::Heartbeat(overlays),
             };
-            held.version.clone_from(version);
+            held.state.version.clone_from(version);
             return Ok(Some(update));
         }
         let mut resources = BTreeMap::new();
@@ -176,13 +201,14 @@ impl WholeCore {
                 return Err(format!("{kind} {name} is there twice"));
             }
         }
-        held.version.clone_from(version);
+        held.state.answered = true;
+        held.state.version.clone_from(version);
         if kind.has_wildcard() {
-            held.resources = resources;
+            held.state.resources = resources;
         } else {
             // A server may send only what changed.
             resources.retain(|name, _| held.names.contains(name));
-            held.resources.extend(resources);
+            held.state.resources.extend(resources);
         }
         Ok(None)
     }
@@ -203,7 +229,7 @@ impl WholeCore {
         for (kind, names) in named {
             let held = self.kinds.entry(kind).or_default();
             if held.names != names {
-                held.resources.retain(|name, _| names.contains(name));
+                held.state.resources.retain(|name, _| names.contains(name));
                 held.names = names;
                 requests.push(self.request(kind, None));
             }
@@ -217,7 +243,7 @@ impl WholeCore {
             ..DiscoveryRequest::default()
         };
         if let Some(held) = self.kinds.get(&kind) {
-            request.version_info.clone_from(&held.version);
+            request.version_info.clone_from(&held.state.version);
             request.response_nonce.clone_from(&held.nonce);
             request.resource_names = held.names.iter().cloned().collect();
         }
@@ -225,28 +251,47 @@ impl WholeCore {
     }
 
     fn held(&self, kind: ResourceKind) -> impl Iterator<Item = &Resource> {
-        self.kinds.get(&kind).into_iter().flat_map(|held| held.resources.values().map(|(_, resource)| resource))
+        self.kinds.get(&kind).into_iter().flat_map(|held| held.state.resources.values().map(|(_, resource)| resource))
+    }
+
+    /// The versions of what is held, each once, in the order of kinds: what a snapshot of a foreign control plane is called.
+    fn versions(&self) -> String {
+        let kinds = self.kinds.iter().filter(|(kind, _)| **kind != ResourceKind::Overlay);
+        let mut versions: Vec<&str> = Vec::new();
+        for version in kinds.flat_map(|(_, held)| held.state.resources.values().map(|(at, _)| at.as_str())) {
+            if !versions.contains(&version) {
+                versions.push(version);
+            }
+        }
+        versions.join(" ")
     }
 
     fn names(&self, kind: ResourceKind) -> BTreeSet<String> {
         self.held(kind).map(|resource| resource.name().to_owned()).collect()
     }
 
-    /// A new snapshot, if what is held is whole: every kind at one version, everything that is referred to there. Our
-    /// control plane sends all kinds of a snapshot under one version, so parts of two are never put together.
+    /// A new snapshot, if what is held is whole: everything that is referred to is there, and from our control plane all of it
+    /// at one version, so that parts of two are never put together.
     fn whole(&mut self) -> Option<Update> {
-        let version = self.kinds.get(&ResourceKind::Listener)?.version.clone();
-        if version.is_empty() || self.kinds.get(&ResourceKind::Cluster)?.version != version {
+        let told = |kind| self.kinds.get(&kind).map(|held| &held.state).filter(|state| state.answered);
+        let (listeners, clusters) = (told(ResourceKind::Listener)?, told(ResourceKind::Cluster)?);
+        if self.one_version && clusters.version != listeners.version {
             return None;
         }
-        for kind in [ResourceKind::Trust, ResourceKind::Endpoints, ResourceKind::Routes] {
-            let held = self.kinds.get(&kind)?;
-            let there = |name| held.resources.get(name).is_some_and(|(at, _)| *at == version);
-            if !held.names.iter().all(there) {
+        let listeners = listeners.version.clone();
+        for kind in NAMED {
+            let Some(held) = self.kinds.get(&kind) else { continue };
+            let mut at = held.names.iter().map(|name| held.state.resources.get(name).map(|(at, _)| at));
+            if !at.all(|at| at.is_some_and(|at| !self.one_version || *at == listeners)) {
                 return None;
             }
         }
+        let version = if self.one_version { listeners } else { self.versions() };
         let snapshot = parts::assemble(ResourceKind::ALL.into_iter().flat_map(|kind| self.held(kind)));
+        // Who tells kinds one by one may name a cluster before it tells it, or after it took it away.
+        if !self.one_version && codec::missing_cluster(&snapshot).is_some() {
+            return None;
+        }
         if let Err(error) = codec::check(&snapshot) {
             let reason = error.to_string();
             return Some(Update::Rejected { kind: ResourceKind::Listener, version, reason });

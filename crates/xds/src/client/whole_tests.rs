@@ -6,7 +6,10 @@ use std::{
 };
 
 use envoy_types::pb::{
-    envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource as Wrapper},
+    envoy::{
+        config::core::v3::ControlPlane,
+        service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource as Wrapper},
+    },
     google::protobuf::{self, Any},
 };
 use prost::{Message, Name};
@@ -20,7 +23,7 @@ use crate::{
     codec::{Resource, encode_resource},
     node::NodeInfo,
     overlay::{Effect, Overlay},
-    resource::ResourceKind as Kind,
+    resource::{CONTROL_PLANE, ResourceKind as Kind},
     snapshot::{Cluster, Direction, EndpointSet, Listener, ListenerProtocol, UpstreamProtocol},
 };
 
@@ -38,7 +41,7 @@ pub(super) fn listener(cluster: &str) -> Resource {
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         direction: Direction::Outbound,
         tls: None,
-        protocol: ListenerProtocol::Tcp { cluster: cluster.to_owned() },
+        protocol: ListenerProtocol::tcp(cluster),
     })
 }
 
@@ -52,6 +55,7 @@ fn response(kind: Kind, version: &str, resources: Vec<Any>) -> DiscoveryResponse
         resources,
         type_url: kind.type_url().to_owned(),
         nonce: format!("nonce of {kind} {version}"),
+        control_plane: Some(ControlPlane { identifier: CONTROL_PLANE.to_owned() }),
         ..DiscoveryResponse::default()
     }
 }
@@ -180,4 +184,68 @@ fn a_refused_snapshot_is_refused_to_the_control_plane_and_may_be_accepted_later(
         give(&mut core, "2", &[part]);
     }
     assert!(matches!(&give(&mut core, "2", &[listener("a")]).updates[..], [Update::Snapshot { .. }]));
+}
+
+/// As another control plane says it: a version for each kind.
+fn foreign(core: &mut WholeCore, version: &str, resources: &[Resource]) -> Reaction<DiscoveryRequest> {
+    let kind = resources[0].kind();
+    let mut response = response(kind, version, resources.iter().map(any).collect());
+    response.control_plane = None;
+    core.on_response(&response, Instant::now())
+}
+
+fn snapshot_of(reaction: &Reaction<DiscoveryRequest>) -> Option<(String, Vec<&str>)> {
+    match &reaction.updates[..] {
+        [Update::Snapshot { version, snapshot }] => {
+            Some((version.clone(), snapshot.clusters.iter().map(|cluster| cluster.name.as_str()).collect()))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn kinds_of_another_control_plane_have_versions_of_their_own() {
+    let mut core = opened();
+    foreign(&mut core, "c1", &[cluster("a")]);
+    assert_eq!(snapshot_of(&foreign(&mut core, "l9", &[listener("a")])), None, "endpoints are missing");
+    let whole = foreign(&mut core, "e4", &[endpoints("a")]);
+    assert_eq!(snapshot_of(&whole), Some(("c1 e4 l9".to_owned(), vec!["a"])));
+    let ack = core.on_verdict(&verdict("c1 e4 l9", None)).remove(0);
+    assert_eq!((ack.version_info.as_str(), ack.response_nonce.as_str()), ("e4", "nonce of ClusterLoadAssignment e4"));
+
+    // One kind alone may change, and what leads somewhere may come before what it leads to.
+    let early = foreign(&mut core, "l10", &[listener("b")]);
+    assert_eq!((snapshot_of(&early), early.requests[0].error_detail.as_ref()), (None, None));
+    foreign(&mut core, "c2", &[cluster("b")]);
+    let whole = foreign(&mut core, "e5", &[endpoints("b")]);
+    assert_eq!(snapshot_of(&whole), Some(("c2 e5 l10".to_owned(), vec!["b"])));
+
+    // On a new stream nothing is held, and so nothing is said to be.
+    core.on_verdict(&verdict("c2 e5 l10", None));
+    assert!(core.open().iter().all(|request| request.version_info.is_empty()));
+}
+
+#[test]
+fn what_another_control_plane_is_refused_does_not_come_back_with_its_next_word() {
+    let mut core = opened();
+    for (version, resource) in [("c1", cluster("a")), ("e1", endpoints("a")), ("l1", listener("a"))] {
+        foreign(&mut core, version, &[resource]);
+    }
+    core.on_verdict(&verdict("c1 e1 l1", None));
+    foreign(&mut core, "c2", &[cluster("a"), cluster("b")]);
+    foreign(&mut core, "e2", &[endpoints("a"), endpoints("b")]);
+    core.on_verdict(&verdict("c2 e2 l1", None));
+    assert!(snapshot_of(&foreign(&mut core, "l2", &[listener("b")])).is_some());
+    let nack = core.on_verdict(&verdict("c2 e2 l2", Some("no"))).remove(0);
+    assert_eq!((nack.version_info.as_str(), nack.error_detail.unwrap().message.as_str()), ("l1", "no"));
+    let next = foreign(&mut core, "e3", &[endpoints("a"), endpoints("b")]);
+    let [Update::Snapshot { version, snapshot }] = &next.updates[..] else { panic!("{next:?}") };
+    assert_eq!((version.as_str(), &snapshot.listeners[..]), ("c2 e3 l1", &[listener_of("a")][..]));
+}
+
+fn listener_of(name: &str) -> Listener {
+    match listener(name) {
+        Resource::Listener(listener) => listener,
+        other => panic!("{other:?}"),
+    }
 }

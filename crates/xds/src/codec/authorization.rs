@@ -1,24 +1,32 @@
 //! Authorization ↔ the RBAC filter's rules.
+//!
+//! In a dry run they are the filter's shadow rules: Envoy then decides, logs and counts, and refuses nobody.
 
 use std::collections::HashMap;
 
-use envoy_types::pb::envoy::{
-    config::rbac::v3::{
-        Permission, Policy, Principal, Rbac, permission,
-        principal::{Authenticated, Identifier, Set},
-        rbac,
+use envoy_types::pb::{
+    envoy::{
+        config::rbac::v3::{
+            Permission, Policy, Principal, Rbac, permission,
+            principal::{Authenticated, Identifier, Set},
+        },
+        extensions::filters::http::rbac::v3::Rbac as Filter,
+        r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern},
     },
-    r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern},
+    google::protobuf::Any,
 };
+use prost::{Message as _, Name as _, encode_length_delimiter};
 
 use super::{
-    matching::{read_methods, validate_methods, write_methods},
+    matching::{read_header, read_methods, validate_headers, validate_methods, write_header, write_methods},
     tls::{exactly, read_exactly},
-    wire::{At, Checked, ensure, wrong},
+    wire::{At, Checked, ensure, same, wrong},
 };
 use crate::snapshot::{ANYONE, AllowRule, Authorization};
 
-const POLICY: &str = "allow";
+/// What stands before the rules, and before shadow rules: the field's number, and that bytes of a length follow.
+const RULES: u8 = 1 << 3 | 2;
+const SHADOW_RULES: u8 = 2 << 3 | 2;
 
 pub(super) fn validate(rules: &Authorization) -> Checked<()> {
     for (index, rule) in rules.allow.iter().enumerate() {
@@ -31,20 +39,40 @@ pub(super) fn validate(rules: &Authorization) -> Checked<()> {
         validate_methods(&rule.methods).at(&path)?;
         let fine = rule.paths.iter().all(|prefix| prefix.starts_with('/'));
         ensure(fine, "paths", || "a path does not begin with a slash".to_owned()).at(&path)?;
+        validate_headers(&rule.headers).at(&path)?;
     }
     Ok(())
 }
 
-/// One policy, whose principals are our rules (caller, method and path are all matched there): protobuf's map of
-/// policies has no order, and ours has one. No policy denies everyone.
-pub(super) fn write(rules: &Authorization) -> Rbac {
-    let mut policies = HashMap::new();
-    if !rules.allow.is_empty() {
-        let any = Permission { rule: Some(permission::Rule::Any(true)) };
-        let principals = rules.allow.iter().map(write_rule).collect();
-        policies.insert(POLICY.to_owned(), Policy { permissions: vec![any], principals, ..Policy::default() });
+/// The filter's configuration. The same rules must be the same bytes, and prost writes a map in whatever order its table has:
+/// so each policy is encoded by itself. A message is its fields, one after the other.
+pub(super) fn pack(rules: &Authorization) -> Any {
+    let one = |policy| Rbac { policies: HashMap::from([policy]), ..Rbac::default() }.encode_to_vec();
+    let written: Vec<u8> = policies(rules).flat_map(one).collect();
+    let mut value = vec![if rules.dry_run { SHADOW_RULES } else { RULES }];
+    // A vector has room for it.
+    let _ = encode_length_delimiter(written.len(), &mut value);
+    value.extend(written);
+    Any { type_url: Filter::type_url(), value }
+}
+
+fn write(rules: &Authorization) -> Filter {
+    // The action that is not written is to allow.
+    let written = Some(Rbac { policies: policies(rules).collect(), ..Rbac::default() });
+    if rules.dry_run {
+        return Filter { shadow_rules: written, ..Filter::default() };
     }
-    Rbac { action: rbac::Action::Allow.into(), policies, ..Rbac::default() }
+    Filter { rules: written, ..Filter::default() }
+}
+
+/// One policy a permission, named by its place: so Envoy's log says which one let a request in. All of a permission is in
+/// the policy's principal, where caller, method, path and headers can be matched alike. No policy denies everyone.
+fn policies(rules: &Authorization) -> impl Iterator<Item = (String, Policy)> {
+    rules.allow.iter().enumerate().map(|(index, rule)| {
+        let any = Permission { rule: Some(permission::Rule::Any(true)) };
+        let policy = Policy { permissions: vec![any], principals: vec![write_rule(rule)], ..Policy::default() };
+        (Authorization::rule(index), policy)
+    })
 }
 
 fn write_rule(rule: &AllowRule) -> Principal {
@@ -64,6 +92,7 @@ fn write_rule(rule: &AllowRule) -> Principal {
         });
         all.push(principal(Identifier::OrIds(Set { ids: paths.collect() })));
     }
+    all.extend(rule.headers.iter().map(|header| principal(Identifier::Header(write_header(header)))));
     principal(Identifier::AndIds(Set { ids: all }))
 }
 
@@ -71,13 +100,26 @@ fn principal(identifier: Identifier) -> Principal {
     Principal { identifier: Some(identifier) }
 }
 
-pub(super) fn read(rules: &Rbac) -> Checked<Authorization> {
-    let principals = rules.policies.get(POLICY).map(|policy| policy.principals.as_slice()).unwrap_or_default();
-    let allow = principals.iter().enumerate().map(|(index, rule)| {
-        let path = format!("policies[{POLICY}].principals[{index}]");
-        read_rule(rule).map_or_else(|| wrong(path, "is not supported"), Ok)
+pub(super) fn read(filter: &Filter) -> Checked<Authorization> {
+    let (rules, dry_run, path) = match (&filter.rules, &filter.shadow_rules) {
+        (Some(rules), None) => (rules, false, "rules"),
+        (None, Some(rules)) => (rules, true, "shadow_rules"),
+        _ => return wrong("", "exactly one of rules and shadow_rules is supported"),
+    };
+    let allow = (0..rules.policies.len()).map(|index| {
+        let name = Authorization::rule(index);
+        let Some(policy) = rules.policies.get(&name) else {
+            return wrong("policies", format!("{name} is missing: they are named by their places"));
+        };
+        let rule = match policy.principals.as_slice() {
+            [rule] => read_rule(rule),
+            _ => None,
+        };
+        rule.map_or_else(|| wrong(format!("policies[{name}].principals"), "is not supported"), Ok)
     });
-    Ok(Authorization { allow: allow.collect::<Checked<_>>()? })
+    let read = Authorization { allow: allow.collect::<Checked<_>>().at(path)?, dry_run };
+    same(filter, &write(&read))?;
+    Ok(read)
 }
 
 /// `None` for any other shape than the one written above.
@@ -85,17 +127,24 @@ fn read_rule(rule: &Principal) -> Option<AllowRule> {
     let Some(Identifier::AndIds(all)) = &rule.identifier else { return None };
     let (callers, mut rest) = all.ids.split_first()?;
     let principals = alternatives(callers)?.iter().map(read_caller).collect::<Option<_>>()?;
-    let mut methods = Vec::new();
-    if let Some((Principal { identifier: Some(Identifier::Header(matcher)) }, others)) = rest.split_first() {
+    let (mut methods, mut paths) = (Vec::new(), Vec::new());
+    if let Some((Principal { identifier: Some(Identifier::Header(matcher)) }, others)) = rest.split_first()
+        && matcher.name == ":method"
+    {
         methods = read_methods(matcher).ok()?;
         rest = others;
     }
-    let paths = match rest {
-        [] => Vec::new(),
-        [paths] => alternatives(paths)?.iter().map(read_path).collect::<Option<_>>()?,
-        _ => return None,
-    };
-    Some(AllowRule { principals, methods, paths })
+    if let Some((first, others)) = rest.split_first()
+        && let Some(alternatives) = alternatives(first)
+    {
+        paths = alternatives.iter().map(read_path).collect::<Option<_>>()?;
+        rest = others;
+    }
+    let headers = rest.iter().map(|header| match &header.identifier {
+        Some(Identifier::Header(matcher)) => read_header(matcher).ok(),
+        _ => None,
+    });
+    Some(AllowRule { principals, methods, paths, headers: headers.collect::<Option<_>>()? })
 }
 
 fn alternatives(principal: &Principal) -> Option<&[Principal]> {

@@ -39,10 +39,16 @@ fn check_references(snapshot: &Snapshot) -> Checked<()> {
     equal("routes", "route table", &tables_named(snapshot), &tables)?;
     let trust: BTreeSet<&str> = snapshot.trust.iter().map(|bundle| bundle.name.as_str()).collect();
     equal("trust", "trust bundle", &trust_named(snapshot), &trust)?;
-    match clusters_named(snapshot).difference(&clusters).next() {
+    match missing_cluster(snapshot) {
         Some(missing) => wrong("clusters", format!("{missing:?} is referred to and missing")),
         None => Ok(()),
     }
+}
+
+/// A cluster that listeners or routes refer to and that is not there.
+pub(crate) fn missing_cluster(snapshot: &Snapshot) -> Option<&str> {
+    let clusters: BTreeSet<&str> = snapshot.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+    clusters_named(snapshot).into_iter().find(|named| !clusters.contains(named))
 }
 
 fn equal(path: &str, what: &str, named: &BTreeSet<&str>, present: &BTreeSet<&str>) -> Checked<()> {
@@ -75,16 +81,20 @@ pub(crate) fn trust_named(snapshot: &Snapshot) -> BTreeSet<&str> {
 /// Clusters that listeners and routes refer to.
 fn clusters_named(snapshot: &Snapshot) -> BTreeSet<&str> {
     let bytes = snapshot.listeners.iter().filter_map(|listener| match &listener.protocol {
-        ListenerProtocol::Tcp { cluster } => Some(cluster.as_str()),
+        ListenerProtocol::Tcp { cluster, .. } => Some(cluster.as_str()),
         ListenerProtocol::Http(_) => None,
     });
     let routes = snapshot.routes.iter().flat_map(|table| &table.hosts).flat_map(|host| &host.routes);
+    let tunnels = routes.clone().filter_map(|route| match &route.action {
+        RouteAction::Tunnel(tunnel) => Some(tunnel.cluster.as_str()),
+        _ => None,
+    });
     let forwards = routes.filter_map(|route| match &route.action {
         RouteAction::Forward(forward) => {
             let mirrors = forward.mirrors.iter().map(|mirror| mirror.cluster.as_str());
             Some(forward.clusters.iter().map(|cluster| cluster.cluster.as_str()).chain(mirrors))
         }
-        RouteAction::Redirect(_) | RouteAction::Answer { .. } => None,
+        RouteAction::Redirect(_) | RouteAction::Answer { .. } | RouteAction::Tunnel(_) => None,
     });
-    bytes.chain(forwards.flatten()).collect()
+    bytes.chain(tunnels).chain(forwards.flatten()).collect()
 }

@@ -46,6 +46,9 @@ const LEAST_RETRIES: u32 = 3;
 /// as the number that is always allowed at once.
 const SAVED_SECONDS: u32 = 10;
 
+/// Standby connections to one endpoint at most.
+const MOST_STANDBY: u8 = 16;
+
 /// The rate itself has no field there.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -59,6 +62,12 @@ struct Extra {
     /// Envoy has it only where it balances by zones, which excludes weighted localities.
     #[serde(default, skip_serializing_if = "is_false")]
     fail_fast: bool,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    standby_connections: u8,
+}
+
+fn is_zero(count: &u8) -> bool {
+    *count == 0
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -87,6 +96,10 @@ pub(super) fn validate(cluster: &Cluster) -> Checked<()> {
         })?;
         ensure_positive(ramp.dwell, "metadata.firedrill.ramp.dwell")?;
     }
+    let most = if cluster.protocol == UpstreamProtocol::Tcp { 0 } else { MOST_STANDBY };
+    ensure(cluster.standby_connections <= most, "metadata.firedrill.standbyConnections", || {
+        format!("{} is above {most}; 16 are allowed, and none over TCP", cluster.standby_connections)
+    })?;
     cluster
         .health_check
         .iter()
@@ -123,6 +136,7 @@ pub(super) fn write(cluster: &Cluster) -> pb::Cluster {
             ramp: cluster.ramp.clone(),
             peak_ewma: cluster.balancer == Balancer::PeakEwma,
             fail_fast: cluster.panic_policy == PanicPolicy::FailFast,
+            standby_connections: cluster.standby_connections,
         }),
         // Discovery decides who belongs to a service, health does not keep an endpoint that was taken out.
         ignore_health_on_host_removal: true,
@@ -161,7 +175,11 @@ fn write_protocol(protocol: UpstreamProtocol, hash: &[HashKey]) -> HashMap<Strin
     let config = match protocol {
         UpstreamProtocol::Tcp => return HashMap::new(),
         UpstreamProtocol::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        UpstreamProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+        UpstreamProtocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+            // For upgrades, which the route allows or not (RFC 8441).
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
     };
     let options = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -196,6 +214,7 @@ pub(super) fn read(cluster: &pb::Cluster) -> Checked<Cluster> {
         panic_threshold: read_percent(&common.healthy_panic_threshold, "common_lb_config.healthy_panic_threshold")?,
         panic_policy: if extra.fail_fast { PanicPolicy::FailFast } else { PanicPolicy::Spray },
         ramp: extra.ramp,
+        standby_connections: extra.standby_connections,
     })
 }
 

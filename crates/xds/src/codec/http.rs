@@ -24,7 +24,7 @@ use envoy_types::pb::{
             },
         },
     },
-    google::protobuf,
+    google::protobuf::{self, Any},
 };
 use prost::Name;
 
@@ -97,7 +97,7 @@ pub(super) fn write(http: &HttpListener, name: &str, direction: Direction) -> Ht
 fn write_filters(http: &HttpListener, direction: Direction) -> Vec<HttpFilter> {
     let mut filters = Vec::new();
     if let Some(rules) = &http.authorization {
-        filters.push(filter(RBAC, &Rbac { rules: Some(authorization::write(rules)), ..Rbac::default() }));
+        filters.push(packed(RBAC, authorization::pack(rules)));
     }
     if let Some(limit) = &http.admission {
         filters.push(filter(ADMISSION, &admission::write(limit)));
@@ -109,11 +109,11 @@ fn write_filters(http: &HttpListener, direction: Direction) -> Vec<HttpFilter> {
 }
 
 fn filter(name: &str, config: &impl Name) -> HttpFilter {
-    HttpFilter {
-        name: name.to_owned(),
-        config_type: Some(ConfigType::TypedConfig(pack(config))),
-        ..HttpFilter::default()
-    }
+    packed(name, pack(config))
+}
+
+fn packed(name: &str, config: Any) -> HttpFilter {
+    HttpFilter { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(config)), ..HttpFilter::default() }
 }
 
 /// What is done to every answer. Who may say that a request never reached the workload are our sidecars alone: to their
@@ -201,8 +201,5 @@ fn read_admission(filter: &HttpFilter) -> Checked<Admission> {
 
 fn read_authorization(filter: &HttpFilter) -> Checked<Authorization> {
     let rbac: Rbac = read_config(filter)?;
-    let rules = authorization::read(need(&rbac.rules, "typed_config.rules")?).at("typed_config.rules")?;
-    let expected = Rbac { rules: Some(authorization::write(&rules)), ..Rbac::default() };
-    same(&rbac, &expected).at("typed_config")?;
-    Ok(rules)
+    authorization::read(&rbac).at("typed_config")
 }

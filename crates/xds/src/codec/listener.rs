@@ -1,5 +1,7 @@
 //! Listeners ↔ `Listener`.
 
+use std::time::Duration;
+
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -20,11 +22,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     http, tls,
     wire::{
-        At, Checked, ensure, ensure_name, metadata, need, pack, read_metadata, read_socket, read_transport_socket,
-        same, socket, transport_socket, unpack, wrong,
+        At, Checked, duration, ensure, ensure_duration, ensure_name, metadata, need, pack, read_duration,
+        read_metadata, read_socket, read_transport_socket, same, socket, transport_socket, unpack, wrong,
     },
 };
-use crate::snapshot::{Direction, Listener, ListenerProtocol, ListenerTls};
+use crate::snapshot::{Direction, HOUR, Listener, ListenerProtocol, ListenerTls};
 
 const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
@@ -47,7 +49,10 @@ pub(super) fn validate(listener: &Listener) -> Checked<()> {
     }
     match &listener.protocol {
         ListenerProtocol::Http(http) => http::validate(http, listener.direction),
-        ListenerProtocol::Tcp { cluster } => ensure_name(cluster, "tcp_proxy.cluster"),
+        ListenerProtocol::Tcp { cluster, idle_timeout } => {
+            ensure_name(cluster, "tcp_proxy.cluster")?;
+            ensure_duration(*idle_timeout, "tcp_proxy.idle_timeout")
+        }
     }
 }
 
@@ -64,7 +69,9 @@ pub(super) fn write(listener: &Listener) -> pb::Listener {
             let low_percent = http.admission.as_ref().map(|limit| limit.low_percent);
             (filters, metadata(&Extra { header_bytes: http.limits.header_bytes, low_percent }))
         }
-        ListenerProtocol::Tcp { cluster } => (vec![filter(TCP_PROXY, &write_tcp(&listener.name, cluster))], None),
+        ListenerProtocol::Tcp { cluster, idle_timeout } => {
+            (vec![filter(TCP_PROXY, &write_tcp(&listener.name, cluster, *idle_timeout))], None)
+        }
     };
     let tls = listener.tls.as_ref();
     let tls = tls.and_then(|tls| transport_socket(&tls::write_listener(tls, alpn(&listener.protocol))));
@@ -98,10 +105,12 @@ fn filter(name: &str, config: &impl Name) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(pack(config))) }
 }
 
-fn write_tcp(name: &str, cluster: &str) -> TcpProxy {
+/// Envoy's own default is left out, as whoever does not know the field leaves it.
+fn write_tcp(name: &str, cluster: &str, idle: Duration) -> TcpProxy {
     TcpProxy {
         stat_prefix: name.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        idle_timeout: duration(idle).filter(|_| idle != HOUR),
         ..TcpProxy::default()
     }
 }
@@ -143,8 +152,12 @@ fn read_tcp(name: &str, any: &Any) -> Checked<ListenerProtocol> {
     let Some(ClusterSpecifier::Cluster(cluster)) = &proxy.cluster_specifier else {
         return wrong("cluster_specifier", "only one cluster is supported");
     };
-    same(&proxy, &write_tcp(name, cluster))?;
-    Ok(ListenerProtocol::Tcp { cluster: cluster.clone() })
+    let idle_timeout = match &proxy.idle_timeout {
+        None => HOUR,
+        Some(_) => read_duration(&proxy.idle_timeout, "idle_timeout")?,
+    };
+    same(&proxy, &write_tcp(name, cluster, idle_timeout))?;
+    Ok(ListenerProtocol::Tcp { cluster: cluster.clone(), idle_timeout })
 }
 
 fn read_http(listener: &pb::Listener, direction: Direction, limit: &Any, manager: &Any) -> Checked<ListenerProtocol> {

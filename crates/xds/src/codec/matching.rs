@@ -2,8 +2,10 @@
 
 use envoy_types::pb::envoy::{
     config::route::v3::{
-        self as pb, CookieMatcher, HeaderMatcher, QueryParameterMatcher, header_matcher::HeaderMatchSpecifier,
-        query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
+        self as pb, CookieMatcher, HeaderMatcher, QueryParameterMatcher,
+        header_matcher::HeaderMatchSpecifier,
+        query_parameter_matcher::QueryParameterMatchSpecifier,
+        route_match::{ConnectMatcher, PathSpecifier},
     },
     r#type::matcher::v3::{
         FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher, string_matcher::MatchPattern,
@@ -25,12 +27,10 @@ pub(super) fn validate(matches: &RouteMatch) -> Checked<()> {
     match &matches.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => validate_path(path).at("path")?,
         PathMatch::Regex(regex) => validate_pattern(regex).at("path")?,
+        PathMatch::Connect => {}
     }
     validate_methods(&matches.methods)?;
-    for header in &matches.headers {
-        validate_header_name(&header.name).at("headers")?;
-        validate_is(&header.is).at("headers")?;
-    }
+    validate_headers(&matches.headers)?;
     for parameter in &matches.query {
         ensure(!parameter.name.is_empty(), "query", || "a name is empty".to_owned())?;
         ensure(parameter.is != Is::Absent, "query", || "absence is not supported".to_owned())?;
@@ -42,6 +42,14 @@ pub(super) fn validate(matches: &RouteMatch) -> Checked<()> {
         ensure(cookie.is != Is::Regex(ANY.to_owned()), "cookies", || "write `present`".to_owned())?;
     }
     ensure(matches.callers.iter().all(|id| !id.is_empty()), "callers", || "an id is empty".to_owned())
+}
+
+pub(super) fn validate_headers(headers: &[Named]) -> Checked<()> {
+    for header in headers {
+        validate_header_name(&header.name).at("headers")?;
+        validate_is(&header.is).at("headers")?;
+    }
+    Ok(())
 }
 
 /// A path that a request can have, without query.
@@ -89,6 +97,7 @@ pub(super) fn write(matches: &RouteMatch) -> pb::RouteMatch {
             PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
             PathMatch::Prefix(path) => PathSpecifier::Prefix(path.clone()),
             PathMatch::Regex(regex) => PathSpecifier::SafeRegex(write_pattern(regex)),
+            PathMatch::Connect => PathSpecifier::ConnectMatcher(ConnectMatcher {}),
         }),
         headers: write_methods(&matches.methods).into_iter().chain(matches.headers.iter().map(write_header)).collect(),
         query_parameters: matches.query.iter().map(write_parameter).collect(),
@@ -127,7 +136,7 @@ fn write_value(is: &Is) -> Option<StringMatcher> {
     }
 }
 
-fn write_header(header: &Named) -> HeaderMatcher {
+pub(super) fn write_header(header: &Named) -> HeaderMatcher {
     let there = || HeaderMatchSpecifier::PresentMatch(header.is == Is::Present);
     HeaderMatcher {
         name: header.name.clone(),
@@ -167,7 +176,8 @@ pub(super) fn read(matches: &pb::RouteMatch, callers: Vec<String>) -> Checked<Ro
         Some(PathSpecifier::Path(path)) => PathMatch::Exact(path.clone()),
         Some(PathSpecifier::Prefix(path)) => PathMatch::Prefix(path.clone()),
         Some(PathSpecifier::SafeRegex(regex)) => PathMatch::Regex(regex.regex.clone()),
-        _ => return wrong("path_specifier", "only path, prefix and safe_regex are supported"),
+        Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => PathMatch::Connect,
+        _ => return wrong("path_specifier", "only path, prefix, safe_regex and connect_matcher are supported"),
     };
     let mut headers = matches.headers.as_slice();
     let mut methods = Vec::new();
@@ -206,7 +216,7 @@ fn read_value(matcher: &StringMatcher) -> Checked<Is> {
     }
 }
 
-fn read_header(header: &HeaderMatcher) -> Checked<Named> {
+pub(super) fn read_header(header: &HeaderMatcher) -> Checked<Named> {
     let is = match &header.header_match_specifier {
         Some(HeaderMatchSpecifier::PresentMatch(true)) => Is::Present,
         Some(HeaderMatchSpecifier::PresentMatch(false)) => Is::Absent,

@@ -27,11 +27,13 @@ mod routes;
 mod tests;
 mod tls;
 mod trust;
+mod tunnel;
 mod wire;
 
 use prost::Message;
 use thiserror::Error;
 
+pub(crate) use self::check::missing_cluster;
 use self::wire::{Checked, Problem};
 pub use self::{
     beside::{Beside, IDENTITY, KeyPair},
@@ -193,6 +195,6 @@ pub fn resources(snapshot: &Snapshot) -> impl Iterator<Item = Resource> + '_ {
     let clusters = snapshot.clusters.iter().cloned().map(Resource::Cluster);
     let endpoints = snapshot.endpoints.iter().cloned().map(Resource::Endpoints);
     let listeners = snapshot.listeners.iter().cloned().map(Resource::Listener);
-    let routes = snapshot.routes.iter().cloned().map(Resource::Routes);
+    let routes = snapshot.routes.iter().map(|table| Resource::Routes(RouteTable::clone(table)));
     trust.chain(clusters).chain(endpoints).chain(listeners).chain(routes)
 }

@@ -7,10 +7,10 @@ use envoy_types::pb::envoy::config::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    fault, forward, headers, matching, redirect,
+    fault, forward, headers, matching, redirect, tunnel,
     wire::{At, Checked, ensure, ensure_name, ensure_unique, metadata, need, pack, read_metadata, wrong},
 };
-use crate::snapshot::{HedgePolicy, Route, RouteAction, RouteFault, RouteTable, VirtualHost};
+use crate::snapshot::{HedgePolicy, PathMatch, Route, RouteAction, RouteFault, RouteTable, VirtualHost};
 
 const FAULT: &str = "envoy.filters.http.fault";
 
@@ -57,6 +57,10 @@ fn validate_domain(domain: &str) -> Checked<()> {
 
 fn validate_route(route: &Route) -> Checked<()> {
     matching::validate(&route.matches).at("match")?;
+    let tunnel = matches!(route.action, RouteAction::Tunnel(_));
+    ensure(tunnel == (route.matches.path == PathMatch::Connect), "match.connect_matcher", || {
+        "and a tunnel go together only".to_owned()
+    })?;
     match &route.action {
         RouteAction::Answer { status, body } => {
             ensure((200..600).contains(status), "direct_response.status", || format!("{status} is not supported"))?;
@@ -64,6 +68,7 @@ fn validate_route(route: &Route) -> Checked<()> {
         }
         RouteAction::Redirect(redirect) => redirect::validate(redirect).at("redirect"),
         RouteAction::Forward(forward) => forward::validate(forward).at("route"),
+        RouteAction::Tunnel(tunnel) => tunnel::validate(tunnel).at("route"),
     }
 }
 
@@ -91,6 +96,7 @@ fn write_route(route: &Route) -> pb::Route {
     match &route.action {
         RouteAction::Answer { status, body } => written.action = Some(write_answer(*status, body)),
         RouteAction::Redirect(redirect) => written.action = Some(Action::Redirect(redirect::write(redirect))),
+        RouteAction::Tunnel(tunnel) => written.action = Some(Action::Route(tunnel::write(tunnel))),
         RouteAction::Forward(forward) => {
             extra.non_idempotent = forward.retry.as_ref().is_some_and(|retry| retry.non_idempotent);
             extra.hedge.clone_from(&forward.hedge);
@@ -138,6 +144,9 @@ fn read_route(route: &pb::Route) -> Checked<Route> {
         headers::read(&route.response_headers_to_add, &route.response_headers_to_remove, "response_headers_to_add")?,
     ];
     let action = match need(&route.action, "action")? {
+        Action::Route(action) if matches.path == PathMatch::Connect => {
+            RouteAction::Tunnel(tunnel::read(action).at("route")?)
+        }
         Action::Route(action) => RouteAction::Forward(forward::read(action, extra, edits).at("route")?),
         Action::Redirect(redirect) => RouteAction::Redirect(redirect::read(redirect).at("redirect")?),
         Action::DirectResponse(answer) => read_answer(answer).at("direct_response")?,

@@ -103,7 +103,7 @@ fn a_limit_that_nobody_could_carry_out_is_not_written() {
             address: ([127, 0, 0, 1], 15006).into(),
             direction: Direction::Inbound,
             tls: None,
-            protocol: ListenerProtocol::Tcp { cluster: "x".to_owned() },
+            protocol: ListenerProtocol::tcp("x"),
         };
         let mut limit = Admission::default();
         change(&mut listener, &mut limit);

@@ -11,10 +11,10 @@ use std::{
 
 use envoy_types::pb::{
     envoy::{
-        config::core::v3::Node,
+        config::core::v3::{ControlPlane, Node},
         service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     },
-    google::protobuf::value::Kind as Value,
+    google::protobuf::{Any, value::Kind as Value},
 };
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     node::VERSION,
-    resource::{EVERYTHING, MORE, ResourceKind},
+    resource::{CONTROL_PLANE, EVERYTHING, MORE, ResourceKind},
 };
 
 /// State of one stream.
@@ -241,7 +241,7 @@ impl DeltaCore {
         let resource = |(name, version): (&String, &String)| Resource {
             name: name.clone(),
             version: version.clone(),
-            resource: bodies.and_then(|bodies| bodies.get(name)).cloned(),
+            resource: bodies.and_then(|bodies| bodies.get(name)).map(|body| Any::clone(body)),
             ..Resource::default()
         };
         let new = changes.iter().filter_map(|(name, version)| Some((name, version.as_ref()?)));
@@ -412,6 +412,7 @@ fn respond(
         type_url: kind.type_url().to_owned(),
         removed_resources,
         nonce,
+        control_plane: Some(ControlPlane { identifier: CONTROL_PLANE.to_owned() }),
         ..DeltaDiscoveryResponse::default()
     }
 }

@@ -11,6 +11,7 @@ use envoy_types::pb::{
 };
 
 use super::{
+    bodies::Bodies,
     delta::DeltaCore,
     desired::Desired,
     held::Held,
@@ -45,7 +46,8 @@ impl Talk {
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
-        self.desired.publish(version, snapshot, crate::codec::Beside::default()).unwrap();
+        let beside = crate::codec::Beside::default();
+        self.desired.publish(version, snapshot, beside, &mut Bodies::default()).unwrap();
     }
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Heard {

@@ -8,6 +8,7 @@ use std::{
 
 use envoy_types::pb::google::protobuf::Any;
 
+use super::bodies::Bodies;
 use crate::{
     codec::{self, Beside, CodecError, Resource},
     digest::Parts,
@@ -37,7 +38,7 @@ pub(super) struct Published {
     /// As the wire names it: the name, with a count if other content had it before.
     pub version: String,
     count: u64,
-    pub resources: BTreeMap<ResourceKind, BTreeMap<String, Any>>,
+    pub resources: BTreeMap<ResourceKind, BTreeMap<String, Arc<Any>>>,
     /// What each of them is called where they are told one by one: by its content, so that it is the same at every
     /// control plane and after a restart.
     pub versions: BTreeMap<ResourceKind, BTreeMap<String, String>>,
@@ -55,14 +56,6 @@ pub(super) struct LeasedOverlay {
     pub renewed: u64,
 }
 
-impl Published {
-    /// The body of a resource, if it is of this version.
-    fn body(&self, kind: ResourceKind, name: &str, version: &str) -> Option<&Any> {
-        self.versions.get(&kind)?.get(name).filter(|at| *at == version)?;
-        self.resources.get(&kind)?.get(name)
-    }
-}
-
 impl LeasedOverlay {
     /// Time left at `now`; `None` if there is none.
     pub fn left(&self, now: Instant) -> Option<Duration> {
@@ -78,6 +71,7 @@ impl Desired {
         name: &str,
         snapshot: Arc<Snapshot>,
         beside: Beside,
+        bodies: &mut Bodies,
     ) -> Result<(String, bool), CodecError> {
         if let Some(current) = &self.snapshot
             && *current.snapshot == *snapshot
@@ -90,19 +84,23 @@ impl Desired {
             Some(current) => current.parts.followed_by(&current.snapshot, &snapshot),
             None => Parts::of(&snapshot),
         };
-        let mut resources: BTreeMap<ResourceKind, BTreeMap<String, Any>> = BTreeMap::new();
+        let mut resources: BTreeMap<ResourceKind, BTreeMap<String, Arc<Any>>> = BTreeMap::new();
         let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
         for resource in codec::resources(&snapshot) {
             let (kind, name) = (resource.kind(), resource.name().to_owned());
-            let version = parts.short(kind, &name) + &beside.mark(&resource);
-            let known = self.snapshot.as_ref().and_then(|current| current.body(kind, &name, &version));
-            let body = known.cloned().map_or_else(|| encode(&resource, &beside), Ok)?;
+            let mark = beside.mark(&resource);
+            let body = if mark.is_empty() && beside.identity.is_none() {
+                bodies.get(kind, parts.digest(kind, &name), || encode(&resource, &beside))?
+            } else {
+                Arc::new(encode(&resource, &beside)?)
+            };
+            let version = parts.short(kind, &name) + &mark;
             versions.entry(kind).or_default().insert(name.clone(), version);
             resources.entry(kind).or_default().insert(name, body);
         }
         if let Some((name, version, body)) = beside.secret() {
             versions.entry(ResourceKind::Trust).or_default().insert(name.clone(), version);
-            resources.entry(ResourceKind::Trust).or_default().insert(name, body);
+            resources.entry(ResourceKind::Trust).or_default().insert(name, Arc::new(body));
         }
         let count = match &self.snapshot {
             Some(current) if current.name == name => current.count + 1,

@@ -4,7 +4,7 @@
 //! are replaced only later. A proxy's clusters are therefore told twice when some go: first the new ones and those that
 //! go, under the version with [`KEPT`] behind it; then, when the routes of that version are accepted, the new ones only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use envoy_types::pb::google::protobuf::Any;
 
@@ -24,8 +24,8 @@ pub(super) struct Held(BTreeMap<String, Body>);
 
 #[derive(Clone, Debug)]
 struct Body {
-    cluster: Any,
-    endpoints: Option<Any>,
+    cluster: Arc<Any>,
+    endpoints: Option<Arc<Any>>,
 }
 
 /// The version on the wire belongs to this version of a snapshot.
@@ -76,7 +76,7 @@ impl Held {
         &'a self,
         kind: ResourceKind,
         published: &'a Published,
-    ) -> impl Iterator<Item = (&'a String, &'a Any)> {
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<Any>)> {
         self.beyond(published).filter_map(move |(name, body)| match kind {
             ResourceKind::Cluster => Some((name, &body.cluster)),
             ResourceKind::Endpoints => Some((name, body.endpoints.as_ref()?)),

@@ -1,5 +1,7 @@
 //! The ADS server: one state machine per stream, and the gRPC service around it.
 
+mod bodies;
+mod book;
 mod connection;
 mod delta;
 #[cfg(test)]
@@ -7,6 +9,7 @@ mod delta_tests;
 mod desired;
 mod held;
 mod leased;
+mod loads;
 mod protocol;
 mod service;
 mod shared;
@@ -21,7 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use envoy_types::pb::envoy::service::{
+    discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+    load_stats::v3::load_reporting_service_server::LoadReportingServiceServer,
+};
 use futures_util::Stream;
 use thiserror::Error;
 use tokio::{
@@ -30,7 +36,8 @@ use tokio::{
 };
 use tokio_stream::StreamExt;
 
-use self::{connection::Connection, service::Ads, shared::Shared};
+pub use self::book::{Load, Total};
+use self::{connection::Connection, loads::Lrs, service::Ads, shared::Shared};
 use crate::{
     codec::{Beside, CodecError},
     node::NodeInfo,
@@ -134,11 +141,22 @@ pub struct Server {
 /// How often a silent connection is asked for a sign of life, and how long it may take to give one.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
+/// How often proxies report their load.
+const REPORTS: Duration = Duration::from_secs(10);
+
 impl Server {
     /// A server that knows no proxy yet. The authenticator is called with each stream's first message, and with the first
     /// for each kind after that.
     pub fn new(authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static) -> Self {
-        Self { shared: Arc::new(Shared::new(Box::new(authenticator))), sign_of_life: Some(SIGN_OF_LIFE) }
+        Self::reported_to(authenticator, REPORTS)
+    }
+
+    /// The same with another time between load reports, of which seconds count.
+    pub fn reported_to(
+        authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static,
+        every: Duration,
+    ) -> Self {
+        Self { shared: Arc::new(Shared::new(Box::new(authenticator), every)), sign_of_life: Some(SIGN_OF_LIFE) }
     }
 
     /// The same without asking for signs of life: for a peer on this machine, whose end the kernel tells, and which may be
@@ -191,6 +209,7 @@ impl Server {
             .http2_keepalive_timeout(self.sign_of_life)
             .max_concurrent_streams(8)
             .add_service(AggregatedDiscoveryServiceServer::new(Ads(Arc::clone(&self.shared))))
+            .add_service(LoadReportingServiceServer::new(Lrs(Arc::clone(&self.shared))))
             .serve_with_incoming_shutdown(incoming, ending)
             .await
             .map_err(|error| ServeError(error.to_string()))
@@ -216,7 +235,7 @@ impl Server {
         snapshot: Arc<Snapshot>,
         beside: Beside,
     ) -> Result<String, CodecError> {
-        self.shared.change(proxy, |desired| desired.publish(version, snapshot, beside)).map(|(version, _)| version)
+        self.shared.publish(proxy, version, snapshot, beside)
     }
 
     /// What each resource that is published for the proxy is called on an incremental stream: by its content.
@@ -230,6 +249,10 @@ impl Server {
     /// # Errors
     /// If one cannot be encoded; then nothing changes.
     pub fn set_overlays(&self, proxy: &str, overlays: Vec<(Overlay, Duration)>) -> Result<(), CodecError> {
+        // Who has none and gets none is not woken.
+        if overlays.is_empty() && !self.shared.has_overlays(proxy) {
+            return Ok(());
+        }
         self.shared.change(proxy, |desired| desired.set_overlays(overlays, Instant::now()))
     }
 
@@ -251,6 +274,17 @@ impl Server {
     /// Every proxy's state, by name.
     pub fn proxies(&self) -> BTreeMap<String, ProxyState> {
         self.shared.proxies()
+    }
+
+    /// What proxies reported of their load in the last minute, by proxy, cluster, tier and locality.
+    pub fn loads(&self) -> Vec<Load> {
+        self.shared.loads().view(Instant::now())
+    }
+
+    /// What they reported ever, by cluster and region; and how many localities [`Server::loads`] left out for their number.
+    pub fn load_totals(&self) -> (BTreeMap<(String, String), Total>, u64) {
+        let loads = self.shared.loads();
+        (loads.totals(), loads.left_out())
     }
 
     /// Notices from now on. A receiver that falls more than 1024 behind is told how many it missed.

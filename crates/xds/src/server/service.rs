@@ -25,7 +25,7 @@ use crate::node::NodeInfo;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A peer that opens a stream says who it is within this time.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+pub(super) const INTRODUCTION: Duration = Duration::from_secs(10);
 
 pub(super) struct Ads(pub Arc<Shared>);
 
@@ -52,16 +52,22 @@ impl AggregatedDiscoveryService for Ads {
 }
 
 /// What came with the connection and the call.
-struct Claims {
-    token: Option<String>,
-    peer: Option<Arc<str>>,
+pub(super) struct Claims {
+    pub token: Option<String>,
+    pub peer: Option<Arc<str>>,
+}
+
+impl Claims {
+    pub fn of<T>(request: &Request<T>) -> Self {
+        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+        Self { token, peer }
+    }
 }
 
 fn start<P: Protocol + 'static>(shared: &Arc<Shared>, request: Request<Streaming<P::Request>>) -> Answers<P::Response> {
-    let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
-    let claims = Claims { token, peer };
+    let claims = Claims::of(&request);
     // One message under way: what comes after it is chosen only when the proxy has room for it.
     let (answers, stream) = mpsc::channel(1);
     let shared = Arc::clone(shared);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -11,17 +11,27 @@ use tonic::Status;
 
 use super::{
     Authenticator, Credentials, Notice, ProxyState,
+    bodies::Bodies,
+    book::Book,
     desired::Desired,
     held::Held,
     protocol::{Heard, Protocol},
 };
-use crate::{node::NodeInfo, resource::ResourceKind};
+use crate::{
+    codec::{Beside, CodecError},
+    node::NodeInfo,
+    resource::ResourceKind,
+    snapshot::Snapshot,
+};
 
 /// Notices kept for a receiver that falls behind.
 const NOTICES: usize = 1024;
 
 pub(super) struct Shared {
     authenticator: Box<Authenticator>,
+    loads: Mutex<Book>,
+    /// How often proxies report.
+    pub reports: Duration,
     slots: Mutex<Slots>,
     notices: broadcast::Sender<Notice>,
     closing: watch::Sender<bool>,
@@ -31,6 +41,7 @@ pub(super) struct Shared {
 struct Slots {
     proxies: BTreeMap<String, Slot>,
     streams: u64,
+    bodies: Bodies,
 }
 
 #[derive(Default)]
@@ -69,9 +80,14 @@ impl Ticket {
 }
 
 impl Shared {
-    pub fn new(authenticator: Box<Authenticator>) -> Self {
+    pub fn new(authenticator: Box<Authenticator>, reports: Duration) -> Self {
         let (notices, closing) = (broadcast::Sender::new(NOTICES), watch::Sender::new(false));
-        Self { authenticator, slots: Mutex::default(), notices, closing }
+        Self { authenticator, loads: Mutex::default(), reports, slots: Mutex::default(), notices, closing }
+    }
+
+    /// What was reported. Held for as long as it takes to note a report or to read them.
+    pub fn loads(&self) -> MutexGuard<'_, Book> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn authenticate(&self, credentials: Credentials<'_>) -> Result<String, String> {
@@ -83,16 +99,38 @@ impl Shared {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what a proxy is to have and wakes its stream.
+    /// Changes the overlays that a proxy is to have and wakes its stream.
     pub fn change<T>(&self, proxy: &str, change: impl FnOnce(&mut Desired) -> T) -> T {
         let mut slots = self.slots();
         let slot = slots.proxies.entry(proxy.to_owned()).or_default();
         let result = change(&mut slot.desired);
-        let published = slot.desired.snapshot.as_ref().map(|published| published.version.clone());
-        slot.state.settled &= slot.state.published == published;
-        slot.state.published = published;
         slot.changed.notify_one();
         result
+    }
+
+    /// Changes a proxy's snapshot, and wakes its stream if that is another one. Answers its version.
+    pub fn publish(
+        &self,
+        proxy: &str,
+        name: &str,
+        snapshot: Arc<Snapshot>,
+        beside: Beside,
+    ) -> Result<String, CodecError> {
+        let mut slots = self.slots();
+        let Slots { proxies, bodies, .. } = &mut *slots;
+        let slot = proxies.entry(proxy.to_owned()).or_default();
+        let (version, changed) = slot.desired.publish(name, snapshot, beside, bodies)?;
+        if changed {
+            slot.state.settled = false;
+            slot.state.published = Some(version.clone());
+            slot.changed.notify_one();
+        }
+        Ok(version)
+    }
+
+    /// Whether a proxy is to have any overlay.
+    pub fn has_overlays(&self, proxy: &str) -> bool {
+        self.slots().proxies.get(proxy).is_some_and(|slot| !slot.desired.overlays.is_empty())
     }
 
     pub fn remove(&self, proxy: &str) {

@@ -8,7 +8,7 @@ use std::{
 
 use envoy_types::pb::{
     envoy::{
-        config::core::v3::Node,
+        config::core::v3::{ControlPlane, Node},
         service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource},
     },
     google::protobuf::Any,
@@ -21,7 +21,10 @@ use super::{
     leased::{Asked, Leased},
     protocol::{Heard, MOST_NAMES, Protocol, nack},
 };
-use crate::{resource::ResourceKind, snapshot::ListenerProtocol};
+use crate::{
+    resource::{CONTROL_PLANE, ResourceKind},
+    snapshot::ListenerProtocol,
+};
 
 /// State of one stream.
 #[derive(Debug, Default)]
@@ -287,7 +290,7 @@ impl Subscription {
         let resources = published.resources.get(&kind).into_iter().flatten().chain(held.kept(kind, published));
         let everything = kind.has_wildcard() && self.names.is_empty();
         let chosen = resources.filter(|(name, _)| everything || self.names.contains(*name));
-        chosen.map(|(_, body)| body.clone()).collect()
+        chosen.map(|(_, body)| Any::clone(body)).collect()
     }
 
     fn sending(&mut self, version: &str, nonce: &str) {
@@ -307,6 +310,7 @@ fn respond(kind: ResourceKind, version: &str, nonce: String, resources: Vec<Any>
         resources,
         type_url: kind.type_url().to_owned(),
         nonce,
+        control_plane: Some(ControlPlane { identifier: CONTROL_PLANE.to_owned() }),
         ..DiscoveryResponse::default()
     }
 }

@@ -13,6 +13,7 @@ use envoy_types::pb::{
 use prost::Message;
 
 use super::{
+    bodies::Bodies,
     desired::Desired,
     held::Held,
     protocol::{Heard, Protocol as _},
@@ -33,7 +34,7 @@ pub(super) fn snapshot(clusters: &[&str], port: u16) -> Arc<Snapshot> {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         direction: Direction::Outbound,
         tls: None,
-        protocol: ListenerProtocol::Tcp { cluster: clusters[0].to_owned() },
+        protocol: ListenerProtocol::tcp(clusters[0]),
     };
     let endpoints = clusters.iter().map(|name| EndpointSet { cluster: (*name).to_owned(), localities: Vec::new() });
     Arc::new(Snapshot {
@@ -67,7 +68,8 @@ impl Talk {
     }
 
     fn publish(&mut self, version: &str, snapshot: Arc<Snapshot>) {
-        self.desired.publish(version, snapshot, crate::codec::Beside::default()).unwrap();
+        let beside = crate::codec::Beside::default();
+        self.desired.publish(version, snapshot, beside, &mut Bodies::default()).unwrap();
     }
 
     fn ask(&mut self, kind: Kind, names: &[&str], nonce: &str, error: Option<&str>) -> Heard {

@@ -42,6 +42,10 @@ pub struct Cluster {
     pub panic_policy: PanicPolicy,
     /// How a tier's share grows when it comes back; `None` is at once.
     pub ramp: Option<Ramp>,
+    /// Connections that each worker keeps open to each endpoint of the tier that takes over next, once the cluster is used;
+    /// 16 at most, none over TCP.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub standby_connections: u8,
 }
 
 impl Cluster {
@@ -62,6 +66,7 @@ impl Cluster {
             panic_threshold: 0,
             panic_policy: PanicPolicy::default(),
             ramp: None,
+            standby_connections: 0,
         }
     }
 }

@@ -73,6 +73,9 @@ pub enum PathMatch {
     Prefix(String),
     /// A regular expression that takes the whole path; see [`crate::pattern`].
     Regex(String),
+    /// None: the request is CONNECT, which names an authority only. No other condition takes it, and with it goes a
+    /// [`Tunnel`].
+    Connect,
 }
 
 impl Default for PathMatch {
@@ -117,6 +120,8 @@ pub enum RouteAction {
     Forward(Forward),
     /// Send the caller elsewhere.
     Redirect(Redirect),
+    /// Take up CONNECT: the caller speaks with an endpoint in bytes from here on.
+    Tunnel(Tunnel),
     /// Answer it here.
     Answer {
         /// HTTP status.
@@ -164,6 +169,22 @@ pub struct Forward {
     /// Faults that are part of the configuration. A drill lays overlays instead, which are leased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<RouteFault>,
+}
+
+/// Where the bytes behind CONNECT go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tunnel {
+    /// The cluster that receives them: what the caller named is a name, never an address.
+    pub cluster: String,
+    /// Time without a byte either way after which a tunnel is closed; zero is never.
+    #[serde(with = "human", default = "hour")]
+    #[schemars(with = "human::Text")]
+    pub idle_timeout: Duration,
+}
+
+fn hour() -> Duration {
+    super::HOUR
 }
 
 /// A cluster and its share of a route.

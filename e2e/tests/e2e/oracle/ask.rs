@@ -33,6 +33,7 @@ pub struct Ask {
     shown: Vec<&'static str>,
     leaves: bool,
     logged: bool,
+    judged: bool,
 }
 
 /// GET.
@@ -57,6 +58,7 @@ pub fn ask(method: &'static str, path: &'static str) -> Ask {
         shown: Vec::new(),
         leaves: false,
         logged: true,
+        judged: false,
     }
 }
 
@@ -96,6 +98,16 @@ impl Ask {
     /// Its flags are not compared: refused before its id was read.
     pub fn unlogged(self) -> Self {
         Self { logged: false, ..self }
+    }
+
+    /// Its line also has what authorization decided, and by which permission.
+    pub fn judged(self) -> Self {
+        Self { judged: true, ..self }
+    }
+
+    /// Whether the decision is compared.
+    pub fn is_judged(&self) -> bool {
+        self.judged
     }
 
     /// Whether its flags are compared.

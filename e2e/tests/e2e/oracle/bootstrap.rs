@@ -35,11 +35,16 @@ use xds::{
 };
 
 /// Fields of the access log.
-const LOGGED: [(&str, &str); 4] = [
+const LOGGED: [(&str, &str); 9] = [
     ("request_id", "%REQ(X-REQUEST-ID)%"),
     ("response_code", "%RESPONSE_CODE%"),
     ("response_flags", "%RESPONSE_FLAGS%"),
     ("upstream_host", "%UPSTREAM_HOST%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("enforced", "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_engine_result)%"),
+    ("enforced_policy", "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%"),
+    ("shadow", "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)%"),
+    ("shadow_policy", "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"),
 ];
 
 /// Encodes the bootstrap; Envoy reads it from a file named `*.pb`.

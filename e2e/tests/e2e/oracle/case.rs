@@ -216,7 +216,7 @@ impl Case {
         let name = place.name();
         let endpoints = self.topology.endpoints(place);
         let (protocol, routes) = if self.bytes {
-            (ListenerProtocol::Tcp { cluster: place.cluster(0) }, Vec::new())
+            (ListenerProtocol::tcp(place.cluster(0)), Vec::new())
         } else {
             (ListenerProtocol::Http(self.http(&name)), vec![self.table(&name, &place.cluster(0))])
         };
@@ -228,7 +228,7 @@ impl Case {
                 tls: None,
                 protocol,
             }],
-            routes,
+            routes: routes.into_iter().map(Into::into).collect(),
             clusters: endpoints.iter().map(|set| self.cluster_of(&set.cluster)).collect(),
             endpoints,
             trust: Vec::new(),

@@ -33,6 +33,7 @@ struct Log {
     at: u64,
     rest: String,
     flags: HashMap<String, String>,
+    decisions: HashMap<String, String>,
 }
 
 impl Proxy {
@@ -71,6 +72,11 @@ impl Proxy {
             }
             self.wait(started, &format!("{id} is not in the access log")).await?;
         }
+    }
+
+    /// What authorization decided of a request whose line is there.
+    pub fn decision(&self, id: &str) -> String {
+        self.log.lock().unwrap().decisions.get(id).cloned().unwrap_or_default()
     }
 
     fn logged(&self, id: &str) -> Option<String> {
@@ -170,8 +176,25 @@ fn read_on(log: &mut Log, path: &Path) {
         flags.sort_unstable();
         if let Some(id) = entry["request_id"].as_str() {
             log.flags.insert(id.to_owned(), flags.join(","));
+            log.decisions.insert(id.to_owned(), decision(&entry));
         }
     }
+}
+
+/// `deny none rbac_…`: what was decided, by which permission, and the reason of a refusal.
+fn decision(entry: &Value) -> String {
+    let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let details = text("response_code_details");
+    let details = if details.starts_with("rbac") { format!(" {details}") } else { String::new() };
+    let named = |policy: &str| if policy.is_empty() { "none".to_owned() } else { policy.to_owned() };
+    let said = match (text("enforced").as_str(), text("shadow").as_str(), text("authorization").as_str()) {
+        ("allowed", ..) => format!("allow {}", named(&text("enforced_policy"))),
+        ("denied", ..) => format!("deny {}", named(&text("enforced_policy"))),
+        (_, "allowed", _) => format!("allow {}", named(&text("shadow_policy"))),
+        (_, "denied", _) => format!("shadow_deny {}", named(&text("shadow_policy"))),
+        (_, _, ours) => format!("{ours} {}", text("authorization_rule")),
+    };
+    said + &details
 }
 
 fn rows(value: &Value) -> impl Iterator<Item = &Value> {

@@ -211,7 +211,11 @@ impl Runner {
 
     async fn line(&self, ask: &Ask, id: &str, answer: Option<&Message>) -> Result<String, String> {
         let flags = if ask.is_logged() { self.proxy.flags(id).await? } else { "?".to_owned() };
-        Ok(ask.line(answer, &flags, &self.origin.tries(id)))
+        let mut line = ask.line(answer, &flags, &self.origin.tries(id));
+        if ask.is_judged() {
+            line += &format!(" {}", self.proxy.decision(id));
+        }
+        Ok(line)
     }
 
     async fn crowd(

@@ -177,7 +177,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
             head_only: parts.method == Method::HEAD,
             version: parts.version,
             keep_alive,
-            upgrade: message::upgrade(&parts).is_some(),
+            upgrade: parts.method == Method::CONNECT || message::upgrade(&parts).is_some(),
         };
         let inlet = self.inlet.clone();
         let body = if lock(&inlet).done() { Incoming::Empty } else { Incoming::Caller(inlet.clone()) };
@@ -231,11 +231,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
 
     /// Passes the other protocol's bytes both ways until they end, or until it is time to leave.
     async fn switch(&mut self, head: &response::Parts, switched: Switched) -> io::Result<Last> {
-        let Switched { io: mut endpoint, watch } = switched;
+        let Switched { io: mut endpoint, watch, silent } = switched;
         self.write_head(head.status, &head.headers, Ending { framing: None, close: false, keep: false });
         poll_fn(|cx| self.poll_flush(cx)).await?;
         let inlet = self.inlet.clone();
-        let mut relay = Relay::new(self.patience.1, lock(&inlet).take_rest());
+        let mut relay = Relay::new(silent.unwrap_or(self.patience.1), lock(&inlet).take_rest());
         let mut until = None;
         let ended = poll_fn(|cx| {
             if let Poll::Ready(ended) = relay.poll(&mut lock(&inlet).io, &mut *endpoint, cx) {

@@ -51,7 +51,7 @@ pub struct Wire {
     answer: Decoder,
     head_only: bool,
     keep: bool,
-    /// Whether it served a request before.
+    /// Whether it served a request before, or waited for one: its peer may have closed it.
     used: bool,
     /// What the request would change to.
     upgrade: Option<HeaderValue>,
@@ -94,6 +94,12 @@ impl Wire {
             used: false,
             upgrade: None,
         }
+    }
+
+    /// Marks a connection that waits for its first request: its peer may close it meanwhile, as one that was used.
+    pub fn kept(mut self) -> Self {
+        self.used = true;
+        self
     }
 
     /// Whether nothing says that the peer closed it.

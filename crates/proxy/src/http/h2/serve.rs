@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
+    sync::{mpsc, watch},
     time::Instant,
 };
 use xds::snapshot::Limits;
@@ -63,7 +63,8 @@ where
         Ok(Err(error)) => return refused(&connection, &error),
         Err(_) => return connection.shared.metrics.refused("slowHead"),
     };
-    let mut lost = caller.ping_pong().map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, || true)));
+    let mut lost =
+        caller.ping_pong().map(|ping| Seldom::new(pulse::lost(ping, PULSE, PATIENCE, || true, mpsc::channel(1).1)));
     let ends = Ends { leaving: watch::Sender::new(false), idle: limits.idle_timeout };
     let mut streams = FuturesUnordered::new();
     let mut idle = Idle { since: None, alarm: Alarm::default() };
@@ -142,14 +143,14 @@ struct Ends {
 
 /// Passes the other protocol's bytes both ways until they end, or until it is time to leave.
 async fn switch(mut caller: Duplex, switched: Switched, ends: &Ends) {
-    let Switched { io: mut endpoint, watch } = switched;
+    let Switched { io: mut endpoint, watch, silent } = switched;
     let mut leaving = ends.leaving.subscribe();
     let drained = async {
         // An ended sender is a connection that is gone.
         drop(leaving.wait_for(|leaving| *leaving).await);
         tokio::time::sleep(DRAIN).await;
     };
-    let mut relay = Relay::new(ends.idle, BytesMut::new());
+    let mut relay = Relay::new(silent.unwrap_or(ends.idle), BytesMut::new());
     let ended = tokio::select! {
         ended = poll_fn(|cx| relay.poll(&mut caller, &mut *endpoint, cx)) => ended,
         () = drained => Ended::Whole,
@@ -159,18 +160,14 @@ async fn switch(mut caller: Duplex, switched: Switched, ends: &Ends) {
     }
 }
 
-/// Makes what HTTP/1.1 calls an upgrade of an extended CONNECT.
-fn upgraded(parts: &mut Parts) -> bool {
-    if parts.method != Method::CONNECT {
-        return false;
-    }
+/// Makes what HTTP/1.1 calls an upgrade of an extended CONNECT; a plain one stays as it is.
+fn upgraded(parts: &mut Parts) {
     let protocol = parts.extensions.remove::<h2::ext::Protocol>();
     let Some(protocol) = protocol.and_then(|protocol| HeaderValue::from_str(protocol.as_str()).ok()) else {
-        return false;
+        return;
     };
     parts.method = Method::GET;
     message::ask_for(protocol, &mut parts.headers);
-    true
 }
 
 /// Answers one request.
@@ -182,9 +179,10 @@ async fn answer(
 ) {
     let (mut parts, body) = request.into_parts();
     let head_only = parts.method == Method::HEAD;
-    // What follows the head of an upgrade is no body of it.
+    // What follows the head of CONNECT is no body of it.
     let mut upgrade = None;
-    let body = if upgraded(&mut parts) {
+    let body = if parts.method == Method::CONNECT {
+        upgraded(&mut parts);
         upgrade = Some(Flow::new(body, &HeaderMap::new()));
         Incoming::Empty
     } else if body.is_end_stream() {

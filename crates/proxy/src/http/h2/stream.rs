@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Reason,
+    Reason, SendStream,
     client::{ResponseFuture, SendRequest},
 };
 use http::response;
@@ -20,6 +20,7 @@ use crate::http::{
     body::{BodyError, TryBody},
     fate::{Busy, Fate},
     h2::{
+        duplex::Duplex,
         flow::Flow,
         sending::{Sending, Stopped},
     },
@@ -32,6 +33,8 @@ pub struct Stream {
     flow: Option<Flow>,
     /// What is left of the request's.
     upload: Option<Sending<TryBody>>,
+    /// The way that stays open behind an extended CONNECT.
+    open: Option<SendStream<Bytes>>,
     fate: Arc<Fate>,
 }
 
@@ -69,8 +72,31 @@ impl Stream {
             response,
             flow: None,
             upload: (!over).then(|| Sending::new(stream, body)),
+            open: None,
             fate: busy.fate().clone(),
         })
+    }
+
+    /// Begins an extended CONNECT (RFC 8441). `sender` must be ready, and its peer take them.
+    ///
+    /// # Errors
+    /// When the connection takes no more requests; nothing was sent.
+    pub fn connect(sender: &mut SendRequest<Bytes>, head: http::Request<()>, busy: &Busy) -> Result<Self, h2::Error> {
+        let (response, stream) = sender.send_request(head, false)?;
+        Ok(Self { response, flow: None, upload: None, open: Some(stream), fate: busy.fate().clone() })
+    }
+
+    /// Both ways, once the peer has taken up what was asked for.
+    pub fn switched(&mut self) -> Option<Duplex> {
+        Some(Duplex::new(self.flow.take()?, self.open.take()?))
+    }
+
+    /// Says that nothing follows, where the peer took up nothing.
+    pub fn stay(&mut self) {
+        if let Some(mut open) = self.open.take() {
+            // An error is a stream that is over.
+            let _ = open.send_data(Bytes::new(), true);
+        }
     }
 
     /// Goes on sending the request. What breaks on the endpoint's side shows in the response.

@@ -16,7 +16,7 @@ async fn every_body(protocol: Protocol) {
     if protocol == Protocol::Http2 {
         snapshot.clusters[0].protocol = UpstreamProtocol::Http2;
     }
-    for route in &mut snapshot.routes[0].hosts[0].routes {
+    for route in &mut hosts(&mut snapshot)[0].routes {
         if let RouteAction::Forward(forward) = &mut route.action {
             forward.timeout = Duration::ZERO;
         }

@@ -18,7 +18,7 @@ use super::{
     frames::{self, *},
     recorder::{Recorder, Reply},
 };
-use crate::support::{Proxy, http1, ip, plain};
+use crate::support::{Proxy, hosts, http1, ip, plain};
 
 fn limits(snapshot: &mut Snapshot) -> &mut Limits {
     match &mut snapshot.listeners[0].protocol {
@@ -216,7 +216,7 @@ impl Drop for Spring {
 async fn answers_wait_for_those_who_read_them() {
     let spring = Spring::start().await;
     let mut snapshot = plain(spring.endpoint.clone(), Direction::Gateway);
-    for route in &mut snapshot.routes[0].hosts[0].routes {
+    for route in &mut hosts(&mut snapshot)[0].routes {
         if let RouteAction::Forward(forward) = &mut route.action {
             forward.timeout = Duration::ZERO;
         }
@@ -243,7 +243,7 @@ async fn answers_wait_for_those_who_read_them() {
 async fn bodies_that_never_end_are_cut() {
     let recorder = Recorder::start(Reply::ok).await;
     let mut snapshot = plain(recorder.endpoint(), Direction::Gateway);
-    for route in &mut snapshot.routes[0].hosts[0].routes {
+    for route in &mut hosts(&mut snapshot)[0].routes {
         if let RouteAction::Forward(forward) = &mut route.action {
             forward.timeout = Duration::from_millis(300);
         }

@@ -1,5 +1,6 @@
 //! The tables.
 
+mod authorization;
 mod breakers;
 mod bytes;
 mod connections;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
         faults::cases(),
         connections::cases(),
         bytes::cases(),
+        authorization::cases(),
     ];
     tables.into_iter().flatten().collect()
 }
