@@ -122,6 +122,9 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         let Source::Control(source) = source else {
             return Err(Failure::usage("an Envoy needs a control plane").into());
         };
+        if args.otlp.is_some() {
+            tracing::warn!("no traces are exported: a stock Envoy's are not configured by Firedrill");
+        }
         let program = envoy::Program { path, through: own_shim(), workers: usize::from(args.workers) };
         let (service, admin, clock) = (args.service, args.admin, Clock::anchored());
         let options = envoy::Options { name, service, admin, state, source, program, drain, log, clock };
