@@ -69,6 +69,8 @@ pub struct Options {
     pub log: Option<LogFilter>,
     /// The process's clock.
     pub clock: Clock,
+    /// Told once the start is over.
+    pub started: fn(),
     /// Gives memory that the process's allocator keeps for later, for the calling thread, back to the system.
     pub give_back: fn(),
 }
@@ -177,6 +179,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         drain,
         log,
         clock,
+        started,
         give_back,
     } = options;
     let opened = |options: access::Options| {
@@ -227,7 +230,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             (updates, Some(verdicts))
         }
     };
-    tasks.push(tokio::spawn(settle(give_back)).abort_handle());
+    tasks.push(tokio::spawn(settle(started, give_back)).abort_handle());
     let mut inbox = Inbox::new(shared.clone(), keeper, last_good, verdicts);
     tokio::pin!(shutdown);
     let outcome = tokio::select! {
@@ -260,9 +263,10 @@ async fn stranded(certifying: &mut Option<tokio::task::JoinHandle<CertifyError>>
 }
 
 /// Once the start is over, gives back what only it needed; from then on, what was freed.
-async fn settle(give_back: fn()) {
+async fn settle(started: fn(), give_back: fn()) {
     tokio::time::sleep(START).await;
     give_back();
+    started();
     match resident::give_back() {
         Ok(bytes) => tracing::debug!(bytes, "mappings of what only the start needed are given back"),
         Err(error) => tracing::debug!(%error, "what only the start needed stays in memory"),

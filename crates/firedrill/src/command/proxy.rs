@@ -111,7 +111,6 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
     };
     // The name becomes a folder's.
     let name = WorkloadName::new(args.name).map_err(|error| Failure::usage(error.to_string()))?.to_string();
-    crate::allocator::keep_no_free_pages();
     let state = args.state.path.join("proxies").join(&name);
     let drain = Drain {
         delay: Duration::from_millis(args.drain_delay.into()),
@@ -130,6 +129,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         let options = envoy::Options { name, service, admin, state, source, program, drain, log, clock };
         return here(async |stop| envoy::run(options, stop).await.map_err(|error| error.to_string()));
     }
+    crate::allocator::starting();
     let options = proxy::Options {
         state,
         name,
@@ -144,6 +144,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         drain,
         log,
         clock: Clock::anchored(),
+        started: crate::allocator::started,
         give_back: crate::allocator::give_back,
     };
     here(async |stop| proxy::run(options, stop).await.map_err(|error| error.to_string()))

@@ -70,6 +70,7 @@ impl Control {
             }),
             access_log: None,
             trace: None,
+            started: || (),
             give_back: || (),
             drain: Drain::default(),
             log: None,

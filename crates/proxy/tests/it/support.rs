@@ -218,6 +218,7 @@ impl Proxy {
             drain: Drain::default(),
             log: None,
             clock: Clock::anchored(),
+            started: || (),
             give_back: || (),
         };
         change(&mut options);
