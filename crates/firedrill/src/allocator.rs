@@ -18,8 +18,8 @@ pub fn starting() {
     purge_after(0);
 }
 
-/// From now on a free page is kept for a while: under load, giving it back and asking for it again costs a fifth of an
-/// HTTP/2 request.
+/// From now on a free page is kept for a while: under load, giving it back and asking for it again costs a
+/// tenth of an HTTP/2 request.
 pub fn started() {
     purge_after(USUAL);
 }
