@@ -31,7 +31,7 @@ pub struct ProxyReport {
     pub wanted_digest: Option<String>,
     /// Ids of the overlays it should have now, sorted.
     pub wanted_overlays: Vec<String>,
-    /// Whether it has what it should have: digests are equal, or, for proxies that tell no digest (Envoy), everything
+    /// Whether it has what it should have: digests are equal, or, for proxies that tell no digest (an Envoy without an agent), everything
     /// published is acknowledged.
     pub in_sync: bool,
     /// What it says of itself, asked now.
