@@ -173,8 +173,12 @@ impl Target for MeshTarget {
         let at_control = async { self.control.heartbeat(id).await.map(drop).map_err(of_control) };
         let at_supervisor = futures_util::future::join_all(holds.iter().map(|hold| self.supervisor.heartbeat(hold)));
         let (control, supervisor) = tokio::join!(at_control, at_supervisor);
-        for result in supervisor {
-            result.map_err(|e| of_supervisor("renew its hold", e))?;
+        for (hold, result) in holds.iter().zip(supervisor) {
+            // Undone while it was being renewed: that it is gone is no loss then.
+            let owned = self.held(|held| held.get(id).is_some_and(|held| held.holds.values().any(|own| own == hold)));
+            if owned {
+                result.map_err(|e| of_supervisor("renew its hold", e))?;
+            }
         }
         control
     }
@@ -337,11 +341,93 @@ fn system() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::IntoFuture as _, sync::Arc};
+
+    use axum::{
+        Json, Router,
+        http::StatusCode,
+        routing::{delete, get, post, put},
+    };
+    use serde_json::{Value, json};
+    use tokio::sync::Notify;
+
     use super::*;
+    use crate::supervisor::api::Door;
 
     #[test]
     fn what_stands_in_a_path_is_plain() {
         assert_eq!(slug("lose east/1"), "lose-east-1");
         assert_eq!(slug("step-0"), "step-0");
+    }
+
+    /// A supervisor whose hold is gone by the time it answers a renewal, which it does when told to.
+    #[derive(Clone, Default)]
+    struct Supervised {
+        renewing: Arc<Notify>,
+        answer: Arc<Notify>,
+    }
+
+    impl Supervised {
+        async fn renew(self) -> (StatusCode, Json<Value>) {
+            self.renewing.notify_one();
+            self.answer.notified().await;
+            (StatusCode::NOT_FOUND, Json(json!({"error": "no hold `l-1.step-1` is in force"})))
+        }
+
+        /// The mesh that it and a control plane make up, with the lease `l-1` and the hold of its first step.
+        async fn target(&self) -> MeshTarget {
+            let lease = json!({"id": "l-1", "ttlMs": 3000, "remainingMs": 3000, "reason": "", "holder": "",
+                "plan": null, "overlays": []});
+            let process = json!({"name": "control", "pid": 1, "state": "running", "restarts": 0, "log": "/log"});
+            let mesh = json!({"mesh": "bank", "state": "/state", "control": "127.0.0.1:1",
+                "supervisor": "127.0.0.1:1", "controlProcess": process, "gateways": [], "workloads": [],
+                "outside": []});
+            let hold = json!({"id": "l-1.step-1", "workloads": 1, "proxies": 1, "effective": 1, "complete": 1});
+            let always = |answer: Value| move || std::future::ready(Json(answer.clone()));
+            let supervised = self.clone();
+            let router = Router::new()
+                .route("/v1/mesh", get(always(mesh)))
+                .route("/v1/proxies", get(always(json!([]))))
+                .route("/v1/leases/{id}", put(always(lease.clone())))
+                .route("/v1/leases/{id}/heartbeat", post(always(lease)))
+                .route("/v1/holds", post(always(hold)))
+                .route("/v1/holds/{id}/heartbeat", post(move || supervised.clone().renew()))
+                .route("/v1/holds/{id}", delete(always(json!({}))));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let api = listener.local_addr().unwrap();
+            tokio::spawn(axum::serve(listener, router).into_future());
+            let bank = include_str!("../../../../examples/bank/mesh.yaml");
+            let source = model::Source { path: "mesh.yaml".to_owned(), text: bank.to_owned() };
+            let config = model::parse(&[source]).unwrap().config;
+            let supervisor = Supervisor::new(&Door { api, token: String::new(), pid: 1 });
+            let target = MeshTarget::new(config, Control::new(api, ""), supervisor).await.unwrap();
+            target.take_lease("l-1", Duration::from_secs(3), None).await.unwrap();
+            target.lose("l-1", "step-1", &RegionName::new("east").unwrap(), LoseHow::Kill).await.unwrap();
+            target
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_is_undone_while_it_is_renewed_is_not_lost() {
+        let supervised = Supervised::default();
+        let target = supervised.target().await;
+        let undone = async {
+            supervised.renewing.notified().await;
+            let undone = target.undo("l-1", "step-1").await;
+            supervised.answer.notify_one();
+            undone
+        };
+        let (renewed, undone) = tokio::join!(target.heartbeat("l-1"), undone);
+        renewed.unwrap();
+        undone.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_nobody_undid_is_lost() {
+        let supervised = Supervised::default();
+        let target = supervised.target().await;
+        supervised.answer.notify_one();
+        let refused = target.heartbeat("l-1").await.unwrap_err();
+        assert!(matches!(refused, TargetError::Refused { who: SUPERVISOR, .. }), "{refused:?}");
     }
 }
