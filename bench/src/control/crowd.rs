@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use xds::{
     client::{Client, Transport, Update, Verdict},
     digest::Parts,
+    news::News,
     node::NodeInfo,
     snapshot::Snapshot,
 };
@@ -193,7 +194,7 @@ impl Follower {
             }
             let digest = {
                 let before = self.now.borrow();
-                before.digest.followed_by(&before.snapshot, &snapshot)
+                before.digest.followed_by(&News::of(&before.snapshot, &snapshot), &snapshot)
             };
             self.now.send_modify(|now| *now = InForce { count: now.count + 1, version, snapshot, digest });
         }

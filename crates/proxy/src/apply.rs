@@ -13,7 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use xds::{
     event::EventKind,
     lease::Leases,
+    news::News,
     overlay::{Effect, Overlay, SwitchState},
+    resource::ResourceKind,
     snapshot::{self, EndpointSet, ListenerProtocol, Snapshot, UpstreamProtocol},
 };
 
@@ -98,8 +100,9 @@ impl Keeper {
     pub fn snapshot(&mut self, version: &str, snapshot: Arc<Snapshot>, now: Instant) -> Result<(), Refused> {
         let began = Instant::now();
         let old = self.shared.state.load_full();
+        let news = News::of(&old.snapshot, &snapshot);
         let (before, after) = (Index::new(&old.snapshot), Index::new(&snapshot));
-        let prepared = match self.prepare(&before, &after, &snapshot) {
+        let prepared = match self.prepare((&before, &after), &news, &snapshot) {
             Ok(prepared) => prepared,
             Err(refused) => {
                 self.tell_refusal(version, &refused);
@@ -108,15 +111,15 @@ impl Keeper {
         };
         self.refused = None;
         let Prepared { mut upstream, listening, sockets } = prepared;
-        let clusters = self.clusters(&old, (&before, &after), &snapshot, &mut upstream, now);
+        let clusters = self.clusters(&old, (&before, &after), (&news, &snapshot), &mut upstream, now);
         let tables = snapshot.routes.iter().map(|table| {
-            let kept = old.tables.get(&table.name).filter(|_| before.table(&table.name) == Some(table)).cloned();
+            let kept = old.tables.get(&table.name).filter(|_| !news.has(ResourceKind::Routes, &table.name)).cloned();
             (table.name.clone(), kept.unwrap_or_else(|| Arc::new(Table::new(table, now))))
         });
         let tables = tables.collect();
         let listeners = kept_listeners(&old, &snapshot, &listening, now);
         let overlays = old.overlays.clone();
-        let parts = old.parts.followed_by(&old.snapshot, &snapshot);
+        let parts = old.parts.followed_by(&news, &snapshot);
         let state = State {
             version: version.to_owned(),
             digest: parts.with(&overlays),
@@ -266,8 +269,13 @@ impl Keeper {
         }
     }
 
-    fn prepare(&self, before: &Index<'_>, after: &Index<'_>, new: &Snapshot) -> Result<Prepared, Refused> {
-        if let Some(reason) = check::refuse(before, new) {
+    fn prepare(
+        &self,
+        (before, after): (&Index<'_>, &Index<'_>),
+        news: &News<'_>,
+        new: &Snapshot,
+    ) -> Result<Prepared, Refused> {
+        if let Some(reason) = check::refuse(news, new) {
             return Err(Refused::Invalid(reason));
         }
         if let Some(reason) = check::mass_shrink(before, after, new) {
@@ -312,7 +320,7 @@ impl Keeper {
         &self,
         old: &State,
         (before, after): (&Index<'_>, &Index<'_>),
-        new: &Snapshot,
+        (news, new): (&News<'_>, &Snapshot),
         upstream: &mut HashMap<String, Option<UpstreamTls>>,
         now: Instant,
     ) -> HashMap<String, Arc<Cluster>> {
@@ -323,9 +331,9 @@ impl Keeper {
             let gate = |region: &str| self.shared.gate(region);
             let cluster = match old.clusters.get(&config.name) {
                 Some(cluster) => {
-                    let same = before.cluster(&config.name) == Some(config)
-                        && before.endpoints(&config.name) == after.endpoints(&config.name);
-                    if !same {
+                    let gone = before.endpoints(&config.name).is_some() && after.endpoints(&config.name).is_none();
+                    let changed = |kind| news.has(kind, &config.name);
+                    if changed(ResourceKind::Cluster) || changed(ResourceKind::Endpoints) || gone {
                         cluster.reconfigure(config.clone(), &endpoints(), gate, now);
                     }
                     cluster.clone()

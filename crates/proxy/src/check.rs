@@ -1,8 +1,9 @@
 //! What a snapshot must hold before it is taken. Pure.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use xds::{
+    news::News,
     resource::ResourceKind,
     snapshot::{Forward, ListenerProtocol, RouteAction, Snapshot, UpstreamProtocol},
 };
@@ -15,9 +16,9 @@ const SHRINK_PERCENT: usize = 50;
 const SHRINK_LEAST: usize = 10;
 
 /// The first thing that is wrong, with the path of the field. Parts that are in force already are not judged again.
-pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
+pub fn refuse(news: &News<'_>, snapshot: &Snapshot) -> Option<String> {
     let mut tables = HashSet::new();
-    let mut clusters = HashSet::new();
+    let mut clusters = HashMap::new();
     let mut trust = HashSet::new();
     let mut listeners = HashSet::new();
     for bundle in &snapshot.trust {
@@ -26,7 +27,7 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
         }
     }
     for cluster in &snapshot.clusters {
-        if !clusters.insert(cluster.name.as_str()) {
+        if clusters.insert(cluster.name.as_str(), cluster.protocol).is_some() {
             return Some(format!("clusters[{}]: named twice", cluster.name));
         }
         if let Some(tls) = &cluster.tls
@@ -51,7 +52,7 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
         }
         for route in table.hosts.iter().flat_map(|host| &host.routes) {
             if let RouteAction::Tunnel(tunnel) = &route.action
-                && !clusters.contains(tunnel.cluster.as_str())
+                && !clusters.contains_key(tunnel.cluster.as_str())
             {
                 return Some(format!("routes[{}]: no cluster `{}`", table.name, tunnel.cluster));
             }
@@ -61,10 +62,10 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
             }
             let mirrors = forward.mirrors.iter().map(|mirror| &mirror.cluster);
             let mut named = forward.clusters.iter().map(|choice| &choice.cluster).chain(mirrors);
-            if let Some(missing) = named.find(|name| !clusters.contains(name.as_str())) {
+            if let Some(missing) = named.find(|name| !clusters.contains_key(name.as_str())) {
                 return Some(format!("routes[{}]: no cluster `{missing}`", table.name));
             }
-            if let Some(cluster) = without_upgrades(snapshot, forward) {
+            if let Some(cluster) = without_upgrades(&clusters, forward) {
                 let why = "speaks no HTTP, which has upgrades";
                 return Some(format!("routes[{}].upgrades: cluster `{cluster}` {why}", table.name));
             }
@@ -77,7 +78,7 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
         }
         let dangling = match &listener.protocol {
             ListenerProtocol::Http(http) => !tables.contains(http.routes.as_str()),
-            ListenerProtocol::Tcp { cluster, .. } => !clusters.contains(cluster.as_str()),
+            ListenerProtocol::Tcp { cluster, .. } => !clusters.contains_key(cluster.as_str()),
         };
         if dangling {
             return Some(format!("{path}.protocol: refers to what is not there"));
@@ -88,15 +89,13 @@ pub fn refuse(before: &Index<'_>, snapshot: &Snapshot) -> Option<String> {
             return Some(format!("{path}.tls.trust: no bundle `{}`", tls.trust));
         }
     }
-    out_of_domain(&before.news(snapshot))
+    out_of_domain(&news.snapshot())
 }
 
 /// A cluster of a route with upgrades that has none: HTTP/1.1 has them (RFC 9110, 7.8), and so has HTTP/2 (RFC 8441).
-fn without_upgrades<'a>(snapshot: &Snapshot, forward: &'a Forward) -> Option<&'a str> {
-    let speaks =
-        |name: &str| snapshot.clusters.iter().find(|cluster| cluster.name == name).map(|cluster| cluster.protocol);
+fn without_upgrades<'a>(protocols: &HashMap<&str, UpstreamProtocol>, forward: &'a Forward) -> Option<&'a str> {
     let mut clusters = forward.clusters.iter().filter(|_| !forward.upgrades.is_empty());
-    let other = clusters.find(|choice| speaks(&choice.cluster) == Some(UpstreamProtocol::Tcp));
+    let other = clusters.find(|choice| protocols.get(choice.cluster.as_str()) == Some(&UpstreamProtocol::Tcp));
     other.map(|choice| choice.cluster.as_str())
 }
 
@@ -165,7 +164,7 @@ mod tests {
     #[test]
     fn inconsistencies_are_named_with_their_path() {
         let empty = Snapshot::default();
-        let refuse = |snapshot: &Snapshot| refuse(&Index::new(&empty), snapshot);
+        let refuse = |snapshot: &Snapshot| refuse(&News::of(&empty, snapshot), snapshot);
         let mut gap = snapshot(&[("a", 1)]);
         gap.endpoints[0].localities[0].priority = 1;
         assert_eq!(refuse(&gap).unwrap(), "endpoints[a]: priorities have a gap: {1}");

@@ -1,10 +1,8 @@
 //! The parts of a snapshot by name: a large one is gone through a few times, never once for each of its parts.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use xds::snapshot::{
-    Cluster, EndpointSet, Listener, ListenerProtocol, RouteTable, Snapshot, TrustBundle, UpstreamProtocol,
-};
+use xds::snapshot::{Cluster, EndpointSet, Listener, ListenerProtocol, Snapshot, TrustBundle, UpstreamProtocol};
 
 /// A snapshot's parts by name.
 #[derive(Debug)]
@@ -12,7 +10,6 @@ pub struct Index<'a> {
     clusters: HashMap<&'a str, &'a Cluster>,
     endpoints: HashMap<&'a str, &'a EndpointSet>,
     listeners: HashMap<&'a str, &'a Listener>,
-    routes: HashMap<&'a str, &'a Arc<RouteTable>>,
     trust: HashMap<&'a str, &'a TrustBundle>,
 }
 
@@ -39,7 +36,6 @@ impl<'a> Index<'a> {
             clusters: snapshot.clusters.iter().map(|cluster| (cluster.name.as_str(), cluster)).collect(),
             endpoints: snapshot.endpoints.iter().map(|set| (set.cluster.as_str(), set)).collect(),
             listeners: snapshot.listeners.iter().map(|listener| (listener.name.as_str(), listener)).collect(),
-            routes: snapshot.routes.iter().map(|table| (table.name.as_str(), table)).collect(),
             trust: snapshot.trust.iter().map(|bundle| (bundle.name.as_str(), bundle)).collect(),
         }
     }
@@ -52,11 +48,6 @@ impl<'a> Index<'a> {
     /// A cluster's endpoints.
     pub fn endpoints(&self, cluster: &str) -> Option<&'a EndpointSet> {
         self.endpoints.get(cluster).copied()
-    }
-
-    /// A route table.
-    pub fn table(&self, name: &str) -> Option<&'a Arc<RouteTable>> {
-        self.routes.get(name).copied()
     }
 
     /// A listener.
@@ -86,22 +77,7 @@ impl<'a> Index<'a> {
         Some(ListenerTrust { http, roots: listener.tls.as_ref().map(|tls| self.roots(&tls.trust)) })
     }
 
-    /// The parts of another snapshot that are not in this one as they are there.
-    pub fn news(&self, other: &Snapshot) -> Snapshot {
-        Snapshot {
-            listeners: news(&other.listeners, &self.listeners, |listener| &listener.name),
-            routes: news(&other.routes, &self.routes, |table| &table.name),
-            clusters: news(&other.clusters, &self.clusters, |cluster| &cluster.name),
-            endpoints: news(&other.endpoints, &self.endpoints, |set| &set.cluster),
-            trust: news(&other.trust, &self.trust, |bundle| &bundle.name),
-        }
-    }
-
     fn roots(&self, bundle: &str) -> Option<&'a str> {
         self.trust.get(bundle).map(|bundle| bundle.roots.as_str())
     }
-}
-
-fn news<T: Clone + PartialEq>(parts: &[T], known: &HashMap<&str, &T>, name: impl Fn(&T) -> &str) -> Vec<T> {
-    parts.iter().filter(|part| known.get(name(part)).is_none_or(|known| known != part)).cloned().collect()
 }

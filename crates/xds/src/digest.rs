@@ -1,15 +1,12 @@
 //! The digest of a proxy's effective configuration: how two moments are compared to prove that nothing was left behind.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    news::News,
     overlay::Overlay,
     resource::ResourceKind,
     snapshot::{EndpointSet, RouteTable, Snapshot},
@@ -31,35 +28,33 @@ pub struct Parts(BTreeMap<(ResourceKind, String), [u8; 32]>);
 impl Parts {
     /// Of a snapshot whose names are unique by kind.
     pub fn of(snapshot: &Snapshot) -> Self {
-        Self::default().followed_by(&Snapshot::default(), snapshot)
+        Self::default().followed_by(&News::of(&Snapshot::default(), snapshot), snapshot)
     }
 
     /// Those of the snapshot that comes after the one that these are of: equal to [`Parts::of`] it.
     #[must_use]
-    pub fn followed_by(&self, before: &Snapshot, after: &Snapshot) -> Self {
+    pub fn followed_by(&self, news: &News<'_>, after: &Snapshot) -> Self {
         let mut parts = Self::default();
-        parts.follow(self, ResourceKind::Trust, (&before.trust, &after.trust), |bundle| &bundle.name, |_| {});
-        parts.follow(self, ResourceKind::Cluster, (&before.clusters, &after.clusters), |cluster| &cluster.name, |_| {});
-        let sets = (before.endpoints.as_slice(), after.endpoints.as_slice());
-        parts.follow(self, ResourceKind::Endpoints, sets, |set| &set.cluster, sort_endpoints);
-        let listeners = (before.listeners.as_slice(), after.listeners.as_slice());
-        parts.follow(self, ResourceKind::Listener, listeners, |listener| &listener.name, |_| {});
-        parts.follow(self, ResourceKind::Routes, (&before.routes, &after.routes), |table| &table.name, sort_hosts);
+        let old = (self, news);
+        parts.follow(old, ResourceKind::Trust, &after.trust, |bundle| &bundle.name, |_| {});
+        parts.follow(old, ResourceKind::Cluster, &after.clusters, |cluster| &cluster.name, |_| {});
+        parts.follow(old, ResourceKind::Endpoints, &after.endpoints, |set| &set.cluster, sort_endpoints);
+        parts.follow(old, ResourceKind::Listener, &after.listeners, |listener| &listener.name, |_| {});
+        parts.follow(old, ResourceKind::Routes, &after.routes, |table| &table.name, sort_hosts);
         parts
     }
 
-    fn follow<T: Clone + PartialEq + Serialize>(
+    fn follow<T: Clone + Serialize>(
         &mut self,
-        old: &Self,
+        (old, news): (&Self, &News<'_>),
         kind: ResourceKind,
-        (before, after): (&[T], &[T]),
+        after: &[T],
         name: impl Fn(&T) -> &str,
         sort: impl Fn(&mut T),
     ) {
-        let known: HashMap<&str, &T> = before.iter().map(|part| (name(part), part)).collect();
         for part in after {
+            let same = !news.has(kind, name(part));
             let key = (kind, name(part).to_owned());
-            let same = known.get(name(part)).is_some_and(|known| *known == part);
             let digest = old.0.get(&key).filter(|_| same).copied().unwrap_or_else(|| {
                 let mut canonical = part.clone();
                 sort(&mut canonical);
@@ -194,10 +189,10 @@ mod tests {
         after.endpoints[0].localities[0].endpoints[0].weight = 2;
         after.endpoints.remove(1);
         after.trust.push(TrustBundle { name: "c".to_owned(), roots: "pem".to_owned() });
-        let followed = Parts::of(&before).followed_by(&before, &after);
+        let followed = Parts::of(&before).followed_by(&News::of(&before, &after), &after);
         assert_eq!(followed, Parts::of(&after));
         assert_ne!(followed.with(&[]), Parts::of(&before).with(&[]));
-        assert_eq!(followed.followed_by(&after, &before).with(&[]), digest(&before, &[]));
+        assert_eq!(followed.followed_by(&News::of(&after, &before), &before).with(&[]), digest(&before, &[]));
     }
 
     #[test]

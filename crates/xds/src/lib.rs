@@ -17,6 +17,7 @@ mod human;
 pub mod lease;
 pub mod load;
 pub mod lower;
+pub mod news;
 pub mod node;
 pub mod overlay;
 pub mod pattern;

@@ -14,6 +14,7 @@ use xds::{
     event::EventKind,
     lease::Leases,
     lower::{Lowered, lower},
+    news::News,
     overlay::{Overlay, SwitchState},
     resource::ResourceKind,
     server::Server,
@@ -134,7 +135,7 @@ impl Holder {
             return self.refuse(name, reason);
         }
         let parts = match &self.wanted {
-            Some(wanted) => wanted.parts.followed_by(&wanted.snapshot, &snapshot),
+            Some(wanted) => wanted.parts.followed_by(&News::of(&wanted.snapshot, &snapshot), &snapshot),
             None => Parts::of(&snapshot),
         };
         let new = Version { name: name.to_owned(), snapshot, parts: Arc::new(parts) };

@@ -12,6 +12,7 @@ use super::bodies::Bodies;
 use crate::{
     codec::{self, Beside, CodecError, Resource},
     digest::Parts,
+    news::News,
     overlay::Overlay,
     resource::ResourceKind,
     snapshot::{ListenerProtocol, Snapshot},
@@ -81,7 +82,7 @@ impl Desired {
         }
         codec::check(&snapshot)?;
         let parts = match &self.snapshot {
-            Some(current) => current.parts.followed_by(&current.snapshot, &snapshot),
+            Some(current) => current.parts.followed_by(&News::of(&current.snapshot, &snapshot), &snapshot),
             None => Parts::of(&snapshot),
         };
         let mut resources: BTreeMap<ResourceKind, BTreeMap<String, Arc<Any>>> = BTreeMap::new();
