@@ -44,7 +44,7 @@ const AT_ONCE: usize = 4;
 /// Of those that wait; a further one gets 503.
 const QUEUE: u32 = 64;
 /// Before a response breaks off, so that its beginning arrives.
-const BEFORE_RESET: Duration = Duration::from_millis(2);
+const BEFORE_RESET: Duration = Duration::from_micros(500);
 
 /// What it does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
