@@ -180,6 +180,16 @@ pub struct Service {
     pub authorization: Authorization,
 }
 
+impl Service {
+    /// Whether some of its requests are of high priority.
+    pub fn has_high_priority(&self) -> bool {
+        self.requests.iter().any(|route| match &route.action {
+            RequestAction::Forward(forward) => forward.priority == Priority::High,
+            RequestAction::Redirect(_) => false,
+        })
+    }
+}
+
 /// Callers say CONNECT with the service's name, and speak in bytes from there on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect {
