@@ -173,7 +173,7 @@ impl Mesh {
         let lay = |table: &mut Table, config: &Config, placements: &Placements, now: Instant| {
             for (_, request) in &batch {
                 overlays::check(config, request)?;
-                overlays::check_envoys(config, placements, request, &envoys)?;
+                overlays::judge_envoys(config, placements, request, &envoys).map_err(Refusal::Invalid)?;
             }
             let mut reports = Vec::new();
             for (name, request) in batch {
