@@ -132,6 +132,7 @@ fn clusters(snapshot: &Snapshot) -> Vec<ClusterStatus> {
         service: cluster.service.clone(),
         tier_load: vec![100],
         endpoints: endpoints(&cluster.name),
+        breakers: Vec::new(),
     };
     snapshot.clusters.iter().map(cluster).collect()
 }

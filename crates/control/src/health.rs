@@ -184,6 +184,7 @@ mod tests {
                 service: String::new(),
                 tier_load: Vec::new(),
                 endpoints: endpoints.iter().map(endpoint).collect(),
+                breakers: Vec::new(),
             }],
         }
     }

@@ -32,5 +32,5 @@ mod testing;
 mod trust;
 
 pub use mesh::{prepare_folder, revision_of};
-pub use overlays::told as concerned;
+pub use overlays::judge_envoys;
 pub use run::{Options, RunError, run};

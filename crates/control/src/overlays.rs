@@ -218,7 +218,7 @@ pub(crate) fn overlay_id(lease: &str, name: &str) -> String {
 }
 
 /// Proxies that an overlay concerns, by name.
-pub fn told(config: &Config, placements: &Placements, request: &OverlayRequest) -> Vec<String> {
+pub(crate) fn told(config: &Config, placements: &Placements, request: &OverlayRequest) -> Vec<String> {
     let concerned = placements.proxies.iter().filter(|p| part(config, p, request).is_some());
     concerned.map(|p| p.proxy.clone()).collect()
 }
@@ -267,17 +267,19 @@ pub(crate) fn check(config: &Config, request: &OverlayRequest) -> Result<(), Ref
     }
 }
 
-/// Checks that the stock Envoys whom an overlay concerns can do it.
-pub(crate) fn check_envoys(
+/// Whether the stock Envoys among the proxies can do their parts of an overlay.
+///
+/// # Errors
+/// The first that cannot, and why.
+pub fn judge_envoys(
     config: &Config,
     placements: &Placements,
     request: &OverlayRequest,
     envoys: &BTreeSet<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), String> {
     for placement in placements.proxies.iter().filter(|placement| envoys.contains(&placement.proxy)) {
         let Some(effect) = part(config, placement, request) else { continue };
-        xds::lower::expressible(&effect)
-            .map_err(|reason| Refusal::Invalid(format!("proxy {}: {reason}", placement.proxy)))?;
+        xds::lower::expressible(&effect).map_err(|reason| format!("proxy {}: {reason}", placement.proxy))?;
     }
     Ok(())
 }
@@ -429,10 +431,10 @@ mod tests {
             let effect = OverlayEffect::Fault(Fault { matches, percent: 100.0, action });
             OverlayRequest { targets: Targets::Concerned, effect }
         };
-        let check = |request: &OverlayRequest| check_envoys(&config, &placements, request, &edge);
+        let check = |request: &OverlayRequest| judge_envoys(&config, &placements, request, &edge);
         assert_eq!(check(&fault("accounts", FaultAction::Abort { status: 503 })), Ok(()));
         assert_eq!(check(&fault("fx", FaultAction::Refuse)), Ok(()), "the edge does not call fx");
-        let Err(Refusal::Invalid(reason)) = check(&fault("accounts", FaultAction::Refuse)) else { panic!("taken") };
+        let Err(reason) = check(&fault("accounts", FaultAction::Refuse)) else { panic!("taken") };
         assert!(reason.contains("proxy edge") && reason.contains("refused connections"), "{reason}");
     }
 

@@ -1,16 +1,10 @@
 //! The choice of a data plane on a command line, and what of the manifests a stock Envoy cannot do.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use control::{
-    api::OverlayEffect,
-    compile::{Switches, compile},
-};
+use control::compile::{Switches, compile};
 use model::config::{Config, LoseHow, ScenarioAction};
-use xds::{
-    lower::{expressible, lacks},
-    overlay::{Effect, Way},
-};
+use xds::lower::lacks;
 
 use crate::{
     failure::Failure,
@@ -74,7 +68,7 @@ fn refusals(config: &Config, plane: &DataPlane) -> Vec<String> {
 }
 
 /// Steps of a drill that a stock Envoy cannot do: the step and the reason.
-pub fn drill_refusals(config: &Config, drill: &str, envoys: &[String]) -> Vec<String> {
+pub fn drill_refusals(config: &Config, drill: &str, envoys: &BTreeSet<String>) -> Vec<String> {
     let Some((_, drill)) = config.drills.iter().find(|(name, _)| name.as_str() == drill) else { return Vec::new() };
     let Ok(layout) = Layout::new(config, Default::default()) else { return Vec::new() };
     let placements = layout.placements();
@@ -85,17 +79,8 @@ pub fn drill_refusals(config: &Config, drill: &str, envoys: &[String]) -> Vec<St
             ScenarioAction::Lose { region, how: LoseHow::Partition } => faults::lost(region),
             _ => continue,
         };
-        let told = control::concerned(config, &placements, &request);
-        let envoy = told.iter().find(|proxy| envoys.contains(proxy));
-        let effect = match request.effect {
-            OverlayEffect::Fault(fault) => Effect::Fault(fault),
-            OverlayEffect::Partition { regions, .. } => Effect::CutOff { regions, way: Way::Both },
-            OverlayEffect::NoControl { .. } => Effect::NoControl,
-            OverlayEffect::Switch(switch) => Effect::Switch(switch),
-            OverlayEffect::Harmless {} => Effect::Harmless,
-        };
-        if let (Some(proxy), Err(reason)) = (envoy, expressible(&effect)) {
-            refused.push(format!("scenario[{number}], proxy {proxy}: {reason}"));
+        if let Err(reason) = control::judge_envoys(config, &placements, &request, envoys) {
+            refused.push(format!("scenario[{number}], {reason}"));
         }
     }
     refused

@@ -15,7 +15,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
-use xds::snapshot::{self, HealthCheck, UpstreamProtocol};
+use xds::snapshot::{self, HealthCheck, RoutingPriority, UpstreamProtocol};
 
 use self::rota::Rota;
 use crate::{
@@ -166,7 +166,7 @@ async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy
         return Box::pin(grpc::find(cluster, host, policy, service)).await;
     }
     let Some(path) = &policy.http_path else {
-        let connect = Link::connect(cluster, host, u32::MAX, policy.timeout).await;
+        let connect = Link::connect(cluster, host, (RoutingPriority::Default, u32::MAX), policy.timeout).await;
         return connect.map_or_else(|error| Finding::Unreachable(error.to_string()), |_| Finding::Passed);
     };
     match Box::pin(attempt::ask(pool, cluster, host, (Method::GET, path), message::CHECK_AGENT)).await {

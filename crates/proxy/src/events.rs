@@ -102,6 +102,8 @@ fn name(event: &EventKind) -> &'static str {
         EventKind::Readmitted { .. } => "readmitted",
         EventKind::TierLoad { .. } => "tierLoad",
         EventKind::Panic { .. } => "panic",
+        EventKind::BreakerOpened { .. } => "breakerOpened",
+        EventKind::BreakerClosed { .. } => "breakerClosed",
         EventKind::Switched { .. } => "switched",
         EventKind::FirstAnswer { .. } => "firstAnswer",
         EventKind::ControlLost { .. } => "controlLost",

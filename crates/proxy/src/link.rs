@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use xds::snapshot::{Bound, RoutingPriority};
 
 use crate::{
     gate::Gated,
@@ -69,14 +70,14 @@ impl Stream {
 }
 
 impl Link {
-    /// Connects within `timeout`, TLS handshake included.
+    /// Connects within `timeout`, TLS handshake included, unless requests of this priority have as many as `most`.
     pub async fn connect(
         cluster: &Arc<Cluster>,
         host: &Host,
-        most: u32,
+        (priority, most): (RoutingPriority, u32),
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        let counted = Counted::new(cluster.clone(), most).ok_or(ConnectError::Overflow)?;
+        let counted = Counted::new(cluster, priority, most).ok_or(ConnectError::Overflow)?;
         let connecting = establish(host, cluster.tls());
         let (stream, chain, h2) = match tokio::time::timeout(timeout, connecting).await {
             Ok(result) => result.map_err(|error| ConnectError::Failed(describe(&error)))?,
@@ -113,23 +114,22 @@ fn describe(error: &io::Error) -> String {
 
 /// One of a cluster's connections.
 #[derive(Debug)]
-pub struct Counted(Arc<Cluster>);
+pub struct Counted {
+    cluster: Arc<Cluster>,
+    priority: RoutingPriority,
+}
 
 impl Counted {
-    fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
-        if cluster.connections.fetch_add(1, Ordering::Relaxed) < u64::from(most) {
-            return Some(Self(cluster));
-        }
-        // Not by the destructor, which tells those who wait that one has ended.
-        cluster.connections.fetch_sub(1, Ordering::Relaxed);
-        None
+    fn new(cluster: &Arc<Cluster>, priority: RoutingPriority, most: u32) -> Option<Self> {
+        cluster.enter(priority, Bound::Connections, most).then(|| Self { cluster: cluster.clone(), priority })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.freed.notify_one();
+        let counters = self.cluster.counters(self.priority);
+        counters.leave(Bound::Connections);
+        counters.freed.notify_one();
     }
 }
 

@@ -96,7 +96,13 @@ mod tests {
     }
 
     fn status(endpoints: Vec<EndpointStatus>) -> Vec<ClusterStatus> {
-        vec![ClusterStatus { name: "fx".into(), service: "fx".into(), tier_load: vec![100], endpoints }]
+        vec![ClusterStatus {
+            name: "fx".into(),
+            service: "fx".into(),
+            tier_load: vec![100],
+            endpoints,
+            breakers: vec![],
+        }]
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Stamp, overlay::SwitchState};
+use crate::{
+    clock::Stamp,
+    overlay::SwitchState,
+    snapshot::{Bound, RoutingPriority},
+};
 
 /// One transition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +107,26 @@ pub enum EventKind {
         priority: u32,
         /// Entered, or left.
         entered: bool,
+    },
+    /// A circuit breaker refused something, for the first time or after a second in which it refused nothing.
+    BreakerOpened {
+        /// Cluster name.
+        cluster: String,
+        /// Whose requests it counts.
+        priority: RoutingPriority,
+        /// What it bounds.
+        bound: Bound,
+    },
+    /// It has refused nothing for a second.
+    BreakerClosed {
+        /// Cluster name.
+        cluster: String,
+        /// Whose requests it counts.
+        priority: RoutingPriority,
+        /// What it bounds.
+        bound: Bound,
+        /// How many it refused since the process began.
+        refused: u64,
     },
     /// A routing control changed.
     Switched {

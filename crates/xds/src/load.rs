@@ -9,6 +9,7 @@ use envoy_types::pb::{
     },
     google::protobuf,
 };
+use serde::{Deserialize, Serialize};
 
 /// Longest name of a cluster, region or zone that is taken over, in bytes.
 const LONGEST_NAME: usize = 256;
@@ -24,12 +25,13 @@ pub struct ClusterLoad {
     pub localities: Vec<LocalityLoad>,
 }
 
-/// A locality since the report before.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A locality in some time: since the report before, where it is a part of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LocalityLoad {
     /// The failure domain.
     pub region: String,
-    /// Inside the region.
+    /// Inside the region; empty without one.
     pub zone: String,
     /// Its tier.
     pub priority: u32,
@@ -39,7 +41,7 @@ pub struct LocalityLoad {
     pub successful: u64,
     /// Requests that failed: no answer, or a status of 500 and above.
     pub errors: u64,
-    /// Requests in flight now.
+    /// Requests in flight at the end.
     pub in_progress: u64,
 }
 

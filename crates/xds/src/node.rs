@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Metadata of the node under which an incremental stream says which version of a snapshot is in force at the proxy.
 pub(crate) const VERSION: &str = "version";
 
+/// How the agent of a stock Envoy begins to say which program it is ([`NodeInfo::agent`]).
+pub const ENVOY_AGENT: &str = "firedrill-envoy";
+
 /// A proxy as it introduces itself in the first message of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

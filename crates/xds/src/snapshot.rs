@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 pub use self::cluster::{
-    Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
+    Balancer, Balancing, Bound, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
     OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
 };
 pub use self::route::*;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::{Bound, RoutingPriority};
+
 /// A proxy at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,6 +40,25 @@ pub struct ClusterStatus {
     pub tier_load: Vec<u8>,
     /// Every endpoint.
     pub endpoints: Vec<EndpointStatus>,
+    /// Circuit breakers that hold or have refused something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breakers: Vec<BreakerStatus>,
+}
+
+/// A circuit breaker at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BreakerStatus {
+    /// Whose requests it counts.
+    pub priority: RoutingPriority,
+    /// What it bounds.
+    pub bound: Bound,
+    /// How many there are; 0 for retries, which are paid for and not held.
+    pub used: u64,
+    /// How many were ever refused.
+    pub refused: u64,
+    /// Whether some were refused just now; see [`crate::event::EventKind::BreakerOpened`].
+    pub open: bool,
 }
 
 /// An endpoint at one moment.

@@ -287,16 +287,16 @@ async fn load_is_reported_beside_the_configuration() {
     let reported = async {
         loop {
             match server.loads().as_slice() {
-                [load] if load.issued >= 30 => return load.clone(),
+                [load] if load.locality.issued >= 30 => return load.clone(),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
     };
     let load = timeout(PATIENCE, reported).await.expect("reports");
-    assert_eq!((load.proxy.as_str(), load.cluster.as_str(), load.region.as_str()), ("gate", "ledger", "east"));
-    assert_eq!((load.successful, load.errors), (load.issued, 0));
+    assert_eq!((load.proxy.as_str(), load.cluster.as_str(), load.locality.region.as_str()), ("gate", "ledger", "east"));
+    assert_eq!((load.locality.successful, load.locality.errors), (load.locality.issued, 0));
     let total = server.load_totals().0[&("ledger".to_owned(), "east".to_owned())];
-    assert!(total.issued >= load.issued);
+    assert!(total.issued >= load.locality.issued);
     drop(client);
     running.stop().await;
 

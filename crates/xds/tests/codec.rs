@@ -160,6 +160,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             retries_per_second,
         },
     );
+    let breakers = (breakers.clone(), option::of(breakers));
     let ramp = option::of((1_u8..50, time()).prop_map(|(first, dwell)| Ramp { steps: vec![first, 60, 100], dwell }));
     let panic = (0_u8..=100, prop_oneof![Just(PanicPolicy::Spray), Just(PanicPolicy::FailFast)]);
     let first = (name(), name(), protocol, time(), balancing(), tls);
@@ -167,7 +168,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     (first, rest).prop_map(
         |(
             (name, service, (protocol, health_check), connect_timeout, (balancer, mut balancing), tls),
-            (outlier, breakers, (panic_threshold, panic_policy), ramp, standby),
+            (outlier, (breakers, high_breakers), (panic_threshold, panic_policy), ramp, standby),
         )| {
             if protocol == UpstreamProtocol::Tcp {
                 balancing.hash.clear();
@@ -183,6 +184,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 health_check,
                 outlier,
                 breakers,
+                high_breakers,
                 panic_threshold,
                 panic_policy,
                 ramp,
@@ -268,12 +270,13 @@ fn forward() -> impl Strategy<Value = Forward> {
     let fault = (percent(), fault_action()).prop_map(|(percent, action)| RouteFault { percent, action });
     let first = (vec(weighted, 1..3), option::of(sticky()), timeout, option::of(retry()));
     let then = (option::of(hedge), option::of(path_change()), option::of(r"([a-z.]{1,6}|\[::1\])(:[1-9][0-9]{0,2})?"));
-    let last = (header_edits(), header_edits(), vec(mirror, 0..3), upgrades, vec(fault, 0..3));
+    let priority = prop_oneof![Just(RoutingPriority::Default), Just(RoutingPriority::High)];
+    let last = (header_edits(), header_edits(), vec(mirror, 0..3), upgrades, priority, vec(fault, 0..3));
     (first, then, last).prop_map(
         |(
             (clusters, sticky, timeout, retry),
             (hedge, path, host),
-            (request_headers, response_headers, mirrors, upgrades, faults),
+            (request_headers, response_headers, mirrors, upgrades, priority, faults),
         )| Forward {
             clusters,
             sticky,
@@ -286,6 +289,7 @@ fn forward() -> impl Strategy<Value = Forward> {
             response_headers,
             mirrors,
             upgrades,
+            priority,
             faults,
         },
     )

@@ -348,13 +348,13 @@ async fn takes_and_says(protocol: &str) {
     let deadline = Instant::now() + PATIENCE;
     let load = loop {
         let loads = server.loads();
-        match loads.iter().find(|load| load.cluster == "ledger" && load.successful > 0) {
+        match loads.iter().find(|load| load.cluster == "ledger" && load.locality.successful > 0) {
             Some(load) => break load.clone(),
             None => assert!(Instant::now() < deadline, "{loads:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    assert_eq!((load.proxy.as_str(), load.region.as_str()), ("gate", "region-0"), "{load:?}");
+    assert_eq!((load.proxy.as_str(), load.locality.region.as_str()), ("gate", "region-0"), "{load:?}");
 
     // A changed cluster and a changed endpoint set warm up again, and traffic goes on.
     snapshot.clusters[0].connect_timeout = Duration::from_millis(900);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use xds::{overlay::Overlay, resource::ResourceKind, snapshot::Snapshot, status::ProxyStatus};
+use xds::{load::LocalityLoad, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot, status::ProxyStatus};
 
 /// One proxy as the control plane sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,20 +48,9 @@ pub struct LoadReport {
     pub proxy: String,
     /// The cluster: a service, `service.region`, `service@version`, or `local` for a sidecar's own workload.
     pub cluster: String,
-    /// The failure domain.
-    pub region: String,
-    /// Inside the region; empty without one.
-    pub zone: String,
-    /// Its tier.
-    pub priority: u32,
-    /// Requests sent to it; a repeat is another one.
-    pub issued: u64,
-    /// Requests that ended well.
-    pub successful: u64,
-    /// Requests that failed.
-    pub errors: u64,
-    /// Requests in flight at the last report.
-    pub in_progress: u64,
+    /// Where it went, and how much of it.
+    #[serde(flatten)]
+    pub locality: LocalityLoad,
     /// Milliseconds that the counts are of.
     pub over_ms: u64,
     /// Milliseconds since the last report.
@@ -71,21 +60,8 @@ pub struct LoadReport {
 impl From<xds::server::Load> for LoadReport {
     fn from(load: xds::server::Load) -> Self {
         let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let xds::server::Load {
-            proxy,
-            cluster,
-            region,
-            zone,
-            priority,
-            issued,
-            successful,
-            errors,
-            in_progress,
-            over,
-            age,
-        } = load;
-        let (over_ms, age_ms) = (millis(over), millis(age));
-        Self { proxy, cluster, region, zone, priority, issued, successful, errors, in_progress, over_ms, age_ms }
+        let xds::server::Load { proxy, cluster, locality, over, age } = load;
+        Self { proxy, cluster, locality, over_ms: millis(over), age_ms: millis(age) }
     }
 }
 

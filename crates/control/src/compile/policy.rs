@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use model::{
-    config::{self, Failback, Hedge, ListenerLimits, Protocol, Retries, RetryOn, Service, TrafficPolicy},
+    config::{self, Failback, Hedge, ListenerLimits, Protocol, Retries, RetryOn, Service, Thresholds, TrafficPolicy},
     unit::Percent,
 };
 use xds::snapshot::{
@@ -126,8 +126,7 @@ pub(super) fn shared(cluster: Cluster, service: &Service) -> Cluster {
         config::HashKey::SourceAddress => HashKey::SourceAddress,
     };
     let slow = |slow: &config::SlowStart| SlowStart { window: slow.window, aggression: 1.0, at_least: slow.at_least };
-    let config::Limits { connections, pending, requests, retry_percent, retries_per_second, standby_connections: _ } =
-        service.limits;
+    let config::Limits { default, high, standby_connections: _ } = &service.limits;
     Cluster {
         balancer,
         balancing: Balancing {
@@ -136,7 +135,9 @@ pub(super) fn shared(cluster: Cluster, service: &Service) -> Cluster {
             slow_start: balancing.slow_start.as_ref().map(slow),
             ..Balancing::default()
         },
-        breakers: CircuitBreakers { connections, pending, requests, retry_percent, retries_per_second },
+        breakers: breakers(default),
+        // An Envoy that is told nothing of them has 3 retries at once, which a dying region uses up.
+        high_breakers: service.has_high_priority().then(|| breakers(high)),
         // By default endpoints that are known to be down get nothing: the caller sees a fast 503 instead of a slow one.
         panic_threshold: balancing.panic.as_ref().map_or(0, |panic| panic.below),
         panic_policy: match balancing.panic.as_ref().map(|panic| panic.policy) {
@@ -145,6 +146,11 @@ pub(super) fn shared(cluster: Cluster, service: &Service) -> Cluster {
         },
         ..cluster
     }
+}
+
+fn breakers(thresholds: &Thresholds) -> CircuitBreakers {
+    let Thresholds { connections, pending, requests, retry_percent, retries_per_second } = *thresholds;
+    CircuitBreakers { connections, pending, requests, retry_percent, retries_per_second }
 }
 
 /// Bounds on what callers may send.

@@ -9,8 +9,8 @@ use model::{
     name::ServiceName,
 };
 use xds::snapshot::{
-    self as wire, HeaderEdits, Mirror, Named, Route, RouteAction, RouteFault, RouteMatch, Sticky, Tunnel,
-    WeightedCluster,
+    self as wire, HeaderEdits, Mirror, Named, Route, RouteAction, RouteFault, RouteMatch, RoutingPriority, Sticky,
+    Tunnel, WeightedCluster,
 };
 
 use super::{fault_action, policy};
@@ -164,6 +164,10 @@ fn forward(service: &Service, to: &Forward, rest: &str) -> wire::Forward {
         request_headers: edits(&to.request_headers),
         response_headers: edits(&to.response_headers),
         mirrors: mirrors.collect(),
+        priority: match to.priority {
+            config::Priority::Default => RoutingPriority::Default,
+            config::Priority::High => RoutingPriority::High,
+        },
         faults: faults.map(|f| RouteFault { percent: f.percent.0, action: fault_action(&f.action) }).collect(),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use model::config::Config;
-use xds::server::ProxyState;
+use xds::{node::ENVOY_AGENT, server::ProxyState};
 
 use super::{Failure, Mesh, State};
 use crate::{
@@ -16,9 +16,6 @@ use crate::{
     overlays::{self, Refusal, Table},
     store::LeaseRow,
 };
-
-/// How the agent of a stock Envoy introduces itself.
-const ENVOY: &str = "firedrill-envoy";
 
 impl Mesh {
     /// Changes leases, here and for every other instance, and tells proxies. What `change` refuses changes nothing.
@@ -162,7 +159,7 @@ impl Mesh {
 
     /// Placed proxies that are stock Envoys, as they introduced themselves.
     fn envoys(&self) -> BTreeSet<String> {
-        let is_envoy = |state: &ProxyState| state.node.as_ref().is_some_and(|node| node.agent.starts_with(ENVOY));
+        let is_envoy = |state: &ProxyState| state.node.as_ref().is_some_and(|node| node.agent.starts_with(ENVOY_AGENT));
         self.ads.proxies().into_iter().filter(|(_, state)| is_envoy(state)).map(|(name, _)| name).collect()
     }
 
@@ -176,7 +173,7 @@ impl Mesh {
         let lay = |table: &mut Table, config: &Config, placements: &Placements, now: Instant| {
             for (_, request) in &batch {
                 overlays::check(config, request)?;
-                overlays::check_envoys(config, placements, request, &envoys)?;
+                overlays::judge_envoys(config, placements, request, &envoys).map_err(Refusal::Invalid)?;
             }
             let mut reports = Vec::new();
             for (name, request) in batch {

@@ -7,6 +7,7 @@ use control::{
     client::Client as Control,
 };
 use serde::Serialize;
+use xds::load::LocalityLoad;
 
 use crate::{
     arguments::{Format, State},
@@ -300,18 +301,19 @@ async fn loads(control: &Control, format: Format, terminal: &Terminal) -> miette
 }
 
 fn load_row(load: &LoadReport) -> Vec<Cell> {
-    let rate = load.issued.saturating_mul(1000).checked_div(load.over_ms);
-    let place = if load.zone.is_empty() { load.region.clone() } else { format!("{}/{}", load.region, load.zone) };
-    let errors = load.errors.to_string();
+    let LocalityLoad { region, zone, priority, issued, successful: _, errors, in_progress } = &load.locality;
+    let rate = issued.saturating_mul(1000).checked_div(load.over_ms);
+    let place = if zone.is_empty() { region.clone() } else { format!("{region}/{zone}") };
+    let failed = errors.to_string();
     vec![
         load.proxy.clone().into(),
         load.cluster.clone().into(),
-        load.priority.to_string().into(),
+        priority.to_string().into(),
         place.into(),
         rate.map(|rate| rate.to_string()).unwrap_or_default().into(),
-        load.issued.to_string().into(),
-        if load.errors == 0 { Cell::from(errors) } else { Cell::toned(Tone::Bad, errors) },
-        load.in_progress.to_string().into(),
+        issued.to_string().into(),
+        if *errors == 0 { Cell::from(failed) } else { Cell::toned(Tone::Bad, failed) },
+        in_progress.to_string().into(),
         format!("{} s ago", load.age_ms / 1000).into(),
     ]
 }

@@ -6,7 +6,7 @@ pub mod faults;
 mod tls;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -80,7 +80,7 @@ impl MeshTarget {
     }
 
     /// Proxies that are stock Envoys.
-    pub fn envoys(&self) -> Vec<String> {
+    pub fn envoys(&self) -> BTreeSet<String> {
         let envoys = self.programs.iter().filter(|(_, program)| program.starts_with("envoy "));
         envoys.filter_map(|(of, _)| of.strip_prefix("proxy ").map(str::to_owned)).collect()
     }

@@ -137,8 +137,20 @@ pub struct Forward {
     pub retries: Retries,
     /// A second try beside a slow first one. Default: the service's.
     pub hedge: Option<Hedge>,
+    /// Which of the service's limits count.
+    pub priority: Priority,
     /// Faults that stand in the configuration.
     pub faults: Vec<RouteFault>,
+}
+
+/// Which of a service's limits a request counts against: each priority has its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// Those of everything else.
+    #[default]
+    Default,
+    /// Those of `limits.high`.
+    High,
 }
 
 /// A version and its share of a route.

@@ -107,6 +107,23 @@ pub enum PanicPolicy {
 /// Bounds on concurrent use of a service by one proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// For requests of default priority.
+    pub default: Thresholds,
+    /// For requests of high priority, which are counted apart.
+    pub high: Thresholds,
+    /// Connections that each worker keeps open to each endpoint that takes over next, at most 16. Default 1.
+    pub standby_connections: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { default: Thresholds::default(), high: Thresholds::default(), standby_connections: 1 }
+    }
+}
+
+/// Bounds on concurrent use by requests of one priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thresholds {
     /// Connections. Default 1024.
     pub connections: u32,
     /// Requests that wait for one. Default 1024.
@@ -117,20 +134,11 @@ pub struct Limits {
     pub retry_percent: u8,
     /// Retries and hedges a second that are always allowed. Default 10.
     pub retries_per_second: u32,
-    /// Connections that each worker keeps open to each endpoint that takes over next, at most 16. Default 1.
-    pub standby_connections: u8,
 }
 
-impl Default for Limits {
+impl Default for Thresholds {
     fn default() -> Self {
-        Self {
-            connections: 1024,
-            pending: 1024,
-            requests: 1024,
-            retry_percent: 20,
-            retries_per_second: 10,
-            standby_connections: 1,
-        }
+        Self { connections: 1024, pending: 1024, requests: 1024, retry_percent: 20, retries_per_second: 10 }
     }
 }
 

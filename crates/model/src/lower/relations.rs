@@ -22,6 +22,7 @@ pub(crate) fn check(config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
         if let Some(Piece { spec, flawed, .. }) = written.services.get(&service.name) {
             if !flawed {
                 callers(service, spec, config, written, cx);
+                limits(service, spec, cx);
             }
             gateways(service, spec, *flawed, config, cx);
         }
@@ -143,6 +144,15 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
             )
             .mend(format!("add `- {{from: {}}}` to `authorization.allow` of `{name}`", callee.name));
         }
+    }
+}
+
+/// Limits of requests that there are none of.
+fn limits(service: &Service, spec: &raw::Service, cx: &mut Cx<'_>) {
+    let high = spec.limits.as_ref().and_then(|limits| limits.high.as_ref());
+    if let (Some(high), false) = (high, service.has_high_priority()) {
+        cx.warning("limits-never-used", high.head, format!("no route of `{}` has `priority: high`", service.name))
+            .mend("add `priority: high` to a route, or delete `high`");
     }
 }
 

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     config::{
-        Endpoint, Forward, HeaderEdits, Is, Mirror, MirrorTo, Named, PathChange, PathMatch, Redirect, RequestAction,
-        RequestMatch, RequestRoute, RouteFault, Share, Sticky, TrafficPolicy,
+        Endpoint, Forward, HeaderEdits, Is, Mirror, MirrorTo, Named, PathChange, PathMatch, Priority, Redirect,
+        RequestAction, RequestMatch, RequestRoute, RouteFault, Share, Sticky, TrafficPolicy,
     },
     name::ServiceName,
     pattern, raw,
@@ -86,6 +86,7 @@ fn forwarding(route: &raw::Route) -> Option<(&'static str, crate::tree::Loc)> {
         ("timeout", route.timeout.as_ref().map(|f| f.head)),
         ("retries", route.retries.as_ref().map(|f| f.head)),
         ("hedge", route.hedge.as_ref().map(|f| f.head)),
+        ("priority", route.priority.as_ref().map(|f| f.head)),
         ("faults", route.faults.as_ref().map(|f| f.head)),
     ];
     fields.into_iter().find_map(|(name, at)| at.map(|at| (name, at)))
@@ -290,6 +291,10 @@ fn forward(route: &At<raw::Route>, of: &Of<'_>, cx: &mut Cx<'_>) -> Forward {
         timeout: policy.timeout,
         retries: policy.retries,
         hedge: policy.hedge,
+        priority: match route.priority.as_ref().map(|p| p.value) {
+            None | Some(raw::Priority::Default) => Priority::Default,
+            Some(raw::Priority::High) => Priority::High,
+        },
         faults: route.faults.iter().flat_map(|f| f.iter()).filter_map(|f| standing(f, of, cx)).collect(),
     }
 }

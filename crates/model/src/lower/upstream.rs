@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::{
         Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, Panic, PanicPolicy, Ramp, SlowStart,
-        SuccessRate,
+        SuccessRate, Thresholds,
     },
     raw,
     read::{At, Cx},
@@ -127,18 +127,40 @@ pub(crate) fn limits(written: Option<&At<raw::Limits>>, cx: &mut Cx<'_>) -> Limi
     /// What a standby is spared when a herd of proxies keeps connections to it.
     const MOST_STANDBY: u32 = 16;
     let usual = Limits::default();
+    let raw::Limits { connections, pending, requests, retry_percent, retries_per_second, .. } = &written.value;
+    let bounds = Bounds { connections, pending, requests, retry_percent, retries_per_second };
     if let Some(many) = written.standby_connections.as_ref().filter(|many| many.value > MOST_STANDBY) {
         cx.error("out-of-range", many.at, format!("{} standby connections to each endpoint are too many", many.value))
             .mend(format!("write at most {MOST_STANDBY}"));
     }
     let standby = written.standby_connections.as_ref().and_then(|many| u8::try_from(many.value).ok());
     Limits {
+        default: thresholds(&bounds, cx),
+        high: written.high.as_ref().map_or(usual.high, |high| {
+            let raw::HighLimits { connections, pending, requests, retry_percent, retries_per_second } = &high.value;
+            thresholds(&Bounds { connections, pending, requests, retry_percent, retries_per_second }, cx)
+        }),
+        standby_connections: standby.unwrap_or(usual.standby_connections),
+    }
+}
+
+/// What is written for one priority, wherever it stands.
+struct Bounds<'r> {
+    connections: &'r Option<At<u32>>,
+    pending: &'r Option<At<u32>>,
+    requests: &'r Option<At<u32>>,
+    retry_percent: &'r Option<At<Percent>>,
+    retries_per_second: &'r Option<At<u32>>,
+}
+
+fn thresholds(written: &Bounds<'_>, cx: &mut Cx<'_>) -> Thresholds {
+    let usual = Thresholds::default();
+    Thresholds {
         connections: count(written.connections.as_ref(), usual.connections, cx),
         pending: count(written.pending.as_ref(), usual.pending, cx),
         requests: count(written.requests.as_ref(), usual.requests, cx),
         retry_percent: percent(written.retry_percent.as_ref(), 0, usual.retry_percent, cx),
         retries_per_second: written.retries_per_second.as_ref().map_or(usual.retries_per_second, |r| r.value),
-        standby_connections: standby.unwrap_or(usual.standby_connections),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{caller, fault_action, hedge, object, retries};
 use crate::{
     config::{
-        Forward, HeaderEdits, Is, Mirror, MirrorTo, Named, PathChange, PathMatch, Redirect, RequestAction,
+        Forward, HeaderEdits, Is, Mirror, MirrorTo, Named, PathChange, PathMatch, Priority, Redirect, RequestAction,
         RequestMatch, RequestRoute, RouteFault, Sticky,
     },
     unit::print_duration,
@@ -76,6 +76,9 @@ fn forward(to: &Forward) -> Map<String, Value> {
     if !to.split.is_empty() {
         let split = to.split.iter().map(|share| json!({"version": share.version, "weight": share.weight}));
         out.insert("split".into(), split.collect());
+    }
+    if to.priority == Priority::High {
+        out.insert("priority".into(), json!("high"));
     }
     if let Some(sticky) = &to.sticky {
         let mut written = Map::new();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     config::{
         Balancer, Balancing, FailurePercentage, HashKey, Limits, ListenerLimits, PanicPolicy, Ramp, SlowStart,
-        SuccessRate,
+        SuccessRate, Thresholds,
     },
     unit::print_duration,
 };
@@ -50,13 +50,21 @@ pub(super) fn balancing(balancing: &Balancing) -> Value {
 }
 
 pub(super) fn limits(limits: &Limits) -> Value {
+    let mut out = thresholds(&limits.default);
+    out["standbyConnections"] = json!(limits.standby_connections);
+    if limits.high != Thresholds::default() {
+        out["high"] = thresholds(&limits.high);
+    }
+    out
+}
+
+fn thresholds(thresholds: &Thresholds) -> Value {
     json!({
-        "connections": limits.connections,
-        "pending": limits.pending,
-        "requests": limits.requests,
-        "retryPercent": format!("{}%", limits.retry_percent),
-        "retriesPerSecond": limits.retries_per_second,
-        "standbyConnections": limits.standby_connections,
+        "connections": thresholds.connections,
+        "pending": thresholds.pending,
+        "requests": thresholds.requests,
+        "retryPercent": format!("{}%", thresholds.retry_percent),
+        "retriesPerSecond": thresholds.retries_per_second,
     })
 }
 

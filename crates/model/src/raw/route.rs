@@ -42,8 +42,20 @@ mapping! {
         retries: Option<At<Retries>>,
         /// A second try beside a slow first one; `off`, or bounds. Default: the service's.
         hedge: Option<At<OrOff<Hedge>>>,
+        /// Which of the service's limits its requests count against. Default `default`.
+        priority: Option<At<Priority>>,
         /// Faults that stand in the configuration; a drill's come and go with it.
         faults: List<RouteFault>,
+    }
+}
+
+words! {
+    /// Which of a service's limits count: each priority is counted apart.
+    Priority {
+        /// Those that stand in `limits` itself.
+        Default = "default",
+        /// Those of `limits.high`.
+        High = "high",
     }
 }
 

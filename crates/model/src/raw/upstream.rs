@@ -110,6 +110,24 @@ mapping! {
         retries_per_second: Option<At<u32>>,
         /// Connections that each worker of a proxy keeps open to each endpoint that takes over next, 0 to 16. Default 1.
         standby_connections: Option<At<u32>>,
+        /// Bounds on requests of routes with `priority: high`, which are counted apart; the others do not concern them.
+        high: Option<At<HighLimits>>,
+    }
+}
+
+mapping! {
+    /// Bounds on concurrent use by requests of high priority.
+    "`high`" HighLimits {
+        /// Connections. Default 1024.
+        connections: Option<At<u32>>,
+        /// Requests that wait for a connection. Default 1024.
+        pending: Option<At<u32>>,
+        /// Requests in flight. Default 1024.
+        requests: Option<At<u32>>,
+        /// Retries and hedges as part of first tries. Default 20%.
+        retry_percent: Option<At<Percent>>,
+        /// Retries and hedges a second that are always allowed. Default 10.
+        retries_per_second: Option<At<u32>>,
     }
 }
 

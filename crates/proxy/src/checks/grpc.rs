@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::RecvStream;
 use http::{HeaderMap, Request, StatusCode};
-use xds::snapshot::HealthCheck;
+use xds::snapshot::{HealthCheck, RoutingPriority};
 
 use crate::{
     link::{Link, Stream},
@@ -17,7 +17,7 @@ const LONGEST_ANSWER: usize = 1024;
 
 /// Over a connection of its own.
 pub(super) async fn find(cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck, service: &str) -> Finding {
-    let link = match Link::connect(cluster, host, u32::MAX, policy.timeout).await {
+    let link = match Link::connect(cluster, host, (RoutingPriority::Default, u32::MAX), policy.timeout).await {
         Ok(link) => link,
         Err(error) => return Finding::Unreachable(error.to_string()),
     };

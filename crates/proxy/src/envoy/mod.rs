@@ -33,7 +33,7 @@ use xds::{
     client::{Client, Update, Verdict},
     clock::Clock,
     event::EventKind,
-    node::NodeInfo,
+    node::{ENVOY_AGENT, NodeInfo},
     server::{Notice, Server},
 };
 
@@ -144,7 +144,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         region: source.region,
         zone: String::new(),
         admin: Some(address),
-        agent: format!("firedrill-envoy {version}"),
+        agent: format!("{ENVOY_AGENT} {version}"),
     };
     let identity = Identity::default();
     let trust = Arc::new(watch::Sender::new(None));

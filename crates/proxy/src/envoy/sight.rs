@@ -149,7 +149,13 @@ fn status(
     let usable: Vec<bool> = health.iter().map(|tier| tier.healthy > 0).collect();
     let load = by_health(&health, cluster.panic_threshold);
     let tier_load = with_shares(&load.percent, &factors, &usable);
-    ClusterStatus { name: cluster.name.clone(), service: cluster.service.clone(), tier_load, endpoints }
+    ClusterStatus {
+        name: cluster.name.clone(),
+        service: cluster.service.clone(),
+        tier_load,
+        endpoints,
+        breakers: Vec::new(),
+    }
 }
 
 impl Seen {

@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderValue, Method, Request, StatusCode, request::Parts, response, uri::Authority};
 use hyper::body::Body;
-use xds::snapshot::UpstreamProtocol;
+use xds::snapshot::{Bound, RoutingPriority, UpstreamProtocol};
 
 use crate::{
     fault::{Hit, Instead, Shape},
@@ -50,6 +50,8 @@ pub struct Job {
     pub view: Arc<View>,
     /// The endpoint.
     pub host: Arc<Host>,
+    /// Whose connections it uses, and against which limits it counts.
+    pub priority: RoutingPriority,
     /// The request.
     pub head: Arc<Parts>,
     /// Whom it is for.
@@ -135,21 +137,23 @@ struct Ours {
 }
 
 /// A request that waits for a connection.
-struct Waiting<'a>(&'a Cluster);
+struct Waiting<'a> {
+    cluster: &'a Cluster,
+    priority: RoutingPriority,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(cluster: &'a Cluster, most: u32) -> Result<Self, Failed> {
-        let before = cluster.pending.fetch_add(1, Ordering::Relaxed);
-        let waiting = Self(cluster);
+    fn new(cluster: &'a Cluster, view: &View, priority: RoutingPriority) -> Result<Self, Failed> {
         let full =
             || Failed { flag: Flag::UpstreamOverflow, ..Failed::new(Failure::Refused, "too many waiting requests") };
-        (before < u64::from(most)).then_some(waiting).ok_or_else(full)
+        let most = view.config.breakers_of(priority).pending;
+        cluster.enter(priority, Bound::Pending, most).then(|| Self { cluster, priority }).ok_or_else(full)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.cluster.counters(self.priority).leave(Bound::Pending);
     }
 }
 
@@ -172,8 +176,9 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     if let Some(rate) = shape.rate {
         job.body.slow(rate);
     }
-    let Job { pool, cluster, view, host, head, authority, body, hit: _, repeatable } = job;
-    let (mut head, mut body, busy) = exchange(&pool, &cluster, &view, &host, (&head, &authority, body)).await?;
+    let Job { pool, cluster, view, host, priority, head, authority, body, hit: _, repeatable } = job;
+    let (mut head, mut body, busy) =
+        exchange(&pool, &cluster, &view, (&host, priority), (&head, &authority, body)).await?;
     // Whoever has no certificate of the mesh may say anything.
     let overloaded = view.config.tls.is_some() && head.headers.contains_key(message::OVERLOADED);
     if shape != Shape::default() {
@@ -225,12 +230,12 @@ async fn exchange(
     pool: &Arc<Pool>,
     cluster: &Arc<Cluster>,
     view: &View,
-    host: &Arc<Host>,
+    to: (&Arc<Host>, RoutingPriority),
     request: (&Parts, &Authority, TryBody),
 ) -> Exchanged {
     match view.config.protocol {
-        UpstreamProtocol::Http2 => over_http2(pool, cluster, view, host, request).await,
-        UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => over_http1(pool, cluster, view, host, request).await,
+        UpstreamProtocol::Http2 => over_http2(pool, cluster, view, to, request).await,
+        UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => over_http1(pool, cluster, view, to, request).await,
     }
 }
 
@@ -243,18 +248,18 @@ async fn over_http1(
     pool: &Arc<Pool>,
     cluster: &Arc<Cluster>,
     view: &View,
-    host: &Arc<Host>,
+    (host, priority): (&Arc<Host>, RoutingPriority),
     (head, authority, mut body): (&Parts, &Authority, TryBody),
 ) -> Exchanged {
     loop {
-        let mut wire = match pool.idle(host) {
+        let mut wire = match pool.idle(host, priority) {
             Some(wire) => wire,
             None => {
-                let _waiting = Waiting::new(cluster, view.config.breakers.pending)?;
+                let _waiting = Waiting::new(cluster, view, priority)?;
                 // Boxed, since it is large and seldom needed.
-                match Box::pin(pool.connect(cluster, view, host)).await {
+                match Box::pin(pool.connect(cluster, view, host, priority)).await {
                     Err(ConnectError::Overflow) => {
-                        pool.freed(cluster, host).await;
+                        pool.freed(cluster, host, priority).await;
                         continue;
                     }
                     connected => connected.map_err(unconnected)?,
@@ -281,7 +286,7 @@ async fn over_http2(
     pool: &Arc<Pool>,
     cluster: &Arc<Cluster>,
     view: &View,
-    host: &Arc<Host>,
+    (host, priority): (&Arc<Host>, RoutingPriority),
     (head, authority, body): (&Parts, &Authority, TryBody),
 ) -> Exchanged {
     let config = &view.config;
@@ -289,8 +294,8 @@ async fn over_http2(
     let mut refused = None;
     for _ in 0..2 {
         let (mut sender, busy) = {
-            let _waiting = Waiting::new(cluster, config.breakers.pending)?;
-            pool.share(cluster, view, host).await.map_err(unconnected)?
+            let _waiting = Waiting::new(cluster, view, priority)?;
+            pool.share(cluster, view, host, priority).await.map_err(unconnected)?
         };
         let mut request = message::for_http2(head, authority, config.tls.is_some());
         let asked = message::ask_over_http2(&mut request);
@@ -365,6 +370,7 @@ pub async fn ask(
     agent: &'static str,
 ) -> Result<response::Parts, String> {
     let view = cluster.view();
+    let to = (host, RoutingPriority::Default);
     let unsendable = || "the path or the service's name cannot be sent".to_owned();
     let head = Request::builder().method(method).uri(path).header(http::header::USER_AGENT, agent).body(());
     let authority = Authority::try_from(view.config.service.as_str()).map_err(|_| unsendable())?;
@@ -372,7 +378,7 @@ pub async fn ask(
     // A kept connection may have ended unnoticed; only a fresh one that fails tells about the endpoint.
     let mut failed = None;
     for _ in 0..2 {
-        match exchange(pool, cluster, &view, host, (&head, &authority, Replay::empty().reader())).await {
+        match exchange(pool, cluster, &view, to, (&head, &authority, Replay::empty().reader())).await {
             Ok((head, body, busy)) => {
                 // A long one proves by its beginning what a short one proves by its end.
                 return match tokio::time::timeout(CHECK_READ, read_out(body, busy)).await {

@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     net::IpAddr,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use http::{
     request::Parts,
     uri::Authority,
 };
-use xds::snapshot;
+use xds::snapshot::{self, Bound, RoutingPriority};
 
 use crate::{
     admission::ATTEMPT,
@@ -102,7 +102,7 @@ pub async fn forward(
     };
     let view = cluster.view();
     record.routed(&view.config);
-    let Some(counted) = InFlight::new(cluster.clone(), view.config.breakers.requests) else {
+    let Some(counted) = InFlight::new(&cluster, &view, policy.priority) else {
         let text = "too many requests in flight";
         return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
     };
@@ -186,20 +186,22 @@ fn rewritten(rewrite: &Rewrite, head: &mut Parts, authority: &mut Authority) -> 
 }
 
 /// A request that counts against its cluster's breaker.
-pub struct InFlight(Arc<Cluster>);
+pub struct InFlight {
+    cluster: Arc<Cluster>,
+    priority: RoutingPriority,
+}
 
 impl InFlight {
     /// `None` when there are as many as may be.
-    pub fn new(cluster: Arc<Cluster>, most: u32) -> Option<Self> {
-        let before = cluster.active.fetch_add(1, Ordering::Relaxed);
-        let counted = Self(cluster);
-        (before < u64::from(most)).then_some(counted)
+    pub fn new(cluster: &Arc<Cluster>, view: &View, priority: RoutingPriority) -> Option<Self> {
+        let most = view.config.breakers_of(priority).requests;
+        cluster.enter(priority, Bound::Requests, most).then(|| Self { cluster: cluster.clone(), priority })
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.cluster.counters(self.priority).leave(Bound::Requests);
     }
 }
 
@@ -282,7 +284,7 @@ enum Lost {
 impl Race<'_> {
     async fn run(&mut self, alarm: &mut Alarm, record: &mut Record) -> Result<Won, Refusal> {
         self.meet_faults(record).await?;
-        self.cluster.deposit(&self.view);
+        self.cluster.deposit(&self.view, self.policy.priority);
         let Some(job) = self.prepare(Aim::Load, record) else {
             let text = "no healthy endpoint";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, text));
@@ -434,6 +436,7 @@ impl Race<'_> {
             cluster: self.cluster.clone(),
             view: self.view.clone(),
             host: chosen.host.clone(),
+            priority: self.policy.priority,
             head: self.attempt_head(),
             authority: self.authority.clone(),
             body: self.body.reader(),
@@ -523,7 +526,7 @@ impl Race<'_> {
             Lost::Failed(failed) => failed.failure,
         };
         let repeat = self.plan.after(failure, self.body.replayable())?;
-        let paid = !failure.costs() || self.cluster.pay(&self.view, Instant::now());
+        let paid = !failure.costs() || self.pay();
         self.way.shared.metrics.repeat(if paid { "retry" } else { "retryOverBudget" });
         if paid {
             // Who answered early may still be reading, and the wait before the repeat would outgrow what is buffered.
@@ -532,6 +535,10 @@ impl Race<'_> {
             record.flag(Flag::UpstreamOverflow);
         }
         paid.then_some(repeat)
+    }
+
+    fn pay(&self) -> bool {
+        self.cluster.pay(&self.view, self.policy.priority, Instant::now())
     }
 
     fn aim(&self, repeat: Repeat) -> Aim {
@@ -556,7 +563,7 @@ impl Race<'_> {
         }
         let tier = made.chosen.tier;
         // Who answers nobody does no work for the first try, so the second one is no more work than there was.
-        if !made.chosen.host.is_suspect() && !self.cluster.pay(&self.view, Instant::now()) {
+        if !made.chosen.host.is_suspect() && !self.pay() {
             self.way.shared.metrics.repeat("hedgeOverBudget");
             return true;
         }

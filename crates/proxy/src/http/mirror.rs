@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{request::Parts, uri::Authority};
-use xds::snapshot;
+use xds::snapshot::{self, RoutingPriority};
 
 use crate::{
     admission::SHADOW,
@@ -36,8 +36,9 @@ pub fn send(
         }
         let Some(cluster) = way.state.clusters.get(name) else { continue };
         let view = cluster.view();
-        // A copy counts as a request to its own cluster, which bounds how many there are.
-        let counted = InFlight::new(cluster.clone(), view.config.breakers.requests);
+        // A copy counts as a request to its own cluster, which bounds how many there are; never as an important one.
+        let priority = RoutingPriority::Default;
+        let counted = InFlight::new(cluster, &view, priority);
         let (Some(counted), Some(chosen)) = (counted, view.choose(Aim::Load, &[], random)) else {
             way.shared.metrics.mirror("refused");
             continue;
@@ -48,6 +49,7 @@ pub fn send(
             cluster: cluster.clone(),
             view,
             host: chosen.host,
+            priority,
             head: head.clone(),
             authority: authority.clone(),
             body: body.reader(),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use tokio::{
     sync::{Notify, oneshot},
     task::AbortHandle,
 };
-use xds::snapshot::UpstreamProtocol;
+use xds::snapshot::{self, Bound, RoutingPriority, UpstreamProtocol};
 
 use crate::{
     http::{
@@ -29,7 +29,7 @@ use crate::{
     seldom::Seldom,
     upstream::{
         cluster::Cluster,
-        host::{Host, HostId},
+        host::{Host, Lane},
         view::View,
     },
 };
@@ -60,7 +60,7 @@ struct Multiplexed {
 
 type Connecting = Shared<futures_util::future::BoxFuture<'static, Result<Multiplexed, ConnectError>>>;
 
-/// The connections to one endpoint.
+/// The connections to one endpoint for requests of one priority.
 struct Entry {
     // Boxed, since a connection is handed from here to a response's body and back.
     #[allow(clippy::vec_box)]
@@ -88,10 +88,10 @@ pub struct Pool {
 
 #[derive(Default)]
 struct Entries {
-    hosts: HashMap<HostId, Entry>,
+    lanes: HashMap<Lane, Entry>,
     swept: Option<Instant>,
-    /// Idle connections that stay, however long nobody needs them, by endpoint.
-    standby: HashMap<HostId, u8>,
+    /// Idle connections that stay, however long nobody needs them.
+    standby: HashMap<Lane, u8>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -102,9 +102,9 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     /// An idle HTTP/1.1 connection to the host, if there is one.
-    pub fn idle(&self, host: &Host) -> Option<Box<Wire>> {
+    pub fn idle(&self, host: &Host, priority: RoutingPriority) -> Option<Box<Wire>> {
         let mut entries = self.entries();
-        let entry = entries.hosts.get_mut(&host.id)?;
+        let entry = entries.lanes.get_mut(&Lane::new(host, priority))?;
         while let Some(mut wire) = entry.idle.pop() {
             if !wire.fate.retired() && wire.fate.epoch == host.epoch() && wire.is_open() {
                 return Some(wire);
@@ -113,34 +113,37 @@ impl Pool {
         None
     }
 
-    /// A new HTTP/1.1 connection. When the cluster has as many as it may, there is one still to an endpoint that this
-    /// worker has none to, as in Envoy: nobody would give one back for whom its requests could wait.
+    /// A new HTTP/1.1 connection. When the priority has as many as it may, there is one still to an endpoint that this
+    /// worker has none to for it, as in Envoy: nobody would give one back for whom its requests could wait.
     pub async fn connect(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
         view: &View,
         host: &Arc<Host>,
+        priority: RoutingPriority,
     ) -> Result<Box<Wire>, ConnectError> {
-        let epoch = host.epoch();
+        let (epoch, lane) = (host.epoch(), Lane::new(host, priority));
         let config = &view.config;
-        let most = if self.has_any(host) { config.breakers.connections } else { u32::MAX };
-        let Link { stream, chain, counted, .. } = Link::connect(cluster, host, most, config.connect_timeout).await?;
-        let fate = self.register(cluster, host, epoch, chain)?;
-        Ok(Box::new(Wire::new(host.id, fate, stream, counted)))
+        let most = if self.has_any(lane) { config.breakers_of(priority).connections } else { u32::MAX };
+        let Link { stream, chain, counted, .. } =
+            Link::connect(cluster, host, (priority, most), config.connect_timeout).await?;
+        let fate = self.register(cluster, (host, lane), epoch, chain)?;
+        Ok(Box::new(Wire::new(lane, fate, stream, counted)))
     }
 
-    fn has_any(&self, host: &Host) -> bool {
+    fn has_any(&self, lane: Lane) -> bool {
         let entries = self.entries();
-        entries.hosts.get(&host.id).is_some_and(|entry| entry.fates.iter().any(|fate| fate.strong_count() > 0))
+        entries.lanes.get(&lane).is_some_and(|entry| entry.fates.iter().any(|fate| fate.strong_count() > 0))
     }
 
-    /// Waits until a connection to the host becomes idle here, or one of the cluster's ends. More may wait than find one.
-    pub async fn freed(&self, cluster: &Cluster, host: &Host) {
-        let freed = self.entries().hosts.get(&host.id).map(|entry| entry.freed.clone());
+    /// Waits until a connection to the host becomes idle here, or one of the cluster's ends, of those for this priority.
+    /// More may wait than find one.
+    pub async fn freed(&self, cluster: &Cluster, host: &Host, priority: RoutingPriority) {
+        let freed = self.entries().lanes.get(&Lane::new(host, priority)).map(|entry| entry.freed.clone());
         let Some(freed) = freed else { return };
         tokio::select! {
             () = freed.notified() => {}
-            () = cluster.freed.notified() => {}
+            () = cluster.counters(priority).freed.notified() => {}
         }
     }
 
@@ -153,7 +156,7 @@ impl Pool {
         if let Some(swept) = entries.swept {
             wire.since = swept;
         }
-        if let Some(entry) = entries.hosts.get_mut(&wire.host)
+        if let Some(entry) = entries.lanes.get_mut(&wire.lane)
             && entry.idle.len() < MOST_IDLE
         {
             entry.idle.push(wire);
@@ -164,10 +167,10 @@ impl Pool {
     /// Closes what has been idle for long or was closed by its peer, and forgets endpoints without connections.
     pub fn sweep(&self, now: Instant) {
         let mut entries = self.entries();
-        let Entries { hosts, swept, standby } = &mut *entries;
+        let Entries { lanes, swept, standby } = &mut *entries;
         *swept = Some(now);
-        hosts.retain(|id, entry| {
-            let mut stay = standby.get(id).copied().unwrap_or(0);
+        lanes.retain(|lane, entry| {
+            let mut stay = standby.get(lane).copied().unwrap_or(0);
             entry.idle.retain_mut(|wire| {
                 if wire.fate.retired() || !wire.is_open() {
                     return false;
@@ -182,22 +185,22 @@ impl Pool {
         });
     }
 
-    /// From now on, so many idle connections to these endpoints stay open, and no others.
-    pub fn stand_by(&self, standby: HashMap<HostId, u8>) {
+    /// From now on, so many idle connections stay open here, and no others.
+    pub fn stand_by(&self, standby: HashMap<Lane, u8>) {
         self.entries().standby = standby;
     }
 
-    /// Connections to the host over which a request could be sent, now or when those on them are answered.
-    pub fn open(&self, host: &Host) -> usize {
+    /// Connections to the host over which a request of this priority could be sent, now or when those on them are answered.
+    pub fn open(&self, host: &Host, priority: RoutingPriority) -> usize {
         let mut entries = self.entries();
-        let Some(entry) = entries.hosts.get_mut(&host.id) else { return 0 };
+        let Some(entry) = entries.lanes.get_mut(&Lane::new(host, priority)) else { return 0 };
         entry.idle.retain_mut(|wire| !wire.fate.retired() && wire.is_open());
         entry.shared.retain(usable);
         let fates = entry.fates.iter().filter_map(Weak::upgrade);
         fates.filter(|fate| !fate.retired() && fate.epoch == host.epoch()).count()
     }
 
-    /// Opens a connection to the host that no request waits for. The other half of the connections that the cluster may
+    /// Opens a connection to the host that no request waits for. The other half of the connections that the priority may
     /// have is left to requests.
     ///
     /// # Errors
@@ -207,20 +210,22 @@ impl Pool {
         cluster: &Arc<Cluster>,
         view: &View,
         host: &Arc<Host>,
+        priority: RoutingPriority,
     ) -> Result<(), ConnectError> {
-        if cluster.connections.load(Ordering::Relaxed) >= u64::from(view.config.breakers.connections / 2) {
+        let most = view.config.breakers_of(priority).connections / 2;
+        if cluster.counters(priority).used(Bound::Connections) >= u64::from(most) {
             return Err(ConnectError::Overflow);
         }
         if view.config.protocol == UpstreamProtocol::Http2 {
             let connecting = {
                 let mut entries = self.entries();
-                let entry = self.entry(&mut entries, cluster, host);
+                let entry = self.entry(&mut entries, cluster, host, Lane::new(host, priority));
                 // A request that comes meanwhile waits for this one.
-                entry.connecting.get_or_insert_with(|| self.connect_shared(cluster, view, host)).clone()
+                entry.connecting.get_or_insert_with(|| self.connect_shared(cluster, view, host, priority)).clone()
             };
             return connecting.await.map(drop);
         }
-        let wire = self.connect(cluster, view, host).await?;
+        let wire = self.connect(cluster, view, host, priority).await?;
         self.give_back(Box::new(wire.kept()));
         Ok(())
     }
@@ -233,7 +238,7 @@ impl Pool {
     fn register(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
-        host: &Arc<Host>,
+        (host, lane): (&Arc<Host>, Lane),
         epoch: u64,
         chain: Vec<CertificateDer<'static>>,
     ) -> Result<Arc<Fate>, ConnectError> {
@@ -243,7 +248,7 @@ impl Pool {
         let fate = Arc::new(Fate::new(epoch, chain, until));
         {
             let mut entries = self.entries();
-            let entry = self.entry(&mut entries, cluster, host);
+            let entry = self.entry(&mut entries, cluster, host, lane);
             entry.fates.retain(|fate| fate.strong_count() > 0);
             entry.fates.push(Arc::downgrade(&fate));
         }
@@ -262,10 +267,11 @@ impl Pool {
         entries: &'a mut Entries,
         cluster: &Arc<Cluster>,
         host: &Arc<Host>,
+        lane: Lane,
     ) -> &'a mut Entry {
-        entries.hosts.entry(host.id).or_insert_with(|| {
+        entries.lanes.entry(lane).or_insert_with(|| {
             let seen = (host.epoch(), cluster.trust.number());
-            let watching = watch_over(Arc::downgrade(self), cluster.clone(), host.clone(), seen);
+            let watching = watch_over(Arc::downgrade(self), cluster.clone(), (host.clone(), lane), seen);
             let warden = tokio::spawn(watching).abort_handle();
             Entry {
                 idle: Vec::new(),
@@ -279,9 +285,9 @@ impl Pool {
     }
 
     /// Ends connections that the endpoint's or its trust's change asks to end.
-    fn look_again(&self, cluster: &Cluster, host: &Host) {
+    fn look_again(&self, cluster: &Cluster, host: &Host, lane: Lane) {
         let mut entries = self.entries();
-        let Some(entry) = entries.hosts.get_mut(&host.id) else { return };
+        let Some(entry) = entries.lanes.get_mut(&lane) else { return };
         for fate in entry.fates.iter().filter_map(Weak::upgrade) {
             if !believed(cluster, &fate) {
                 fate.cut();
@@ -299,17 +305,18 @@ impl Pool {
         cluster: &Arc<Cluster>,
         view: &View,
         host: &Arc<Host>,
+        priority: RoutingPriority,
     ) -> Result<(SendRequest<Bytes>, Busy), ConnectError> {
         let connecting = {
             let mut entries = self.entries();
-            let entry = self.entry(&mut entries, cluster, host);
+            let entry = self.entry(&mut entries, cluster, host, Lane::new(host, priority));
             entry.shared.retain(|shared| usable(shared) && shared.fate.epoch == host.epoch());
             let free = |shared: &&Multiplexed| shared.fate.busy() < STREAMS;
             if let Some(shared) = entry.shared.iter().filter(free).min_by_key(|shared| shared.fate.busy()) {
                 return Ok((shared.sender.clone(), Busy::new(&shared.fate)));
             }
             // Everyone who comes before it is up waits for one and the same connection.
-            entry.connecting.get_or_insert_with(|| self.connect_shared(cluster, view, host)).clone()
+            entry.connecting.get_or_insert_with(|| self.connect_shared(cluster, view, host, priority)).clone()
         };
         let shared = connecting.await?;
         let busy = Busy::new(&shared.fate);
@@ -317,15 +324,21 @@ impl Pool {
     }
 
     /// A task of its own, so that the connection is made even if those who wait for it give up.
-    fn connect_shared(self: &Arc<Self>, cluster: &Arc<Cluster>, view: &View, host: &Arc<Host>) -> Connecting {
+    fn connect_shared(
+        self: &Arc<Self>,
+        cluster: &Arc<Cluster>,
+        view: &View,
+        host: &Arc<Host>,
+        priority: RoutingPriority,
+    ) -> Connecting {
         let (done, result) = oneshot::channel();
         let (pool, cluster, host) = (self.clone(), cluster.clone(), host.clone());
         let config = view.config.clone();
         tokio::spawn(async move {
-            let made = pool.multiplex(&cluster, &host, config.breakers.connections, config.connect_timeout).await;
+            let made = pool.multiplex(&cluster, &config, &host, priority).await;
             {
                 let mut entries = pool.entries();
-                let entry = pool.entry(&mut entries, &cluster, &host);
+                let entry = pool.entry(&mut entries, &cluster, &host, Lane::new(&host, priority));
                 entry.connecting = None;
                 entry.shared.extend(made.iter().cloned());
             }
@@ -340,12 +353,13 @@ impl Pool {
     async fn multiplex(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
+        config: &snapshot::Cluster,
         host: &Arc<Host>,
-        most: u32,
-        timeout: Duration,
+        priority: RoutingPriority,
     ) -> Result<Multiplexed, ConnectError> {
-        let epoch = host.epoch();
-        let Link { stream, chain, h2, counted } = Link::connect(cluster, host, most, timeout).await?;
+        let (epoch, most) = (host.epoch(), config.breakers_of(priority).connections);
+        let Link { stream, chain, h2, counted } =
+            Link::connect(cluster, host, (priority, most), config.connect_timeout).await?;
         if matches!(stream, Stream::Tls(_)) && !h2 {
             return Err(ConnectError::Failed("the endpoint does not speak HTTP/2".into()));
         }
@@ -358,7 +372,7 @@ impl Pool {
             .handshake(stream)
             .await
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
-        let fate = self.register(cluster, host, epoch, chain)?;
+        let fate = self.register(cluster, (host, Lane::new(host, priority)), epoch, chain)?;
         let (ends, asked, asks) = (fate.clone(), fate.clone(), fate.takes_asks());
         let pulse = connection.ping_pong();
         tokio::spawn(async move {
@@ -392,9 +406,9 @@ fn believed(cluster: &Cluster, fate: &Fate) -> bool {
     }
 }
 
-/// Watches over the connections to one endpoint, from these epochs of its and its trust's on. The entry that it belongs to
-/// ends it.
-async fn watch_over(pool: Weak<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, mut seen: (u64, u64)) {
+/// Watches over the connections of one lane, from these epochs of its endpoint's and its trust's on. The entry that it
+/// belongs to ends it.
+async fn watch_over(pool: Weak<Pool>, cluster: Arc<Cluster>, (host, lane): (Arc<Host>, Lane), mut seen: (u64, u64)) {
     loop {
         tokio::select! {
             () = host.epoch_over(seen.0) => {}
@@ -402,6 +416,6 @@ async fn watch_over(pool: Weak<Pool>, cluster: Arc<Cluster>, host: Arc<Host>, mu
         }
         seen = (host.epoch(), cluster.trust.number());
         let Some(pool) = pool.upgrade() else { return };
-        pool.look_again(&cluster, &host);
+        pool.look_again(&cluster, &host, lane);
     }
 }

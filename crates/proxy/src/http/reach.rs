@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use xds::snapshot::RoutingPriority;
+
 use crate::{
     http::{alarm::Alarm, relay::DRAIN},
     link::{ConnectError, Link},
@@ -129,7 +131,8 @@ pub async fn connect(cluster: &Arc<Cluster>) -> Result<Connected, Unreached> {
         let host = chosen.host;
         host.tries.fetch_add(1, Ordering::Relaxed);
         let (epoch, trust, config) = (host.epoch(), cluster.trust.number(), &view.config);
-        match Link::connect(cluster, &host, config.breakers.connections, config.connect_timeout).await {
+        let most = (RoutingPriority::Default, config.breakers.connections);
+        match Link::connect(cluster, &host, most, config.connect_timeout).await {
             Ok(link) => {
                 cluster.connected(&view, &host);
                 let active = Active::new(&host);

@@ -14,7 +14,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use xds::status::{ClusterStatus, EndpointStatus, ProxyStatus};
+use xds::status::{BreakerStatus, ClusterStatus, EndpointStatus, ProxyStatus};
 
 use crate::metrics::{
     connections::Connections,
@@ -157,6 +157,18 @@ fn clusters(text: &mut Text, clusters: &[ClusterStatus]) {
             text.sample("firedrill_tier_load_percent", &named(cluster).and("priority", priority), percent);
         }
     }
+    let mut breakers = |name, kind, help, of: fn(&BreakerStatus) -> u64| {
+        text.family(name, kind, help);
+        for cluster in clusters {
+            for breaker in &cluster.breakers {
+                let labels = named(cluster).and("routing_priority", breaker.priority.name());
+                text.sample(name, &labels.and("bound", breaker.bound.name()), of(breaker));
+            }
+        }
+    };
+    breakers("firedrill_breaker_open", Kind::Gauge, "It refused something just now.", |b| b.open.into());
+    breakers("firedrill_breaker_used", Kind::Gauge, "What it bounds, at this moment.", |b| b.used);
+    breakers("firedrill_breaker_refused_total", Kind::Counter, "What it refused.", |b| b.refused);
     let mut endpoints = |name, kind, help, of: fn(&EndpointStatus) -> u64| {
         text.family(name, kind, help);
         for cluster in clusters {

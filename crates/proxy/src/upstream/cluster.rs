@@ -14,17 +14,17 @@ use tokio::sync::Notify;
 use xds::{
     event::EventKind,
     overlay::SwitchState,
-    snapshot::{self, Balancer, EndpointSet, UpstreamProtocol},
+    snapshot::{self, Balancer, Bound, EndpointSet, RoutingPriority, UpstreamProtocol},
     status::ClusterStatus,
 };
 
 use crate::{
-    budget::TokenBucket,
     events::EventLog,
     gate::Gate,
     hedge::Latency,
     tls::UpstreamTls,
     upstream::{
+        breaker::{Breakers, Counters},
         detect::{self, Ended},
         epoch::Epoch,
         health::{Finding, Health},
@@ -50,22 +50,14 @@ pub struct Surroundings {
 pub struct Cluster {
     /// Unique.
     pub name: Arc<str>,
-    /// Requests in flight.
-    pub active: AtomicU64,
-    /// Requests that wait for a connection.
-    pub pending: AtomicU64,
-    /// Connections to its endpoints.
-    pub connections: AtomicU64,
     /// Over TCP, times from a caller's first bytes to an endpoint's.
     pub first_bytes: Latency,
-    /// Told when one of them ends.
-    pub freed: Notify,
     /// Ends when its trust relation changes: connections look again at their peers.
     pub trust: Epoch,
     view: ArcSwap<View>,
     tls: ArcSwapOption<UpstreamTls>,
     core: Mutex<Members>,
-    budget: Mutex<TokenBucket>,
+    breakers: Breakers,
     answered: AtomicU64,
     around: Surroundings,
 }
@@ -87,15 +79,11 @@ impl Cluster {
         let (view, events) = core.recompute(now);
         let cluster = Self {
             name: config.name.as_str().into(),
-            active: AtomicU64::new(0),
-            pending: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
             first_bytes: Latency::new(now),
-            freed: Notify::new(),
             view: ArcSwap::from_pointee(view),
             tls: ArcSwapOption::empty(),
             trust: Epoch::default(),
-            budget: Mutex::new(TokenBucket::new(&config.breakers, now)),
+            breakers: Breakers::new(&config, now),
             core: Mutex::new(core),
             answered: AtomicU64::new(0),
             around,
@@ -272,7 +260,8 @@ impl Cluster {
         }
     }
 
-    /// Ends ejections, finds hanging endpoints, compares rates and moves ramps, as they are due; returns when to come again.
+    /// Ends ejections, finds hanging endpoints, compares rates, moves ramps and closes circuit breakers, as they are due;
+    /// returns when to come again.
     pub fn tick(&self, now: Instant) -> Option<Instant> {
         self.eject_outliers(now);
         let mut core = self.core();
@@ -288,7 +277,14 @@ impl Cluster {
         if !events.is_empty() || core.ramp_is_due(now) || core.weighing_is_due(now) {
             self.publish(&mut core, now, events);
         }
-        core.next_change(now)
+        let closed = self.breakers.close(now).into_iter().map(|(priority, bound, refused)| EventKind::BreakerClosed {
+            cluster: self.name.to_string(),
+            priority,
+            bound,
+            refused,
+        });
+        self.around.events.extend(closed.collect());
+        core.next_change(now).into_iter().chain(self.breakers.next_look()).min()
     }
 
     /// Ejects those that hang by now, and those whose rates are out of line.
@@ -314,14 +310,42 @@ impl Cluster {
         }
     }
 
+    /// What requests of a priority use.
+    pub fn counters(&self, priority: RoutingPriority) -> &Counters {
+        self.breakers.of(priority)
+    }
+
+    /// Uses one more of what a circuit breaker bounds; false when there are as many as may be, which is told. Whoever enters
+    /// leaves by [`Counters::leave`].
+    pub fn enter(&self, priority: RoutingPriority, bound: Bound, most: u32) -> bool {
+        let enters = self.counters(priority).enter(bound, most);
+        if !enters {
+            self.refuse(priority, bound, Instant::now());
+        }
+        enters
+    }
+
     /// Feeds the retry budget with a first try.
-    pub fn deposit(&self, view: &View) {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).deposit(&view.config.breakers);
+    pub fn deposit(&self, view: &View, priority: RoutingPriority) {
+        self.counters(priority).budget().deposit(view.config.breakers_of(priority));
     }
 
     /// Pays for a repeat; false when the budget is spent.
-    pub fn pay(&self, view: &View, now: Instant) -> bool {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(&view.config.breakers, now)
+    pub fn pay(&self, view: &View, priority: RoutingPriority, now: Instant) -> bool {
+        let paid = self.counters(priority).budget().take(view.config.breakers_of(priority), now);
+        if !paid {
+            self.refuse(priority, Bound::Retries, now);
+        }
+        paid
+    }
+
+    #[cold]
+    fn refuse(&self, priority: RoutingPriority, bound: Bound, now: Instant) {
+        if self.breakers.refuse(priority, bound, now) {
+            self.around.events.push(EventKind::BreakerOpened { cluster: self.name.to_string(), priority, bound });
+            // Whoever minds the time closes it again.
+            self.around.wake.notify_one();
+        }
     }
 
     /// Every host.
@@ -334,7 +358,8 @@ impl Cluster {
         let core = self.core();
         let endpoints = core.members.iter().map(Member::status).collect();
         let service = core.config.service.clone();
-        ClusterStatus { name: self.name.to_string(), service, tier_load: core.percent.clone(), endpoints }
+        let breakers = self.breakers.status();
+        ClusterStatus { name: self.name.to_string(), service, tier_load: core.percent.clone(), endpoints, breakers }
     }
 
     fn core(&self) -> MutexGuard<'_, Members> {

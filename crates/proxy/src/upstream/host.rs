@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use xds::snapshot::Endpoint;
+use xds::snapshot::{Endpoint, RoutingPriority};
 
 use crate::{
     gate::Gate,
@@ -55,6 +55,18 @@ impl HostId {
     /// From 1.
     pub fn number(self) -> u64 {
         self.0
+    }
+}
+
+/// Which connections a request may use: those to its endpoint that requests of its priority have. A single number, since
+/// every request looks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lane(u64);
+
+impl Lane {
+    /// To this host, for requests of this priority.
+    pub fn new(host: &Host, priority: RoutingPriority) -> Self {
+        Self(host.id.0 << 1 | u64::from(priority == RoutingPriority::High))
     }
 }
 

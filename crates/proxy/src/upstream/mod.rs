@@ -2,6 +2,7 @@
 
 pub mod affinity;
 pub mod balance;
+pub mod breaker;
 pub mod cluster;
 pub mod detect;
 mod epoch;

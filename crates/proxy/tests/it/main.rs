@@ -5,6 +5,7 @@ mod admission;
 mod authority;
 mod balancing;
 mod bodies;
+mod breakers;
 mod failover;
 mod forwarding;
 mod health;

@@ -20,6 +20,7 @@ use xds::snapshot::{ClusterTls, Direction, ListenerProtocol, RetryPolicy, RouteA
 
 use crate::{
     authority::Authority,
+    breakers::by_priority,
     identity::{inbound, outbound},
     support::*,
 };
@@ -244,4 +245,23 @@ async fn half_of_the_connections_is_left_to_requests() {
     assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
     until(&proxy, "no room, and none a turn later", |proxy| counted(proxy, "noRoom") >= 3);
     assert_eq!((counted(&proxy, "opened"), door.taken()), (2, 2), "beside the one to the primary");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_priority_that_is_used_has_its_own() {
+    let (mut east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let (mut snapshot, door) = two_tiers(&east, &west).await;
+    by_priority(&mut snapshot);
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::with(&snapshot, None, |options| options.workers = 1);
+    for (path, count) in [("/", 1), ("/high", 2)] {
+        assert_eq!(http1(to, get(path)).await.unwrap().header("x-origin"), "fx-e");
+        until(&proxy, "a connection for each", |proxy| counted(proxy, "opened") == count);
+    }
+    east.kill();
+    for path in ["/high", "/"] {
+        let request = Request::post(path).header("host", "fx").body(Full::from("x")).unwrap();
+        assert_eq!(http1(to, request).await.unwrap().header("x-origin"), "fx-w");
+    }
+    assert_eq!(door.taken(), 2);
 }

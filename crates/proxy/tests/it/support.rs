@@ -268,6 +268,14 @@ impl Proxy {
         page["events"].as_array().unwrap().clone()
     }
 
+    /// The lines of its access log, when there are that many.
+    pub fn log(&self, lines: usize) -> Vec<Value> {
+        let path = self.folder.path().join("access.log");
+        let read = || std::fs::read_to_string(&path).unwrap_or_default();
+        tokio::task::block_in_place(|| self.until("logged", |_| read().lines().count() >= lines));
+        read().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     #[allow(clippy::disallowed_methods, reason = "the proxy has threads of its own; nothing else waits on this one")]
     /// Waits for a state; the bound is only there so that a broken build does not hang.
     pub fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -457,6 +465,25 @@ pub async fn http2(to: SocketAddr) -> hyper::client::conn::http2::SendRequest<Fu
 }
 
 /// Sends these bytes and reads until the other side closes.
+/// Sends all of it over an HTTP/2 stream, and says what comes back meanwhile.
+pub async fn both_ways(mut up: h2::SendStream<Bytes>, mut body: h2::RecvStream, mut sent: Bytes) -> Vec<u8> {
+    let sending = tokio::spawn(async move {
+        while !sent.is_empty() {
+            up.reserve_capacity(sent.len());
+            let room = std::future::poll_fn(|cx| up.poll_capacity(cx)).await.unwrap().unwrap();
+            up.send_data(sent.split_to(room.min(sent.len())), sent.is_empty()).unwrap();
+        }
+    });
+    let mut received = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        received.extend_from_slice(&data);
+    }
+    sending.await.unwrap();
+    received
+}
+
 pub async fn raw(to: SocketAddr, bytes: &[u8]) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = TcpStream::connect(to).await.unwrap();

@@ -45,12 +45,6 @@ async fn opened() -> (Proxy, SocketAddr) {
     (Proxy::start(&snapshot), snapshot.listeners[0].address)
 }
 
-fn log(proxy: &Proxy, lines: usize) -> Vec<serde_json::Value> {
-    let read = |proxy: &Proxy| std::fs::read_to_string(proxy.folder.path().join("access.log")).unwrap_or_default();
-    tokio::task::block_in_place(|| proxy.until("logged", |proxy| read(proxy).lines().count() >= lines));
-    read(proxy).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_ends_on_its_own_over_http1() {
     let (proxy, to) = opened().await;
@@ -66,7 +60,7 @@ async fn each_way_ends_on_its_own_over_http1() {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.unwrap();
     assert!(all == [&b"early "[..], &large, b" and that is all"].concat(), "{} bytes", all.len());
-    let line = &log(&proxy, 1)[0];
+    let line = &proxy.log(1)[0];
     let seen = ["method", "authority", "response_code", "response_flags", "upstream_cluster"].map(|key| &line[key]);
     assert_eq!(serde_json::json!(seen), serde_json::json!(["CONNECT", "fx:5432", 200, "-", "fx"]), "{line}");
     assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&2_000_006.into(), &2_000_022.into()), "{line}");
@@ -80,27 +74,13 @@ async fn each_way_ends_on_its_own_over_http2() {
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     let mut sender = sender.ready().await.unwrap();
-    let (response, mut up) = sender.send_request(http::Request::connect("fx:5432").body(()).unwrap(), false).unwrap();
+    let (response, up) = sender.send_request(http::Request::connect("fx:5432").body(()).unwrap(), false).unwrap();
     let response = response.await.unwrap();
     assert_eq!(response.status(), 200);
     let large = vec![b'x'; 1_000_000];
-    let mut sent = bytes::Bytes::from(large.clone());
-    let sending = tokio::spawn(async move {
-        while !sent.is_empty() {
-            up.reserve_capacity(sent.len());
-            let room = std::future::poll_fn(|cx| up.poll_capacity(cx)).await.unwrap().unwrap();
-            up.send_data(sent.split_to(room.min(sent.len())), sent.is_empty()).unwrap();
-        }
-    });
-    let (mut body, mut received) = (response.into_body(), Vec::new());
-    while let Some(data) = body.data().await {
-        let data = data.unwrap();
-        body.flow_control().release_capacity(data.len()).unwrap();
-        received.extend_from_slice(&data);
-    }
-    sending.await.unwrap();
+    let received = both_ways(up, response.into_body(), large.clone().into()).await;
     assert!(received == [&large, &b" and that is all"[..]].concat(), "{} bytes", received.len());
-    let line = &log(&proxy, 1)[0];
+    let line = &proxy.log(1)[0];
     assert_eq!((&line["response_code"], &line["bytes_received"]), (&200.into(), &1_000_000.into()), "{line}");
 }
 
@@ -124,7 +104,7 @@ async fn what_is_no_tunnel_is_refused_and_nothing_behind_it_is_read() {
         assert!(answer.contains("connection: close"), "{asked}{answer}");
     }
     assert_eq!(http1(to, get("/")).await.unwrap().status, 404);
-    assert_eq!(log(&proxy, 7).len(), 7);
+    assert_eq!(proxy.log(7).len(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +115,7 @@ async fn an_endpoint_that_is_not_there_is_told() {
     let proxy = Proxy::start(&snapshot);
     let answer = raw(snapshot.listeners[0].address, b"CONNECT fx:1 HTTP/1.1\r\nhost: fx:1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert_eq!(log(&proxy, 1)[0]["response_flags"], "UF");
+    assert_eq!(proxy.log(1)[0]["response_flags"], "UF");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +128,7 @@ async fn silence_ends_a_tunnel() {
     let mut rest = Vec::new();
     tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await.expect("closed").unwrap();
     assert!(rest.is_empty());
-    assert_eq!(log(&proxy, 1)[0]["response_flags"], "SI");
+    assert_eq!(proxy.log(1)[0]["response_flags"], "SI");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,13 +115,6 @@ async fn opened(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The lines of the access log, when there are that many.
-fn log(proxy: &Proxy, lines: usize) -> Vec<serde_json::Value> {
-    let read = |proxy: &Proxy| std::fs::read_to_string(proxy.folder.path().join("access.log")).unwrap_or_default();
-    tokio::task::block_in_place(|| proxy.until("logged", |proxy| read(proxy).lines().count() >= lines));
-    read(proxy).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 async fn ended(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
@@ -175,7 +168,7 @@ async fn a_websocket_passes_through_both_sidecars() {
             .sum::<usize>()
     };
     for proxy in [&caller, &server] {
-        let line = &log(proxy, 1)[0];
+        let line = &proxy.log(1)[0];
         assert_eq!((&line["response_code"], &line["response_flags"]), (&101.into(), &"-".into()), "{line}");
         assert_eq!(
             (&line["bytes_received"], &line["bytes_sent"]),
@@ -195,7 +188,7 @@ async fn each_way_of_an_upgrade_ends_on_its_own() {
     stream.write_all(b"something").await.unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(ended(&mut stream).await, b"something and that is all");
-    assert_eq!(log(&proxy, 1)[0]["response_flags"], "-");
+    assert_eq!(proxy.log(1)[0]["response_flags"], "-");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +203,7 @@ async fn an_upgrade_that_the_route_does_not_name_is_refused() {
     let answer = raw(to, with_body.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert_eq!(peer.requests(), 0);
-    let flags: Vec<_> = log(&proxy, 2).iter().map(|line| line["response_flags"].clone()).collect();
+    let flags: Vec<_> = proxy.log(2).iter().map(|line| line["response_flags"].clone()).collect();
     assert_eq!(flags, ["UAEX", "DPE"]);
 }
 
@@ -289,7 +282,7 @@ async fn silence_ends_an_upgrade_and_the_routes_timeout_does_not() {
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
     }
     assert!(ended(&mut stream).await.is_empty());
-    let line = &log(&proxy, 1)[0];
+    let line = &proxy.log(1)[0];
     assert_eq!((&line["response_code"], &line["response_flags"]), (&101.into(), &"SI".into()), "{line}");
 }
 
@@ -319,7 +312,7 @@ async fn a_tunnel_to_wherever_the_caller_says_is_refused() {
     let request = http::Request::connect(at.to_string()).body(http_body_util::Full::default()).unwrap();
     let response = http2(to).await.send_request(request).await.unwrap();
     assert_eq!(response.status(), 501);
-    for line in log(&proxy, 2) {
+    for line in proxy.log(2) {
         assert_eq!((&line["response_code"], &line["response_flags"]), (&501.into(), &"DPE".into()), "{line}");
     }
     assert_eq!(peer.requests(), 0);
@@ -340,28 +333,13 @@ async fn an_extended_connect_is_an_upgrade_for_the_endpoint() {
         let request = http::Request::connect("http://fx/chat").header("sec-websocket-version", "13");
         request.extension(h2::ext::Protocol::from_static(protocol)).version(http::Version::HTTP_2).body(()).unwrap()
     };
-    let (response, mut up) = sender.send_request(ask("websocket"), false).unwrap();
+    let (response, up) = sender.send_request(ask("websocket"), false).unwrap();
     let response = response.await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers().get("upgrade")), (200, None));
     let large = vec![b'x'; 2_000_000];
-    let sent = large.clone();
-    let sending = tokio::spawn(async move {
-        let mut sent = bytes::Bytes::from(sent);
-        while !sent.is_empty() {
-            up.reserve_capacity(sent.len());
-            let room = std::future::poll_fn(|cx| up.poll_capacity(cx)).await.unwrap().unwrap();
-            up.send_data(sent.split_to(room.min(sent.len())), sent.is_empty()).unwrap();
-        }
-    });
-    let (mut body, mut received) = (response.into_body(), Vec::new());
-    while let Some(data) = body.data().await {
-        let data = data.unwrap();
-        body.flow_control().release_capacity(data.len()).unwrap();
-        received.extend_from_slice(&data);
-    }
-    sending.await.unwrap();
+    let received = both_ways(up, response.into_body(), large.clone().into()).await;
     assert!(received == [large.as_slice(), b" and that is all"].concat(), "{} bytes", received.len());
-    let line = &log(&proxy, 1)[0];
+    let line = &proxy.log(1)[0];
     assert_eq!((&line["response_code"], &line["bytes_received"]), (&101.into(), &2_000_000.into()), "{line}");
     let (refused, _up) = sender.send_request(ask("spdy"), false).unwrap();
     assert_eq!((refused.await.unwrap().status().as_u16(), peer.requests()), (403, 1));
@@ -434,7 +412,7 @@ async fn an_upgrade_is_an_extended_connect_for_an_endpoint_that_speaks_http2() {
     let answer = raw(to, asks("websocket").replace("/chat", "/other").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
-    let seen: Vec<_> = log(&proxy, 4).iter().map(|line| line["response_code"].clone()).collect();
+    let seen: Vec<_> = proxy.log(4).iter().map(|line| line["response_code"].clone()).collect();
     assert_eq!(seen, [101, 101, 404, 200]);
     assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["active"], 0);
 }
@@ -445,7 +423,7 @@ async fn an_endpoint_without_extended_connect_gets_none() {
     let answer = raw(to, asks("websocket").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("takes no upgrades over HTTP/2"), "{answer}");
     assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
-    let lines = log(&proxy, 2);
+    let lines = proxy.log(2);
     let seen: Vec<_> = lines.iter().map(|line| (&line["response_code"], &line["response_flags"])).collect();
     assert_eq!(seen, [(&501.into(), &"UPE".into()), (&200.into(), &"-".into())]);
 }

@@ -27,15 +27,18 @@ use prost::Name;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    balancing, health, tls,
+    balancing,
+    forward::{read_priority, write_priority},
+    health, tls,
     wire::{
-        At, Checked, ads, duration, ensure, ensure_name, ensure_positive, metadata, need, number, pack, percent,
+        At, Checked, OURS, ads, duration, ensure, ensure_name, ensure_positive, metadata, need, number, pack, percent,
         read_duration, read_metadata, read_number, read_percent, read_transport_socket, same, transport_socket, unpack,
         wrong,
     },
 };
 use crate::snapshot::{
-    Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, HashKey, PanicPolicy, Ramp, UpstreamProtocol,
+    Balancer, Balancing, CircuitBreakers, Cluster, ClusterTls, HashKey, PanicPolicy, Ramp, RoutingPriority,
+    UpstreamProtocol,
 };
 
 /// Envoy's default for `min_retry_concurrency`.
@@ -55,6 +58,8 @@ const MOST_STANDBY: u8 = 16;
 struct Extra {
     service: String,
     retries_per_second: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    high_retries_per_second: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ramp: Option<Ramp>,
     #[serde(default, skip_serializing_if = "is_false")]
@@ -88,7 +93,9 @@ pub(super) fn validate(cluster: &Cluster) -> Checked<()> {
     }
     ensure(cluster.panic_threshold <= 100, "common_lb_config.healthy_panic_threshold", || "is above 100".to_owned())?;
     balancing::validate(cluster)?;
-    ensure(cluster.breakers.retry_percent <= 100, "circuit_breakers.retry_budget", || "is above 100".to_owned())?;
+    for breakers in RoutingPriority::ALL.map(|priority| cluster.breakers_of(priority)) {
+        ensure(breakers.retry_percent <= 100, "circuit_breakers.retry_budget", || "is above 100".to_owned())?;
+    }
     if let Some(ramp) = &cluster.ramp {
         let rising = ramp.steps.windows(2).all(|pair| pair[0] < pair[1]);
         ensure(rising && ramp.steps.last() == Some(&100), "metadata.firedrill.ramp.steps", || {
@@ -117,7 +124,7 @@ pub(super) fn write(cluster: &Cluster) -> pb::Cluster {
         lb_policy: policy.into(),
         lb_config,
         health_checks: cluster.health_check.iter().map(|check| health::write_check(check, cluster.protocol)).collect(),
-        circuit_breakers: Some(write_breakers(&cluster.breakers)),
+        circuit_breakers: Some(write_breakers(cluster)),
         typed_extension_protocol_options: write_protocol(cluster.protocol, &cluster.balancing.hash),
         outlier_detection: cluster.outlier.as_ref().map(health::write_outlier),
         common_lb_config: Some(CommonLbConfig {
@@ -133,6 +140,7 @@ pub(super) fn write(cluster: &Cluster) -> pb::Cluster {
         metadata: metadata(&Extra {
             service: cluster.service.clone(),
             retries_per_second: cluster.breakers.retries_per_second,
+            high_retries_per_second: cluster.high_breakers.as_ref().map(|high| high.retries_per_second),
             ramp: cluster.ramp.clone(),
             peak_ewma: cluster.balancer == Balancer::PeakEwma,
             fail_fast: cluster.panic_policy == PanicPolicy::FailFast,
@@ -156,8 +164,16 @@ fn write_tls(
     transport_socket(&tls::write_cluster(tls, alpn))
 }
 
-fn write_breakers(breakers: &CircuitBreakers) -> pb::CircuitBreakers {
-    let thresholds = circuit_breakers::Thresholds {
+fn write_breakers(cluster: &Cluster) -> pb::CircuitBreakers {
+    let high = cluster.high_breakers.iter().map(|high| write_thresholds(RoutingPriority::High, high));
+    let default = write_thresholds(RoutingPriority::Default, &cluster.breakers);
+    let thresholds = std::iter::once(default).chain(high).collect();
+    pb::CircuitBreakers { thresholds, ..pb::CircuitBreakers::default() }
+}
+
+fn write_thresholds(priority: RoutingPriority, breakers: &CircuitBreakers) -> circuit_breakers::Thresholds {
+    circuit_breakers::Thresholds {
+        priority: write_priority(priority).into(),
         max_connections: number(breakers.connections),
         max_pending_requests: number(breakers.pending),
         max_requests: number(breakers.requests),
@@ -167,8 +183,7 @@ fn write_breakers(breakers: &CircuitBreakers) -> pb::CircuitBreakers {
             ..circuit_breakers::thresholds::RetryBudget::default()
         }),
         ..circuit_breakers::Thresholds::default()
-    };
-    pb::CircuitBreakers { thresholds: vec![thresholds], ..pb::CircuitBreakers::default() }
+    }
 }
 
 fn write_protocol(protocol: UpstreamProtocol, hash: &[HashKey]) -> HashMap<String, protobuf::Any> {
@@ -200,6 +215,7 @@ pub(super) fn read(cluster: &pb::Cluster) -> Checked<Cluster> {
     let health_check = cluster.health_checks.first().map(|check| health::read_check(check).at("health_checks[0]"));
     let outlier = cluster.outlier_detection.as_ref();
     let outlier = outlier.map(|outlier| health::read_outlier(outlier).at("outlier_detection"));
+    let (breakers, high_breakers) = read_breakers(cluster, &extra).at("circuit_breakers")?;
     Ok(Cluster {
         name: cluster.name.clone(),
         service: extra.service,
@@ -210,7 +226,8 @@ pub(super) fn read(cluster: &pb::Cluster) -> Checked<Cluster> {
         tls: read_tls(cluster, protocol).at("transport_socket")?,
         health_check: health_check.transpose()?,
         outlier: outlier.transpose()?,
-        breakers: read_breakers(cluster, extra.retries_per_second).at("circuit_breakers")?,
+        breakers,
+        high_breakers,
         panic_threshold: read_percent(&common.healthy_panic_threshold, "common_lb_config.healthy_panic_threshold")?,
         panic_policy: if extra.fail_fast { PanicPolicy::FailFast } else { PanicPolicy::Spray },
         ramp: extra.ramp,
@@ -256,15 +273,32 @@ fn read_protocol(cluster: &pb::Cluster) -> Checked<(UpstreamProtocol, Vec<HashKe
     Ok((protocol, hash))
 }
 
-fn read_breakers(cluster: &pb::Cluster, retries_per_second: u32) -> Checked<CircuitBreakers> {
-    let thresholds = need(&cluster.circuit_breakers, "")?.thresholds.first();
-    let Some(thresholds) = thresholds else { return wrong("thresholds", "is missing") };
-    let budget = need(&thresholds.retry_budget, "thresholds[0].retry_budget")?;
+/// The thresholds of default priority, then those of high priority, if there are any.
+fn read_breakers(cluster: &pb::Cluster, extra: &Extra) -> Checked<(CircuitBreakers, Option<CircuitBreakers>)> {
+    let thresholds = &need(&cluster.circuit_breakers, "")?.thresholds;
+    let Some(default) = thresholds.first() else { return wrong("thresholds", "is missing") };
+    let default = read_thresholds(default, RoutingPriority::Default, extra.retries_per_second).at("thresholds[0]")?;
+    let Some(high) = thresholds.get(1) else { return Ok((default, None)) };
+    let Some(retries_per_second) = extra.high_retries_per_second else {
+        return wrong("thresholds[1]", format!("goes with metadata.{OURS}.highRetriesPerSecond only"));
+    };
+    let high = read_thresholds(high, RoutingPriority::High, retries_per_second).at("thresholds[1]")?;
+    Ok((default, Some(high)))
+}
+
+fn read_thresholds(
+    thresholds: &circuit_breakers::Thresholds,
+    priority: RoutingPriority,
+    retries_per_second: u32,
+) -> Checked<CircuitBreakers> {
+    let found = read_priority(thresholds.priority).at("priority")?;
+    ensure(found == priority, "priority", || format!("is {}, expected {}", found.name(), priority.name()))?;
+    let budget = need(&thresholds.retry_budget, "retry_budget")?;
     Ok(CircuitBreakers {
-        connections: read_number(&thresholds.max_connections, "thresholds[0].max_connections")?,
-        pending: read_number(&thresholds.max_pending_requests, "thresholds[0].max_pending_requests")?,
-        requests: read_number(&thresholds.max_requests, "thresholds[0].max_requests")?,
-        retry_percent: read_percent(&budget.budget_percent, "thresholds[0].retry_budget.budget_percent")?,
+        connections: read_number(&thresholds.max_connections, "max_connections")?,
+        pending: read_number(&thresholds.max_pending_requests, "max_pending_requests")?,
+        requests: read_number(&thresholds.max_requests, "max_requests")?,
+        retry_percent: read_percent(&budget.budget_percent, "retry_budget.budget_percent")?,
         retries_per_second,
     })
 }

@@ -2,7 +2,7 @@
 
 use envoy_types::pb::{
     envoy::config::{
-        core::v3::RuntimeFractionalPercent,
+        core::v3::{self as core, RuntimeFractionalPercent},
         route::v3::{
             RouteAction, WeightedCluster as Weighted,
             route_action::{
@@ -27,7 +27,7 @@ use super::{
         fraction, need, number, read_duration, read_fraction, read_number, wrong, yes,
     },
 };
-use crate::snapshot::{Forward, HeaderEdits, Mirror, PathChange, Sticky, WeightedCluster};
+use crate::snapshot::{Forward, HeaderEdits, Mirror, PathChange, RoutingPriority, Sticky, WeightedCluster};
 
 pub(super) fn validate(forward: &Forward) -> Checked<()> {
     ensure(!forward.clusters.is_empty(), "weighted_clusters", || "is empty".to_owned())?;
@@ -95,6 +95,7 @@ pub(super) fn write(forward: &Forward) -> RouteAction {
         host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
         request_mirror_policies: forward.mirrors.iter().map(write_mirror).collect(),
         upgrade_configs: forward.upgrades.iter().map(|name| write_upgrade(name)).collect(),
+        priority: write_priority(forward.priority).into(),
         ..RouteAction::default()
     };
     match &forward.path {
@@ -167,8 +168,24 @@ pub(super) fn read(action: &RouteAction, extra: Extra, edits: [HeaderEdits; 2]) 
         response_headers,
         mirrors: action.request_mirror_policies.iter().map(read_mirror).collect::<Checked<_>>()?,
         upgrades: action.upgrade_configs.iter().map(|upgrade| upgrade.upgrade_type.clone()).collect(),
+        priority: read_priority(action.priority).at("priority")?,
         faults: extra.faults,
     })
+}
+
+pub(super) fn write_priority(priority: RoutingPriority) -> core::RoutingPriority {
+    match priority {
+        RoutingPriority::Default => core::RoutingPriority::Default,
+        RoutingPriority::High => core::RoutingPriority::High,
+    }
+}
+
+pub(super) fn read_priority(number: i32) -> Checked<RoutingPriority> {
+    match core::RoutingPriority::try_from(number) {
+        Ok(core::RoutingPriority::Default) => Ok(RoutingPriority::Default),
+        Ok(core::RoutingPriority::High) => Ok(RoutingPriority::High),
+        Err(_) => wrong("", format!("{number} is not supported")),
+    }
 }
 
 fn read_sticky(policy: &HashPolicy) -> Checked<Sticky> {

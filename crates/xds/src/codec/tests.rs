@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::{self as pb, cluster::LbPolicy};
+use envoy_types::pb::{
+    envoy::config::{
+        cluster::v3::{self as pb, circuit_breakers, cluster::LbPolicy},
+        core::v3::RoutingPriority,
+    },
+    google::protobuf::UInt32Value,
+};
 use prost::Message;
 
 use super::*;
-use crate::snapshot::{Admission, Balancer, Direction, HttpListener, Limits, ListenerProtocol, UpstreamProtocol};
+use crate::snapshot::{
+    Admission, Balancer, CircuitBreakers, Direction, HttpListener, Limits, ListenerProtocol, UpstreamProtocol,
+};
 
 fn ledger() -> Cluster {
     Cluster { balancer: Balancer::RoundRobin, ..Cluster::new("ledger", UpstreamProtocol::Http2) }
@@ -44,6 +52,38 @@ fn what_we_would_not_write_is_refused_by_path() {
         change(&mut message);
         assert_eq!(refuse(&message), expected);
     }
+}
+
+#[test]
+fn thresholds_of_high_priority_are_read() {
+    type Change = fn(&mut Vec<circuit_breakers::Thresholds>);
+    let high = CircuitBreakers { requests: 7, retries_per_second: 3, ..CircuitBreakers::USUAL };
+    let cluster = Cluster { high_breakers: Some(high), ..ledger() };
+    let message = cluster::write(&cluster);
+    let written = &message.circuit_breakers.as_ref().unwrap().thresholds;
+    let kinds: Vec<_> = written.iter().map(|t| (t.priority(), t.max_requests.unwrap().value)).collect();
+    assert_eq!(kinds, [(RoutingPriority::Default, 1024), (RoutingPriority::High, 7)]);
+    let read = decode_resource(ResourceKind::Cluster.type_url(), &message.encode_to_vec()).unwrap();
+    assert_eq!(read, Resource::Cluster(cluster));
+    let cases: [(Change, &str); 6] = [
+        (|t| t.swap(0, 1), "[0].priority: is high, expected default"),
+        (|t| t[1].priority = 0, "[1].priority: is default, expected high"),
+        (|t| t[1].priority = 9, "[1].priority: 9 is not supported"),
+        (|t| t[1].retry_budget = None, "[1].retry_budget: is missing"),
+        (|t| t[1].max_retries = Some(UInt32Value { value: 3 }), "[1].max_retries: is not supported"),
+        (|t| t.push(t[1]), "[2]: is not supported"),
+    ];
+    for (change, expected) in cases {
+        let mut message = message.clone();
+        change(&mut message.circuit_breakers.as_mut().unwrap().thresholds);
+        assert_eq!(refuse(&message), format!("Cluster ledger: circuit_breakers.thresholds{expected}"));
+    }
+    let mut message = cluster::write(&ledger());
+    message.circuit_breakers.as_mut().unwrap().thresholds.push(written[1]);
+    assert_eq!(
+        refuse(&message),
+        "Cluster ledger: circuit_breakers.thresholds[1]: goes with metadata.firedrill.highRetriesPerSecond only"
+    );
 }
 
 #[test]

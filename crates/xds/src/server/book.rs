@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::load::ClusterLoad;
+use crate::load::{ClusterLoad, LocalityLoad};
 
 /// How far back the view goes; who reports nothing for as long is left out.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -27,20 +27,8 @@ pub struct Load {
     pub proxy: String,
     /// The cluster.
     pub cluster: String,
-    /// The failure domain.
-    pub region: String,
-    /// Inside the region.
-    pub zone: String,
-    /// Its tier.
-    pub priority: u32,
-    /// Requests sent to it.
-    pub issued: u64,
-    /// Requests that ended well.
-    pub successful: u64,
-    /// Requests that failed.
-    pub errors: u64,
-    /// Requests in flight at the last report.
-    pub in_progress: u64,
+    /// Where it went, and how much of it.
+    pub locality: LocalityLoad,
     /// Time that the counts are of.
     pub over: Duration,
     /// Since the last report.
@@ -157,13 +145,15 @@ impl Book {
             Load {
                 proxy: proxy.clone(),
                 cluster: place.cluster.clone(),
-                region: place.region.clone(),
-                zone: place.zone.clone(),
-                priority: place.priority,
-                issued: sum(|counts| counts.issued),
-                successful: sum(|counts| counts.successful),
-                errors: sum(|counts| counts.errors),
-                in_progress: row.in_progress,
+                locality: LocalityLoad {
+                    region: place.region.clone(),
+                    zone: place.zone.clone(),
+                    priority: place.priority,
+                    issued: sum(|counts| counts.issued),
+                    successful: sum(|counts| counts.successful),
+                    errors: sum(|counts| counts.errors),
+                    in_progress: row.in_progress,
+                },
                 over: row.reports.iter().map(|report| report.interval).fold(Duration::ZERO, Duration::saturating_add),
                 age: row.reports.back().map_or(Duration::ZERO, |report| now.saturating_duration_since(report.at)),
             }
@@ -185,7 +175,6 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::LocalityLoad;
 
     fn report(cluster: &str, region: &str, issued: u64) -> ClusterLoad {
         let locality = LocalityLoad {
@@ -207,11 +196,14 @@ mod tests {
         }
         book.note("shop", vec![report("fx", "west", 7)], at(20));
         let view = book.view(at(25));
-        let seen: Vec<_> = view.iter().map(|load| (load.proxy.as_str(), load.region.as_str(), load.issued)).collect();
+        let seen: Vec<_> = view
+            .iter()
+            .map(|load| (load.proxy.as_str(), load.locality.region.as_str(), load.locality.issued))
+            .collect();
         assert_eq!(seen, [("edge", "east", 300), ("shop", "west", 7)]);
-        assert_eq!((view[0].over.as_secs(), view[0].age.as_secs(), view[0].in_progress), (30, 5, 2));
+        assert_eq!((view[0].over.as_secs(), view[0].age.as_secs(), view[0].locality.in_progress), (30, 5, 2));
         // The first report is too old now, then all of them are.
-        assert_eq!(book.view(at(65))[0].issued, 200);
+        assert_eq!(book.view(at(65))[0].locality.issued, 200);
         assert_eq!(book.view(at(81)), []);
         let total = |region: &str| book.totals()[&("fx".to_owned(), region.to_owned())].issued;
         assert_eq!((total("east"), total("west")), (300, 7));
@@ -230,6 +222,6 @@ mod tests {
         for _ in 0..1000 {
             book.note("other", vec![report("fx", "east", 1)], now);
         }
-        assert!(book.view(now).iter().find(|load| load.proxy == "other").unwrap().issued <= 12);
+        assert!(book.view(now).iter().find(|load| load.proxy == "other").unwrap().locality.issued <= 12);
     }
 }

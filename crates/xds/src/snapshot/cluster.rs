@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::route::RoutingPriority;
 use crate::human;
 
 /// An upstream service as one proxy sees it.
@@ -32,9 +33,12 @@ pub struct Cluster {
     pub health_check: Option<HealthCheck>,
     /// Passive detection on live traffic.
     pub outlier: Option<OutlierDetection>,
-    /// Bounds on concurrent use.
+    /// Bounds on concurrent use by all that is not of high priority.
     #[serde(default)]
     pub breakers: CircuitBreakers,
+    /// Bounds on concurrent use by requests of high priority, which are counted apart. `None`: the default ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high_breakers: Option<CircuitBreakers>,
     /// Percent of available hosts in a tier below which it is in panic; 0: never.
     pub panic_threshold: u8,
     /// What a tier in panic does.
@@ -63,10 +67,19 @@ impl Cluster {
             health_check: None,
             outlier: None,
             breakers: CircuitBreakers::default(),
+            high_breakers: None,
             panic_threshold: 0,
             panic_policy: PanicPolicy::default(),
             ramp: None,
             standby_connections: 0,
+        }
+    }
+
+    /// Bounds on concurrent use by requests of this priority.
+    pub fn breakers_of(&self, priority: RoutingPriority) -> &CircuitBreakers {
+        match priority {
+            RoutingPriority::Default => &self.breakers,
+            RoutingPriority::High => self.high_breakers.as_ref().unwrap_or(&CircuitBreakers::USUAL),
         }
     }
 }
@@ -338,9 +351,44 @@ pub struct CircuitBreakers {
     pub retries_per_second: u32,
 }
 
+impl CircuitBreakers {
+    /// Where nothing else is said: connections and requests as in Envoy.
+    pub const USUAL: Self =
+        Self { connections: 1024, pending: 1024, requests: 1024, retry_percent: 20, retries_per_second: 10 };
+}
+
 impl Default for CircuitBreakers {
     fn default() -> Self {
-        Self { connections: 1024, pending: 1024, requests: 1024, retry_percent: 20, retries_per_second: 10 }
+        Self::USUAL
+    }
+}
+
+/// What a circuit breaker bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Bound {
+    /// Connections.
+    Connections,
+    /// Requests waiting for a connection.
+    Pending,
+    /// Requests in flight.
+    Requests,
+    /// Retries and hedges.
+    Retries,
+}
+
+impl Bound {
+    /// All, in order.
+    pub const ALL: [Self; 4] = [Self::Connections, Self::Pending, Self::Requests, Self::Retries];
+
+    /// For people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Pending => "pending",
+            Self::Requests => "requests",
+            Self::Retries => "retries",
+        }
     }
 }
 

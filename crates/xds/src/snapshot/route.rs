@@ -163,12 +163,44 @@ pub struct Forward {
     /// Who gets a copy; what it answers is thrown away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
+    /// Which of the clusters' circuit breakers its requests count at; copies count at the default ones.
+    #[serde(default, skip_serializing_if = "RoutingPriority::is_default")]
+    pub priority: RoutingPriority,
     /// Protocols that callers may change to with `Upgrade`, in lower case, such as `websocket`; others get 403.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upgrades: Vec<String>,
     /// Faults that are part of the configuration. A drill lays overlays instead, which are leased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<RouteFault>,
+}
+
+/// Which of a cluster's circuit breakers a request counts at: each priority has its own counters and thresholds, and
+/// nothing else comes of it. It is not the priority of an endpoint, which is its tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RoutingPriority {
+    /// Those of everything that is not said to be high.
+    #[default]
+    Default,
+    /// Those of what is.
+    High,
+}
+
+impl RoutingPriority {
+    /// All, in order.
+    pub const ALL: [Self; 2] = [Self::Default, Self::High];
+
+    /// For people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::High => "high",
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
 }
 
 /// Where the bytes behind CONNECT go.

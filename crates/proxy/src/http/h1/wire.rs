@@ -26,7 +26,7 @@ use crate::{
         },
     },
     link::{Counted, Stream},
-    upstream::host::HostId,
+    upstream::host::Lane,
 };
 
 /// Bounds on a response's head.
@@ -34,8 +34,8 @@ const HEAD: Bounds = Bounds { bytes: 64 * 1024, headers: 256 };
 
 /// A connection.
 pub struct Wire {
-    /// Where it leads.
-    pub host: HostId,
+    /// Where it leads, and for whom.
+    pub lane: Lane,
     /// What is decided about it.
     pub fate: Arc<Fate>,
     /// When it was last seen idle, to the accuracy of a sweep.
@@ -59,7 +59,7 @@ pub struct Wire {
 
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("host", &self.host).field("answer", &self.answer).finish_non_exhaustive()
+        f.debug_struct("Wire").field("lane", &self.lane).field("answer", &self.answer).finish_non_exhaustive()
     }
 }
 
@@ -76,9 +76,9 @@ pub enum Trouble {
 
 impl Wire {
     /// Around a new connection.
-    pub fn new(host: HostId, fate: Arc<Fate>, stream: Stream, counted: Counted) -> Self {
+    pub fn new(lane: Lane, fate: Arc<Fate>, stream: Stream, counted: Counted) -> Self {
         Self {
-            host,
+            lane,
             fate,
             since: Instant::now(),
             stream,

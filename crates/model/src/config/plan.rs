@@ -1,0 +1,126 @@
+//! How services recover from the loss of a region.
+
+use std::time::Duration;
+
+use crate::{
+    name::{PlanName, RegionName, ServiceName},
+    unit::Percent,
+};
+
+/// Kind `RecoveryPlan`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecoveryPlan {
+    /// From `metadata.name`.
+    pub name: PlanName,
+    /// In scope; at least one. A service is in at most one plan.
+    pub services: Vec<ServiceName>,
+    /// How it recovers.
+    pub pattern: Pattern,
+    /// Numbers to reach.
+    pub objectives: Objectives,
+    /// What is done when the primary is lost.
+    pub failover: Failover,
+    /// What is done when it is back.
+    pub failback: Failback,
+}
+
+/// Recovery pattern. The first issue has one; others are refused with "not supported yet".
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pattern {
+    /// One region serves, others stand by.
+    ActivePassive {
+        /// Serves.
+        primary: RegionName,
+        /// In order; at least one.
+        standby: Vec<RegionName>,
+        /// How ready they are.
+        tier: Tier,
+    },
+}
+
+/// How ready a standby is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Takes traffic at once.
+    Hot,
+    /// Runs at less capacity.
+    Warm,
+    /// Must be started.
+    PilotLight,
+}
+
+/// Numbers to reach. A missing one is not judged, except `sustain`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objectives {
+    /// RTO.
+    pub recovery_time: Option<Duration>,
+    /// RPO.
+    pub data_loss: Option<Duration>,
+    /// Of requests in every slice of the sustain window, and at baseline. Default 99 %.
+    pub success_rate: Percent,
+    /// 99th percentile in every slice of the sustain window.
+    pub latency_p99: Option<Duration>,
+    /// Length of the window in which all must hold for recovery to count. Default 5 s.
+    pub sustain: Duration,
+}
+
+/// What is done when the primary is lost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failover {
+    /// When.
+    pub trigger: Trigger,
+    /// What, in order.
+    pub steps: Vec<Step>,
+}
+
+/// When recovery starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// On command.
+    Manual,
+    /// When the primary has been unhealthy for this long.
+    Automatic {
+        /// How long.
+        unhealthy_for: Duration,
+    },
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Move the plan's services to a region.
+    Shift {
+        /// Where to.
+        to: RegionName,
+    },
+    /// Run a command.
+    Run(RunStep),
+}
+
+/// A command with a bound, and how to take it back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunStep {
+    /// Unique in the plan.
+    pub name: String,
+    /// Region whose endpoints the command is told of.
+    pub region: Option<RegionName>,
+    /// argv; never empty.
+    pub command: Vec<String>,
+    /// After it the command is killed and the step has failed. Default 30 s.
+    pub timeout: Duration,
+    /// argv of the inverse, if there is one.
+    pub undo: Option<Vec<String>>,
+}
+
+/// What is done when the primary is back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failback {
+    /// When. Default manual.
+    pub trigger: Trigger,
+    /// Commands before the ramp.
+    pub steps: Vec<RunStep>,
+    /// Share of the primary, rising, ending in 100. Default 100 %.
+    pub ramp: Vec<Percent>,
+    /// Time on each step. Default 3 s.
+    pub dwell: Duration,
+}
