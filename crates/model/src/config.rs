@@ -1,13 +1,15 @@
 //! A validated set of manifests. A value that exists is consistent: every reference resolves, every default is filled in.
 
+mod federation;
 mod route;
 mod upstream;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-pub use self::{route::*, upstream::*};
+pub use self::{federation::*, route::*, upstream::*};
 use crate::{
     name::{DrillName, GatewayName, PlanName, ProbeName, RegionName, ServiceName, WorkloadName},
+    spiffe::SpiffeId,
     unit::{Percent, Rate},
 };
 
@@ -37,6 +39,8 @@ pub struct Mesh {
     pub regions: Vec<RegionName>,
     /// Lifetime of a workload's certificate. Default 24 h.
     pub certificate_lifetime: Duration,
+    /// Other meshes whose ids are believed.
+    pub federation: Vec<Federated>,
     /// Ways into the mesh.
     pub gateways: Vec<Gateway>,
     /// Traffic policy of services that say nothing else.
@@ -164,6 +168,8 @@ pub struct Service {
     pub connect: Option<Connect>,
     /// Instances, expanded: `count: 2` gives two.
     pub endpoints: Vec<Endpoint>,
+    /// The id that instances outside prove over mutual TLS; `None`: they are reached in plaintext.
+    pub identity: Option<SpiffeId>,
     /// Services that its workloads may call.
     pub calls: Vec<ServiceName>,
     /// Effective policy: the mesh's defaults with the service's own fields over them.
@@ -220,7 +226,7 @@ pub struct Endpoint {
 pub enum Place {
     /// Started by the supervisor; a sidecar stands before it. argv; never empty.
     Run(Vec<String>),
-    /// Already running outside the mesh: reached in plaintext, without a sidecar.
+    /// Already running outside the mesh: no sidecar of ours stands before it.
     Address(SocketAddr),
     /// As [`Place::Address`], any number of them, as DNS names them.
     Dns(DnsSource),
@@ -229,7 +235,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether it is outside the mesh: reached in plaintext, without a sidecar.
+    /// Whether it is outside the mesh: no sidecar of ours stands before it.
     pub fn is_outside(&self) -> bool {
         !matches!(self, Self::Run(_))
     }
@@ -310,13 +316,22 @@ pub enum AuthorizationMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allow {
     /// Who.
-    pub from: Caller,
+    pub from: Principal,
     /// Empty is all.
     pub methods: Vec<String>,
     /// Path prefixes; empty is all.
     pub paths: Vec<String>,
     /// All of these headers; empty is any.
     pub headers: Vec<Named>,
+}
+
+/// Who may call: written as the name of a caller, or as a SPIFFE id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// Of the mesh.
+    Caller(Caller),
+    /// Of a mesh that this one is federated with, or another workload of its own trust domain.
+    Id(SpiffeId),
 }
 
 /// Who calls: written as one name, looked up among services, then gateways.

@@ -15,6 +15,7 @@ use xds::{
     lease::Leases,
     overlay::{Effect, Overlay, SwitchState},
     snapshot::{self, EndpointSet, ListenerProtocol, Snapshot, UpstreamProtocol},
+    spiffe::Roots,
 };
 
 use crate::{
@@ -275,7 +276,7 @@ impl Keeper {
         }
         let mut roots = HashMap::new();
         for bundle in &new.trust {
-            roots.insert(bundle.name.as_str(), Arc::new(tls::roots(bundle)?));
+            roots.insert(bundle.name.as_str(), Roots::read(bundle).map_err(TlsError::from)?);
         }
         let identity = &self.shared.identity;
         let mut upstream = HashMap::new();
@@ -295,7 +296,7 @@ impl Keeper {
                 let http = matches!(listener.protocol, ListenerProtocol::Http(_));
                 let made = match listener.tls.as_ref().and_then(|tls| roots.get(tls.trust.as_str())) {
                     None => None,
-                    Some(roots) => Some(ServerTls::new(roots.clone(), identity, http)?),
+                    Some(roots) => Some(ServerTls::new(roots, identity, http)?),
                 };
                 listening.insert(listener.name.clone(), made);
             }
