@@ -75,6 +75,7 @@ impl Authority {
     pub fn certificate(&self, spiffe_id: Option<&str>, from: u32, days: u32) -> Presented {
         let mut params = CertificateParams::default();
         params.subject_alt_names.extend(spiffe_id.map(|id| SanType::URI(id.try_into().expect("ASCII"))));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let day = Duration::from_secs(24 * 3600);
         let now = rcgen::date_time_ymd(1970, 1, 1)

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
@@ -10,14 +9,18 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{authority::Authority, denial::Denial, mesh::Mesh};
+use crate::{
+    authority::{Authority, OwnTls},
+    denial::Denial,
+    mesh::Mesh,
+};
 
 /// Handshakes at once; more wait in the kernel's queue.
 const HANDSHAKES: usize = 64;
 /// Bound on a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after the machine could not accept (out of file descriptors).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A stream that is ready for gRPC, and the SPIFFE id that its peer proved.
 pub(crate) type Ready = Result<(TlsStream<TcpStream>, Option<Arc<str>>), std::io::Error>;
@@ -26,7 +29,7 @@ pub(crate) type Ready = Result<(TlsStream<TcpStream>, Option<Arc<str>>), std::io
 pub(crate) async fn accept(
     mesh: Arc<Mesh>,
     listener: TcpListener,
-    tls: watch::Receiver<Option<Arc<ServerConfig>>>,
+    tls: watch::Receiver<Option<OwnTls>>,
     ready: mpsc::Sender<Ready>,
 ) {
     let permits = Arc::new(Semaphore::new(HANDSHAKES));
@@ -41,7 +44,7 @@ pub(crate) async fn accept(
             }
         };
         // Before the first manifests there is no trust domain, hence no certificate; proxies try again.
-        let Some(config) = tls.borrow().clone() else { continue };
+        let Some(config) = tls.borrow().as_ref().map(|own| own.ads.clone()) else { continue };
         let (mesh, ready) = (mesh.clone(), ready.clone());
         tokio::spawn(async move {
             let handshake = async {
@@ -75,7 +78,7 @@ fn denial(error: &std::io::Error) -> Option<Denial> {
 }
 
 /// Keeps the control plane's own certificate fresh, for the trust domain in force; for ever.
-pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<Arc<ServerConfig>>>) {
+pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<OwnTls>>) {
     let mut changes = mesh.changes();
     let mut authority = mesh.authority.subscribe();
     let mut current: Option<(String, Instant)> = None;
@@ -87,9 +90,9 @@ pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<A
             tracing::error!(%error, "the intermediate could not be renewed");
         }
         if let Some(domain) = domain.clone().filter(|_| !current.as_ref().is_some_and(fresh)) {
-            match mesh.authority().server_config(&format!("spiffe://{domain}/control")) {
-                Ok(config) => {
-                    tls.send_replace(Some(config));
+            match mesh.authority().own_tls(&format!("spiffe://{domain}/control")) {
+                Ok(own) => {
+                    tls.send_replace(Some(own));
                     current = Some((domain, Authority::renew_own_at(std::time::Instant::now()).into()));
                 }
                 Err(error) => tracing::error!(%error, "the control plane's own certificate could not be made"),

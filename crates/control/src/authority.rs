@@ -17,12 +17,11 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use thiserror::Error;
-use xds::clock::Clock;
+use xds::{clock::Clock, spiffe};
 
 use crate::{
     api::{Certificate, Stamp},
     ca::{CaError, Folder, Material, SKEW, serial, set_validity, shift},
-    peer,
 };
 
 /// Life of the control plane's own certificate; renewed at half of it.
@@ -100,6 +99,15 @@ struct Signing {
     ends: Stamp,
 }
 
+/// TLS of the control plane's servers.
+#[derive(Clone)]
+pub struct OwnTls {
+    /// Clients must have a certificate of this authority; HTTP/2 by ALPN.
+    pub ads: Arc<ServerConfig>,
+    /// Anybody may ask for our trust bundle.
+    pub bundle: Arc<ServerConfig>,
+}
+
 impl Authority {
     /// Opens the folder `ca` of the state folder; what a mesh begins with is made at the first start.
     ///
@@ -147,7 +155,7 @@ impl Authority {
     pub fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<str>, String> {
         let (leaf, rest) = chain.split_first().ok_or("there is none")?;
         self.callers.verify_client_cert(leaf, rest, UnixTime::now()).map_err(|error| error.to_string())?;
-        peer::spiffe_id(leaf).ok_or_else(|| "it has no SPIFFE id".to_owned())
+        spiffe::id(leaf).ok_or_else(|| "it has no SPIFFE id".to_owned())
     }
 
     fn issue(
@@ -191,24 +199,23 @@ impl Authority {
         Ok((key, chain.map_err(|e| AuthorityError::Sign(e.to_string()))?))
     }
 
-    /// TLS of the ADS server: a certificate for `spiffe_id` and DNS name `control`, HTTP/2 by ALPN. Clients must have a
-    /// certificate of this authority.
+    /// TLS of the control plane's servers: a certificate for `spiffe_id` and DNS name `control`.
     ///
     /// # Errors
     /// If signing failed.
-    pub fn server_config(&self, spiffe_id: &str) -> Result<Arc<ServerConfig>, AuthorityError> {
+    pub fn own_tls(&self, spiffe_id: &str) -> Result<OwnTls, AuthorityError> {
         let sign = |e: &dyn std::fmt::Display| AuthorityError::Sign(e.to_string());
         let (key, chain) = self.own(spiffe_id)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| sign(&e))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| sign(&e))?
-            .with_client_cert_verifier(self.callers.clone())
-            .with_single_cert(chain, key)
-            .map_err(|e| sign(&e))?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Arc::new(config))
+        let builder = || {
+            let builder = ServerConfig::builder_with_provider(spiffe::provider());
+            builder.with_safe_default_protocol_versions().map_err(|e| sign(&e))
+        };
+        let ads = builder()?.with_client_cert_verifier(self.callers.clone());
+        let mut ads = ads.with_single_cert(chain.clone(), key.clone_key()).map_err(|e| sign(&e))?;
+        ads.alpn_protocols = vec![b"h2".to_vec()];
+        let bundle = builder()?.with_no_client_auth().with_single_cert(chain, key).map_err(|e| sign(&e))?;
+        Ok(OwnTls { ads: Arc::new(ads), bundle: Arc::new(bundle) })
     }
 
     /// When the control plane's own certificate made at `now` should be replaced.
@@ -222,6 +229,5 @@ fn verifier(bundle: &str) -> Result<Arc<dyn ClientCertVerifier>, String> {
     for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(root.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|e| e.to_string())
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), spiffe::provider()).build().map_err(|e| e.to_string())
 }

@@ -224,7 +224,9 @@ async fn create_token(State(api): Shared, Body(request): Body<TokenRequest>) -> 
 async fn trust(State(api): Shared) -> Answer<Trust> {
     let state = api.mesh.state();
     let config = state.config.as_ref().ok_or_else(|| missing("no manifests were applied yet"))?;
-    Ok(Json(Trust { trust_domain: config.mesh.trust_domain.clone(), roots: state.trust.clone() }))
+    let (trust_domain, roots) = (config.mesh.trust_domain.clone(), state.trust.clone());
+    drop(state);
+    Ok(Json(Trust { trust_domain, roots, federation: api.mesh.report_foreign() }))
 }
 
 async fn report_proxies(State(api): Shared) -> Json<Vec<ProxyReport>> {

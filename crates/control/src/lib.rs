@@ -7,11 +7,14 @@
 mod ads;
 pub mod api;
 pub mod authority;
+pub mod bundle;
 pub mod ca;
 pub mod client;
 pub mod compile;
 mod denial;
 mod discovery;
+mod federation;
+mod foreign;
 mod health;
 mod http;
 mod log;

@@ -20,7 +20,7 @@ use xds::{clock::Clock, server::Notice};
 use crate::{
     ads,
     api::{ControlEvent, RunFile},
-    discovery, http,
+    discovery, federation, http,
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
@@ -55,6 +55,8 @@ pub struct Options {
     pub api: SocketAddr,
     /// Where ADS listens. Port 0 takes a free one.
     pub ads: SocketAddr,
+    /// Where other trust domains ask for ours. Port 0 takes a free one.
+    pub bundle: SocketAddr,
     /// The process's clock.
     pub clock: Clock,
 }
@@ -104,7 +106,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh::prepare_folder(&options.state_dir).map_err(|e| state(e.into()))?;
     let token_path = options.state_dir.join("run").join("api.token");
     let token = secret::read_or_make(&token_path, || secret::random_hex(32)).map_err(|e| state(e.into()))?;
-    let (api, ads) = (bind(options.api).await?, bind(options.ads).await?);
+    let (api, ads, bundle) = (bind(options.api).await?, bind(options.ads).await?, bind(options.bundle).await?);
     let mesh = Mesh::open(&options.state_dir, &options.store, options.clock).await.map_err(state)?;
     // Alone it leads from the beginning.
     let (lead, leading) = watch::channel(if mesh.store.is_shared() { None } else { Some(0) });
@@ -120,6 +122,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
     parts.spawn(proxies::collect(mesh.clone()));
     parts.spawn(discovery::follow(mesh.clone(), options.state_dir.join("discovery.json")));
+    parts.spawn(federation::follow(mesh.clone(), options.state_dir.join("federation")));
     let trust_file = mesh.trust_file.clone();
     parts.spawn(trust::follow(move || trust_file.read(), mesh.state().trust.clone(), tell_trust(mesh.clone())));
     let (folder, signs) = (mesh.ca.clone(), mesh.ca.seen().unwrap_or_default());
@@ -142,8 +145,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         None => Some(lead),
     };
 
-    let run_file = write_run_file(&options, &api, &ads, token.clone()).map_err(|e| state(e.into()))?;
+    let run_file = write_run_file(&options, [&api, &ads, &bundle], token.clone()).map_err(|e| state(e.into()))?;
     let (ready, incoming) = mpsc::channel(64);
+    parts.spawn(federation::serve(mesh.clone(), bundle, tls_config.clone()));
     parts.spawn(ads::accept(mesh.clone(), ads, tls_config, ready));
     let mut servers = JoinSet::new();
     let server = mesh.ads.clone();
@@ -202,11 +206,11 @@ async fn drain(
 
 fn write_run_file(
     options: &Options,
-    api: &TcpListener,
-    ads: &TcpListener,
+    [api, ads, bundle]: [&TcpListener; 3],
     token: String,
 ) -> Result<RunFile, std::io::Error> {
-    let file = RunFile { api: api.local_addr()?, ads: ads.local_addr()?, token, pid: std::process::id() };
+    let pid = std::process::id();
+    let file = RunFile { api: api.local_addr()?, ads: ads.local_addr()?, bundle: bundle.local_addr()?, token, pid };
     let text = serde_json::to_vec_pretty(&file)?;
     secret::replace_private(&options.state_dir.join("run").join("control.json"), &text)?;
     Ok(file)

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use control::compile::{Switches, compile};
+use control::compile::{Roots, Switches, compile};
 use model::config::{Config, LoseHow, ScenarioAction};
 use xds::lower::lacks;
 
@@ -57,7 +57,7 @@ pub fn judge(config: &Config, plane: &DataPlane) -> Result<(), Failure> {
 fn refusals(config: &Config, plane: &DataPlane) -> Vec<String> {
     // More than one machine takes is refused when it is started.
     let Ok(layout) = Layout::new(config, Default::default()) else { return Vec::new() };
-    let compiled = compile(config, &layout.placements(), &Switches::new(), "", &Default::default());
+    let compiled = compile(config, &layout.placements(), &Switches::new(), &Roots::default(), &Default::default());
     let envoys = compiled.into_iter().filter(|(proxy, _)| plane.envoy(proxy).is_some());
     let lacking = envoys.filter_map(|(proxy, snapshot)| Some((proxy, snapshot.ok()?)));
     lacking

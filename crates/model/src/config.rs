@@ -5,6 +5,7 @@ mod backup;
 mod drill;
 mod endpoint;
 mod fault;
+mod federation;
 mod mesh;
 mod plan;
 mod policy;
@@ -15,8 +16,8 @@ mod upstream;
 use std::collections::BTreeMap;
 
 pub use self::{
-    authorization::*, backup::*, drill::*, endpoint::*, fault::*, mesh::*, plan::*, policy::*, route::*, service::*,
-    upstream::*,
+    authorization::*, backup::*, drill::*, endpoint::*, fault::*, federation::*, mesh::*, plan::*, policy::*, route::*,
+    service::*, upstream::*,
 };
 use crate::name::{DrillName, PlanName, ServiceName};
 

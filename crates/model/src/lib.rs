@@ -17,6 +17,7 @@ mod read;
 mod report;
 mod scalar;
 pub mod schema;
+pub mod spiffe;
 mod tree;
 pub mod unit;
 

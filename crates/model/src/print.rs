@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::{
         Allow, Authorization, AuthorizationMode, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill,
-        Endpoint, Fault, FaultAction, FaultStep, Gateway, Guard, GuardCondition, Hedge, HttpRequest, LoseHow, Mesh,
-        PartitionStep, Pattern, Place, Prefer, Probe, ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn,
-        RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
+        Endpoint, Fault, FaultAction, FaultStep, Federated, Gateway, Guard, GuardCondition, Hedge, HttpRequest,
+        LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Principal, Probe, ProbeHost, ProbeKind, Protocol,
+        RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TlsFault,
+        TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -84,13 +85,25 @@ fn document(kind: &str, name: &str, spec: Value) -> Value {
 }
 
 fn mesh(mesh: &Mesh) -> Value {
-    json!({
+    let mut spec = object(json!({
         "trustDomain": mesh.trust_domain,
         "regions": mesh.regions,
         "identity": {"builtin": {"certificateLifetime": print_duration(mesh.certificate_lifetime)}},
         "gateways": mesh.gateways.iter().map(gateway).collect::<Vec<_>>(),
         "defaults": defaults(mesh),
-    })
+    }));
+    if !mesh.federation.is_empty() {
+        spec.insert("federation".into(), mesh.federation.iter().map(federated).collect());
+    }
+    Value::Object(spec)
+}
+
+fn federated(federated: &Federated) -> Value {
+    let mut out = object(json!({"trustDomain": federated.trust_domain, "bundle": federated.bundle}));
+    let endpoint = federated.endpoint.as_ref();
+    let endpoint = endpoint.map(|e| json!({"url": e.url.to_string(), "id": e.id.as_str()}));
+    out.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint)));
+    Value::Object(out)
 }
 
 fn defaults(mesh: &Mesh) -> Map<String, Value> {
@@ -180,6 +193,7 @@ fn service(service: &Service) -> Value {
         spec.insert("connect".into(), json!({"idleTimeout": print_duration(connect.idle_timeout)}));
     }
     spec.insert("endpoints".into(), service.endpoints.iter().map(endpoint).collect());
+    spec.extend(service.identity.as_ref().map(|id| ("identity".to_owned(), json!(id.as_str()))));
     spec.insert("calls".into(), json!(service.calls));
     spec.extend(object(policy(&service.policy)));
     spec.insert("balancing".into(), upstream::balancing(&service.balancing));
@@ -240,8 +254,12 @@ fn authorization(authorization: &Authorization) -> Value {
 }
 
 fn allow(allow: &Allow) -> Value {
+    let from = match &allow.from {
+        Principal::Caller(one) => caller(one),
+        Principal::Id(id) => json!(id.as_str()),
+    };
     let headers: Vec<Value> = allow.headers.iter().map(route::named).collect();
-    json!({"from": caller(&allow.from), "methods": allow.methods, "paths": allow.paths, "headers": headers})
+    json!({"from": from, "methods": allow.methods, "paths": allow.paths, "headers": headers})
 }
 
 fn caller(caller: &Caller) -> Value {

@@ -17,6 +17,7 @@ use xds::{
     overlay::{Effect, Overlay, SwitchState},
     resource::ResourceKind,
     snapshot::{self, EndpointSet, ListenerProtocol, Snapshot, UpstreamProtocol},
+    spiffe::Roots,
 };
 
 use crate::{
@@ -283,7 +284,7 @@ impl Keeper {
         }
         let mut roots = HashMap::new();
         for bundle in &new.trust {
-            roots.insert(bundle.name.as_str(), Arc::new(tls::roots(bundle)?));
+            roots.insert(bundle.name.as_str(), Roots::read(bundle).map_err(TlsError::from)?);
         }
         let identity = &self.shared.identity;
         let mut upstream = HashMap::new();
@@ -303,7 +304,7 @@ impl Keeper {
                 let http = matches!(listener.protocol, ListenerProtocol::Http(_));
                 let made = match listener.tls.as_ref().and_then(|tls| roots.get(tls.trust.as_str())) {
                     None => None,
-                    Some(roots) => Some(ServerTls::new(roots.clone(), identity, http)?),
+                    Some(roots) => Some(ServerTls::new(roots, identity, http)?),
                 };
                 listening.insert(listener.name.clone(), made);
             }

@@ -18,6 +18,7 @@ use xds::{
     event::EventKind,
     overlay::{Effect, Overlay},
     snapshot::{ClusterTls, Snapshot, TrustBundle},
+    spiffe::{Roots, trust_domain},
 };
 
 use crate::{
@@ -63,9 +64,10 @@ async fn connect(
     // Without a certificate answer there is nobody to trust yet.
     let trusted = trust.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
     let trusted = trusted.ok_or(io::ErrorKind::NotConnected)?;
-    let roots = tls::roots(&TrustBundle { name: "control".into(), roots: trusted.roots }).map_err(io::Error::other)?;
+    let bundle = TrustBundle { name: "control".into(), roots: trusted.roots, ..TrustBundle::default() };
+    let roots = Roots::read(&bundle).map_err(io::Error::other)?;
     let relation = ClusterTls { trust: "control".into(), server_ids: vec![control_id(&trusted.spiffe_id)] };
-    let tls = UpstreamTls::new(Arc::new(roots), &relation, &identity, &[tls::H2]).map_err(io::Error::other)?;
+    let tls = UpstreamTls::new(roots, &relation, &identity, &[tls::H2]).map_err(io::Error::other)?;
     let stream = TcpStream::connect(ads).await?;
     stream.set_nodelay(true)?;
     TlsConnector::from(tls.config).connect(ServerName::IpAddress(ads.ip().into()), stream).await
@@ -73,8 +75,7 @@ async fn connect(
 
 /// `spiffe://<trust domain>/control`, from any id of the trust domain.
 fn control_id(own: &str) -> String {
-    let domain = own.trim_start_matches("spiffe://").split('/').next().unwrap_or_default();
-    format!("spiffe://{domain}/control")
+    format!("spiffe://{}/control", trust_domain(own).unwrap_or_default())
 }
 
 /// How long until what could not be bound is tried again.

@@ -18,7 +18,7 @@ pub struct Index<'a> {
 pub struct ClusterTrust<'a> {
     protocol: UpstreamProtocol,
     server_ids: Option<&'a [String]>,
-    roots: Option<&'a str>,
+    bundle: Option<&'a TrustBundle>,
 }
 
 /// All that a listener's TLS configuration is made of.
@@ -26,7 +26,7 @@ pub struct ClusterTrust<'a> {
 pub struct ListenerTrust<'a> {
     http: bool,
     /// Outside: whether there is TLS; inside: whether its bundle is there.
-    roots: Option<Option<&'a str>>,
+    bundle: Option<Option<&'a TrustBundle>>,
 }
 
 impl<'a> Index<'a> {
@@ -66,7 +66,7 @@ impl<'a> Index<'a> {
         Some(ClusterTrust {
             protocol: cluster.protocol,
             server_ids: cluster.tls.as_ref().map(|tls| tls.server_ids.as_slice()),
-            roots: cluster.tls.as_ref().and_then(|tls| self.roots(&tls.trust)),
+            bundle: cluster.tls.as_ref().and_then(|tls| self.bundle(&tls.trust)),
         })
     }
 
@@ -74,10 +74,10 @@ impl<'a> Index<'a> {
     pub fn listener_trust(&self, name: &str) -> Option<ListenerTrust<'a>> {
         let listener = self.listener(name)?;
         let http = matches!(listener.protocol, ListenerProtocol::Http(_));
-        Some(ListenerTrust { http, roots: listener.tls.as_ref().map(|tls| self.roots(&tls.trust)) })
+        Some(ListenerTrust { http, bundle: listener.tls.as_ref().map(|tls| self.bundle(&tls.trust)) })
     }
 
-    fn roots(&self, bundle: &str) -> Option<&'a str> {
-        self.trust.get(bundle).map(|bundle| bundle.roots.as_str())
+    fn bundle(&self, name: &str) -> Option<&'a TrustBundle> {
+        self.trust.get(name).copied()
     }
 }

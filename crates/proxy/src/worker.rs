@@ -18,7 +18,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_rustls::TlsAcceptor;
-use xds::snapshot::{Limits, ListenerProtocol};
+use xds::{
+    snapshot::{Limits, ListenerProtocol},
+    spiffe,
+};
 
 use crate::{
     http::{pool::Pool, record::Caller, server::Connection, standby},
@@ -26,7 +29,6 @@ use crate::{
     seldom::Seldom,
     state::Shared,
     tcp,
-    tls::spiffe,
 };
 
 /// How often idle connections to endpoints are looked through, and free memory is given back.

@@ -146,7 +146,8 @@ mod tests {
             cluster: name.to_owned(),
             localities: vec![locality("east", 0), locality("west", 1)],
         };
-        let bundle = |name: &str| TrustBundle { name: name.to_owned(), roots: "pem".to_owned() };
+        let bundle =
+            |name: &str| TrustBundle { name: name.to_owned(), roots: "pem".to_owned(), ..TrustBundle::default() };
         Snapshot {
             endpoints: vec![set("fx"), set("ledger")],
             trust: vec![bundle("a"), bundle("b")],
@@ -188,7 +189,7 @@ mod tests {
         let (before, mut after) = (sample(), sample());
         after.endpoints[0].localities[0].endpoints[0].weight = 2;
         after.endpoints.remove(1);
-        after.trust.push(TrustBundle { name: "c".to_owned(), roots: "pem".to_owned() });
+        after.trust.push(TrustBundle { name: "c".to_owned(), roots: "pem".to_owned(), ..TrustBundle::default() });
         let followed = Parts::of(&before).followed_by(&News::of(&before, &after), &after);
         assert_eq!(followed, Parts::of(&after));
         assert_ne!(followed.with(&[]), Parts::of(&before).with(&[]));
@@ -197,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_name_does_not_stand_for_another_kind() {
-        let named = |name: &str| TrustBundle { name: name.to_owned(), roots: "pem".to_owned() };
+        let named =
+            |name: &str| TrustBundle { name: name.to_owned(), roots: "pem".to_owned(), ..TrustBundle::default() };
         let one = Snapshot { trust: vec![named("a")], ..Snapshot::default() };
         let other = Snapshot { trust: vec![named("b")], ..Snapshot::default() };
         assert_ne!(digest(&one, &[]), digest(&other, &[]));

@@ -2,7 +2,8 @@
 //!
 //! A [`snapshot::Snapshot`] is what one proxy is told to do; [`overlay::Overlay`]s are laid over it under a lease;
 //! [`event`] and [`status`] are what a proxy tells back. The crate encodes and decodes them to Envoy's v3 protobuf
-//! ([`codec`]) and carries them over ADS ([`server`], [`client`]). Nothing in here knows what a recovery plan or a
+//! ([`codec`]) and carries them over ADS ([`server`], [`client`]). [`spiffe`] says who a peer
+//! is. Nothing in here knows what a recovery plan or a
 //! drill is, and nothing outside sees a protobuf type.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -21,7 +22,9 @@ pub mod news;
 pub mod node;
 pub mod overlay;
 pub mod pattern;
+pub mod pem;
 pub mod resource;
 pub mod server;
 pub mod snapshot;
+pub mod spiffe;
 pub mod status;

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn bundle(name: &str, roots: &str) -> TrustBundle {
-        TrustBundle { name: name.to_owned(), roots: roots.to_owned() }
+        TrustBundle { name: name.to_owned(), roots: roots.to_owned(), ..TrustBundle::default() }
     }
 
     #[test]

@@ -262,11 +262,25 @@ pub struct Endpoint {
 /// The principal that stands for everyone.
 pub const ANYONE: &str = "*";
 
-/// Roots of one trust domain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Whose certificates are believed: either `roots` vouch for every SPIFFE id, or those of each of the `domains` for its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrustBundle {
     /// Referred to by listeners and clusters.
+    pub name: String,
+    /// PEM, one or more certificates; empty beside `domains`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub roots: String,
+    /// Trust domains that are told apart: our own and those that it is federated with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<TrustDomain>,
+}
+
+/// A SPIFFE trust domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrustDomain {
+    /// As in its ids: `bank.example`.
     pub name: String,
     /// PEM, one or more certificates.
     pub roots: String,

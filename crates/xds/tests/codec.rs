@@ -411,7 +411,16 @@ fn overlay() -> impl Strategy<Value = Overlay> {
 }
 
 fn resource() -> impl Strategy<Value = Resource> {
-    let trust = (name(), ".{1,40}").prop_map(|(name, roots)| Resource::Trust(TrustBundle { name, roots }));
+    let domains = proptest::collection::btree_map(name(), ".{1,40}", 1..4);
+    let either = prop_oneof![
+        ".{1,40}".prop_map(|roots| (roots, Vec::new())),
+        domains.prop_map(|all| {
+            let domains = all.into_iter().map(|(name, roots)| TrustDomain { name, roots });
+            (String::new(), domains.collect())
+        }),
+    ];
+    let trust =
+        (name(), either).prop_map(|(name, (roots, domains))| Resource::Trust(TrustBundle { name, roots, domains }));
     prop_oneof![
         trust,
         cluster().prop_map(Resource::Cluster),

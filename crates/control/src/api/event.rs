@@ -181,6 +181,22 @@ pub enum ControlEvent {
         /// Why.
         reason: String,
     },
+    /// The bundle of a foreign trust domain is another one, or can be read again.
+    FederationRefreshed {
+        /// The trust domain.
+        trust_domain: String,
+        /// Number of roots in force.
+        roots: u64,
+    },
+    /// The bundle of a foreign trust domain cannot be read or fetched; what it said last stays in force.
+    FederationFailing {
+        /// The trust domain.
+        trust_domain: String,
+        /// Why.
+        reason: String,
+        /// Number of roots that stay.
+        kept: u64,
+    },
     /// Certificates are signed by another intermediate, or other roots are the mesh's.
     AuthorityApplied {
         /// Number of roots: two while the root is replaced.

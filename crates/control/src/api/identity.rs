@@ -91,4 +91,27 @@ pub struct Trust {
     pub trust_domain: String,
     /// PEM.
     pub roots: String,
+    /// Foreign trust domains that the mesh is federated with.
+    #[serde(default)]
+    pub federation: Vec<FederatedReport>,
+}
+
+/// A foreign trust domain as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FederatedReport {
+    /// Its name.
+    pub trust_domain: String,
+    /// Where its bundle comes from.
+    pub source: String,
+    /// PEM; empty: nothing is known of it, or it vouches for nobody.
+    pub roots: String,
+    /// The number that it gave its bundle.
+    pub sequence: Option<u64>,
+    /// When its bundle was last read or fetched.
+    pub refreshed: Option<Stamp>,
+    /// Why that fails now; what was known stays in force.
+    pub failing: Option<String>,
+    /// A newer bundle should have come by now.
+    pub stale: bool,
 }

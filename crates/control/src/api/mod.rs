@@ -60,6 +60,8 @@ pub struct RunFile {
     pub api: SocketAddr,
     /// ADS (gRPC over TLS).
     pub ads: SocketAddr,
+    /// Bundle endpoint (HTTPS).
+    pub bundle: SocketAddr,
     /// Bearer token of the API. Stays the same over restarts.
     pub token: String,
     /// Process id of the control plane that wrote it.

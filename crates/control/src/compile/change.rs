@@ -193,7 +193,7 @@ spec:
             let all = place(&config);
             let (mut placements, mut found) = (all.clone(), Addresses::new());
             let whole = |placements: &Placements, found: &Addresses| -> Compiled {
-                compile(&config, placements, &Switches::new(), "ROOTS", found)
+                compile(&config, placements, &Switches::new(), &crate::compile::Roots::default(), found)
             };
             let mut kept = whole(&placements, &found);
             for step in steps {

@@ -14,7 +14,7 @@ use std::{
 pub(crate) use change::Change;
 pub use fault::fault_action;
 use model::{
-    config::{AuthorizationMode, Caller, Config, Endpoint, Gateway, Place, Protocol, Service},
+    config::{AuthorizationMode, Caller, Config, Endpoint, Gateway, Place, Principal, Protocol, Service},
     name::{RegionName, ServiceName},
 };
 pub(crate) use policy::ramp_steps;
@@ -23,7 +23,7 @@ pub use tiers::Switches;
 use xds::snapshot::{
     Admission, AllowRule, Authorization, Balancer, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
     EndpointSet, Forward, HttpListener, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
-    RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, VirtualHost, WeightedCluster,
+    RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, TrustDomain, VirtualHost, WeightedCluster,
 };
 
 use crate::{
@@ -92,12 +92,38 @@ pub fn called_by<'a>(config: &'a Config, placement: &Placement) -> Vec<&'a Servi
     names.into_iter().filter_map(|name| config.services.get(name)).collect()
 }
 
-/// Makes the snapshot of every placed proxy. `roots` is the trust bundle in PEM.
+/// Whose roots proxies are told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Roots {
+    /// Ours, PEM.
+    pub own: String,
+    /// Those of foreign trust domains that are known, PEM, by name.
+    pub federated: BTreeMap<String, String>,
+}
+
+impl Roots {
+    /// The bundle that every proxy gets. A mesh without federation is as one without foreign trust domains: any id is believed
+    /// that its roots vouch for.
+    fn bundle(&self, config: &Config) -> TrustBundle {
+        let name = TRUST.to_owned();
+        if config.mesh.federation.is_empty() {
+            return TrustBundle { name, roots: self.own.clone(), ..TrustBundle::default() };
+        }
+        let own = TrustDomain { name: config.mesh.trust_domain.clone(), roots: self.own.clone() };
+        let foreign = config.mesh.federation.iter().filter_map(|federated| {
+            let name = &federated.trust_domain;
+            Some(TrustDomain { name: name.clone(), roots: self.federated.get(name)?.clone() })
+        });
+        TrustBundle { name, domains: [own].into_iter().chain(foreign).collect(), ..TrustBundle::default() }
+    }
+}
+
+/// Makes the snapshot of every placed proxy.
 pub fn compile(
     config: &Config,
     placements: &Placements,
     switches: &Switches,
-    roots: &str,
+    roots: &Roots,
     found: &Addresses,
 ) -> BTreeMap<String, Result<Snapshot, CompileError>> {
     let compiler = Compiler::new(config, placements, switches, roots, found);
@@ -112,7 +138,7 @@ pub(crate) struct Compiler<'a> {
     /// SPIFFE ids of those that may send a service requests.
     callers: HashMap<&'a ServiceName, Vec<String>>,
     switches: &'a Switches,
-    roots: &'a str,
+    roots: &'a Roots,
     found: &'a Addresses,
 }
 
@@ -128,7 +154,7 @@ impl<'a> Compiler<'a> {
         config: &'a Config,
         placements: &'a Placements,
         switches: &'a Switches,
-        roots: &'a str,
+        roots: &'a Roots,
         found: &'a Addresses,
     ) -> Self {
         let inbound = placements.proxies.iter().filter_map(|p| match &p.role {
@@ -170,7 +196,7 @@ impl<'a> Compiler<'a> {
         let trusting =
             snapshot.listeners.iter().any(|l| l.tls.is_some()) || snapshot.clusters.iter().any(|c| c.tls.is_some());
         if trusting {
-            snapshot.trust.push(TrustBundle { name: TRUST.to_owned(), roots: self.roots.to_owned() });
+            snapshot.trust.push(self.roots.bundle(self.config));
         }
         Ok(snapshot)
     }
@@ -316,8 +342,9 @@ impl<'a> Compiler<'a> {
             .iter()
             .map(|rule| AllowRule {
                 principals: vec![match &rule.from {
-                    Caller::Service(name) => service_id(self.config, name.as_str()),
-                    Caller::Gateway(name) => gateway_id(self.config, name.as_str()),
+                    Principal::Caller(Caller::Service(name)) => service_id(self.config, name.as_str()),
+                    Principal::Caller(Caller::Gateway(name)) => gateway_id(self.config, name.as_str()),
+                    Principal::Id(id) => id.to_string(),
                 }],
                 methods: rule.methods.clone(),
                 paths: rule.paths.clone(),
@@ -378,11 +405,9 @@ impl<'a> Compiler<'a> {
         tiers: &[tiers::Tier],
     ) -> Result<(), String> {
         carried(callee)?;
-        let outside = outside(callee);
-        let tls = (outside == 0).then(|| ClusterTls {
-            trust: TRUST.to_owned(),
-            server_ids: vec![service_id(self.config, callee.name.as_str())],
-        });
+        let inside = || (outside(callee) == 0).then(|| service_id(self.config, callee.name.as_str()));
+        let id = callee.identity.as_ref().map(ToString::to_string).or_else(inside);
+        let tls = id.map(|id| ClusterTls { trust: TRUST.to_owned(), server_ids: vec![id] });
         let plan = self.config.plans.values().find(|plan| plan.services.contains(&callee.name));
         let localities = self.localities(callee, version, tiers);
         let tiered = localities.iter().any(|locality| locality.priority > 0);

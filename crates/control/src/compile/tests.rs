@@ -10,8 +10,12 @@ use crate::{
 };
 
 fn snapshots(config: &Config, switches: &Switches) -> BTreeMap<String, Snapshot> {
-    let compiled = compile(config, &place(config), switches, "ROOTS", &Addresses::new());
+    let compiled = compile(config, &place(config), switches, &roots(), &Addresses::new());
     compiled.into_iter().map(|(name, snapshot)| (name, snapshot.unwrap())).collect()
+}
+
+fn roots() -> Roots {
+    Roots { own: "ROOTS".to_owned(), federated: BTreeMap::new() }
 }
 
 fn show(snapshot: &Snapshot) -> String {
@@ -175,7 +179,7 @@ fn what_the_manifests_do_not_know_gets_no_snapshot() {
             Role::Sidecar { .. } => {}
         }
     }
-    let compiled = compile(&config, &placements, &Switches::new(), "ROOTS", &Addresses::new());
+    let compiled = compile(&config, &placements, &Switches::new(), &roots(), &Addresses::new());
     let errors: Vec<String> = compiled.into_values().filter_map(|c| c.err().map(|e| e.to_string())).collect();
     insta::assert_snapshot!(errors.join("\n"), @r"
     no snapshot for proxy edge: there is no gateway `edgy` in the manifests; apply them or correct the placement
@@ -197,7 +201,7 @@ fn what_cannot_be_carried_is_refused() {
     service `ledger` speaks tcp, which names nobody; write `connect: {}`, and callers say CONNECT first
     ");
     assert!(
-        compile(&config, &place(&config), &Switches::new(), "ROOTS", &Addresses::new())["accounts-east-0"].is_err()
+        compile(&config, &place(&config), &Switches::new(), &roots(), &Addresses::new())["accounts-east-0"].is_err()
     );
     let ledger = config.services.get_mut(&ServiceName::new("ledger").unwrap()).unwrap();
     ledger.connect = Some(Connect { idle_timeout: Duration::ZERO });

@@ -8,7 +8,7 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
-use xds::server::Credentials;
+use xds::{server::Credentials, spiffe};
 
 use super::{Failure, Mesh, revision_of};
 use crate::{
@@ -220,7 +220,7 @@ impl Mesh {
 
     /// Who a peer proved to be in its TLS handshake.
     pub(crate) fn peer(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<str>> {
-        chain?.first().and_then(peer::spiffe_id)
+        chain?.first().and_then(spiffe::id)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state that everything in the control plane shares: what is in force, and telling it to proxies.
 
 mod certificates;
+mod federated;
 mod found;
 mod leases;
 mod others;
@@ -13,7 +14,7 @@ pub(crate) use self::publishing::Basis;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -31,6 +32,7 @@ use crate::{
     authority::Authority,
     ca,
     compile::Change,
+    foreign::Foreign,
     health::Views,
     log::Log,
     overlays::{Refusal, Table},
@@ -52,6 +54,7 @@ pub(crate) struct Mesh {
     /// What is in force of the folder `ca`.
     pub(crate) authority: watch::Sender<Arc<Authority>>,
     pub(crate) ca: ca::Folder,
+    state_dir: PathBuf,
     pub(crate) trust_file: TrustFile,
     pub(crate) ads: Server,
     refusals: Mutex<Refusals>,
@@ -87,6 +90,8 @@ pub(crate) struct State {
     pub(crate) views: Views,
     /// Trust bundle of traffic, PEM.
     pub(crate) trust: String,
+    /// Foreign trust domains, by name.
+    pub(crate) foreign: BTreeMap<String, Foreign>,
     /// How watched manifests stand, if somebody watches some.
     pub(crate) source: Option<SourceReport>,
     /// Sources of endpoints, by the endpoint's name.
@@ -181,6 +186,7 @@ impl Mesh {
                 store,
                 authority: watch::Sender::new(Arc::new(authority)),
                 ca,
+                state_dir: state_dir.to_owned(),
                 trust_file,
                 ads,
                 refusals: Mutex::new(Refusals::new(Instant::now())),

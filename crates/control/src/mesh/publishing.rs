@@ -16,7 +16,8 @@ use xds::{
 use super::{Mesh, State, version_of};
 use crate::{
     api::{ControlEvent, Placement, Placements},
-    compile::{Change, Compiler, Switches},
+    compile::{Change, Compiler, Roots, Switches},
+    foreign::Foreign,
     sources::Addresses,
 };
 
@@ -25,7 +26,7 @@ pub(crate) struct Basis {
     config: Arc<Config>,
     placements: Arc<Placements>,
     switches: Switches,
-    roots: String,
+    roots: Roots,
     found: Addresses,
 }
 
@@ -44,9 +45,15 @@ impl State {
             config: self.config.clone()?,
             placements: self.placements.clone(),
             switches: switches.collect::<BTreeMap<_, SwitchState>>(),
-            roots: self.trust.clone(),
+            roots: self.roots(),
             found: self.found(),
         })
+    }
+
+    /// Whom proxies believe.
+    fn roots(&self) -> Roots {
+        let known = |(domain, foreign): (&String, &Foreign)| Some((domain.clone(), foreign.roots()?));
+        Roots { own: self.trust.clone(), federated: self.foreign.iter().filter_map(known).collect() }
     }
 
     /// The snapshot published for a proxy.

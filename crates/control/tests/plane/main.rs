@@ -3,6 +3,7 @@
 
 mod admin;
 mod discovery;
+mod federation;
 mod joining;
 mod placing;
 mod restored;

@@ -80,10 +80,19 @@ impl Plane {
     }
 
     pub async fn start_at(state: &Path, store: StoreAddress, ads: SocketAddr) -> Self {
+        Self::start_with(state, store, ads, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// With its bundle endpoint there.
+    pub async fn start_bundle(state: &Path, bundle: SocketAddr) -> Self {
+        Self::start_with(state, StoreAddress::of_state(state), "127.0.0.1:0".parse().unwrap(), bundle).await
+    }
+
+    async fn start_with(state: &Path, store: StoreAddress, ads: SocketAddr, bundle: SocketAddr) -> Self {
         let _ = std::fs::remove_file(state.join("run/control.json"));
         let free = "127.0.0.1:0".parse().unwrap();
         let clock = Clock::anchored();
-        let options = Options { state_dir: state.to_owned(), store, api: free, ads, clock };
+        let options = Options { state_dir: state.to_owned(), store, api: free, ads, bundle, clock };
         let (stop, stopped) = oneshot::channel();
         let mut task = tokio::spawn(control::run(options, async { drop(stopped.await) }));
         let ready = async {

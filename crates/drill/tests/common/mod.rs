@@ -548,6 +548,7 @@ fn mesh(east: RegionName, west: RegionName) -> Mesh {
         trust_domain: "test.example".into(),
         regions: vec![east, west],
         certificate_lifetime: Duration::from_secs(86_400),
+        federation: vec![],
         gateways: vec![],
         defaults: TrafficPolicy {
             timeout: Duration::from_secs(1),

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use control::ca::{CaError, Described, Folder, Rotation, Step};
+use control::{
+    bundle,
+    ca::{CaError, Described, Folder, Rotation, Step},
+};
 use evidence::{entry::rfc3339, ledger::Ledger};
 use serde_json::json;
 use xds::clock::Clock;
@@ -37,6 +40,8 @@ trusted, the new one signs, the old one is trusted no more. `ca show` tells how 
 pub enum Command {
     /// Show roots and intermediate, and how far a rotation is
     Show(Show),
+    /// Print the trust bundle, for meshes that are federated with this one
+    Bundle(Bundle),
     /// Replace the intermediate, or take the next step of replacing the root
     #[command(after_help = EXAMPLES)]
     Rotate(Rotate),
@@ -52,6 +57,22 @@ pub struct Show {
     /// How to print it
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
+}
+
+/// Arguments of `firedrill ca bundle`.
+#[derive(Debug, clap::Args)]
+pub struct Bundle {
+    #[command(flatten)]
+    state: State,
+    /// How to print it: a SPIFFE bundle, or certificates
+    #[arg(long, value_enum, default_value = "spiffe", value_name = "spiffe|pem", hide_possible_values = true)]
+    format: BundleFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum BundleFormat {
+    Spiffe,
+    Pem,
 }
 
 /// Arguments of `firedrill ca rotate`.
@@ -87,6 +108,7 @@ pub struct ExportRoot {
 pub fn run(command: &Command, terminal: &Terminal) -> miette::Result<ExitCode> {
     match command {
         Command::Show(args) => show(args, terminal)?,
+        Command::Bundle(args) => print_bundle(args, terminal)?,
         Command::Rotate(args) => rotate(args, terminal)?,
         Command::ExportRoot(args) => {
             folder(&args.state)?.take_root_key(&args.file).map_err(failed)?;
@@ -137,6 +159,17 @@ fn show(args: &Show, terminal: &Terminal) -> Result<(), Failure> {
             "rotation of the root, step 2 of 3: both are trusted, the new signs"
         }
     });
+    Ok(())
+}
+
+fn print_bundle(args: &Bundle, terminal: &Terminal) -> Result<(), Failure> {
+    folder(&args.state)?;
+    // When to ask again is for an endpoint to say.
+    let bundle = bundle::own(&args.state.path, None).map_err(Failure::usage)?;
+    match args.format {
+        BundleFormat::Spiffe => terminal.line(bundle.json().map_err(Failure::usage)?),
+        BundleFormat::Pem => terminal.write(bundle.pem()),
+    }
     Ok(())
 }
 

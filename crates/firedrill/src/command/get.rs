@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use control::{
     api::{LoadReport, ProxyReport, RecoveryState, SourceOfEndpoints},
+    bundle::Bundle,
     client::Client as Control,
 };
+use evidence::entry::rfc3339;
 use serde::Serialize;
 use xds::load::LocalityLoad;
 
@@ -27,6 +29,7 @@ Examples:
   firedrill get services
   firedrill get loads                            who sends how much where
   firedrill get recovery --format json
+  firedrill get trust                            whose certificates are believed, and how fresh that is
   firedrill get proxies --state out/state        of `firedrill demo --keep`";
 
 /// Arguments of `firedrill get`.
@@ -58,6 +61,8 @@ enum What {
     Leases,
     /// State of every recovery plan
     Recovery,
+    /// Our trust domain and those that the mesh is federated with
+    Trust,
 }
 
 /// Asks the running mesh and prints a table.
@@ -80,6 +85,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             What::Loads => loads(&control, args.format, terminal).await,
             What::Leases => leases(&control, args.format, terminal).await,
             What::Recovery => recovery(&control, args.format, terminal).await,
+            What::Trust => trust(&control, args.format, terminal).await,
         }
     })?
 }
@@ -108,6 +114,40 @@ async fn proxies(control: &Control, format: Format, terminal: &Terminal) -> miet
     let rows: Vec<Vec<Cell>> = reports.iter().map(proxy_row).collect();
     let titles = ["PROXY", "ROLE", "REGION", "ADMIN", "CONTROL", "SYNC", "OVERLAYS", "CONFIGURATION"];
     terminal.write(table(&titles, &rows, terminal));
+    Ok(Exit::Success.into())
+}
+
+async fn trust(control: &Control, format: Format, terminal: &Terminal) -> miette::Result<ExitCode> {
+    let trust = control.trust().await.map_err(unanswered)?;
+    if format == Format::Json {
+        return json(&trust, terminal);
+    }
+    let count = |pem: &str| Bundle::of_pem(pem).map_or(0, |bundle| bundle.count()).to_string();
+    let own: Vec<Cell> = vec![
+        trust.trust_domain.into(),
+        count(&trust.roots).into(),
+        "ours".into(),
+        String::new().into(),
+        Cell::toned(Tone::Good, "in force"),
+    ];
+    let foreign = trust.federation.iter().map(|one| {
+        let state = match (&one.failing, one.stale) {
+            (Some(reason), true) => Cell::toned(Tone::Bad, format!("stale: {reason}")),
+            (Some(reason), false) => Cell::toned(Tone::Warn, format!("failing: {reason}")),
+            (None, true) => Cell::toned(Tone::Bad, "nothing is known"),
+            (None, false) => Cell::toned(Tone::Good, "in force"),
+        };
+        let refreshed = one.refreshed.map(|stamp| rfc3339(stamp.0)).unwrap_or_default();
+        vec![
+            one.trust_domain.clone().into(),
+            count(&one.roots).into(),
+            one.source.clone().into(),
+            refreshed.into(),
+            state,
+        ]
+    });
+    let rows: Vec<_> = [own].into_iter().chain(foreign).collect();
+    terminal.write(table(&["TRUST DOMAIN", "ROOTS", "BUNDLE", "REFRESHED", "STATE"], &rows, terminal));
     Ok(Exit::Success.into())
 }
 

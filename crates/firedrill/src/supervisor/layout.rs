@@ -55,6 +55,11 @@ impl Subnet {
         self.at(1, 7002)
     }
 
+    /// Bundle endpoint of the control plane.
+    pub fn control_bundle(self) -> SocketAddr {
+        self.at(1, 7003)
+    }
+
     /// Where workload or proxy number `host` has its ports.
     fn ports(self, host: u8) -> Ports {
         Ports {

@@ -270,13 +270,21 @@ impl Running {
 
     fn control_task(&self, options: &Options) -> Task {
         let subnet = self.view.layout.subnet;
-        let (api, ads) = (subnet.control_api(), subnet.control_ads());
+        let (api, ads, bundle) = (subnet.control_api(), subnet.control_ads(), subnet.control_bundle());
         let store = options.store.as_ref().map(StoreAddress::url);
         Task {
             key: Key { kind: Kind::Control, name: "control".to_owned() },
             region: None,
             recipe: Recipe {
-                argv: self.own(&["control", "--api", &api.to_string(), "--ads", &ads.to_string()]),
+                argv: self.own(&[
+                    "control",
+                    "--api",
+                    &api.to_string(),
+                    "--ads",
+                    &ads.to_string(),
+                    "--bundle",
+                    &bundle.to_string(),
+                ]),
                 // An argument could be read by everybody on this machine, password and all.
                 environment: store.map(|store| ("FIREDRILL_STORE".to_owned(), store)).into_iter().collect(),
                 log: self.log("control.log"),

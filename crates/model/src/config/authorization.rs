@@ -1,7 +1,10 @@
 //! Who may call a service.
 
 use super::Named;
-use crate::name::{GatewayName, ServiceName};
+use crate::{
+    name::{GatewayName, ServiceName},
+    spiffe::SpiffeId,
+};
 
 /// Who may call a service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,13 +29,22 @@ pub enum AuthorizationMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allow {
     /// Who.
-    pub from: Caller,
+    pub from: Principal,
     /// Empty is all.
     pub methods: Vec<String>,
     /// Path prefixes; empty is all.
     pub paths: Vec<String>,
     /// All of these headers; empty is any.
     pub headers: Vec<Named>,
+}
+
+/// Who may call: written as the name of a caller, or as a SPIFFE id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// Of the mesh.
+    Caller(Caller),
+    /// Of a mesh that this one is federated with, or another workload of its own trust domain.
+    Id(SpiffeId),
 }
 
 /// Who calls: written as one name, looked up among services, then gateways.

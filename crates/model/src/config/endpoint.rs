@@ -29,7 +29,7 @@ pub struct Endpoint {
 pub enum Place {
     /// Started by the supervisor; a sidecar stands before it. argv; never empty.
     Run(Vec<String>),
-    /// Already running outside the mesh: reached in plaintext, without a sidecar.
+    /// Already running outside the mesh: no sidecar of ours stands before it.
     Address(SocketAddr),
     /// As [`Place::Address`], any number of them, as DNS names them.
     Dns(DnsSource),
@@ -38,7 +38,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether it is outside the mesh: reached in plaintext, without a sidecar.
+    /// Whether it is outside the mesh: no sidecar of ours stands before it.
     pub fn is_outside(&self) -> bool {
         !matches!(self, Self::Run(_))
     }

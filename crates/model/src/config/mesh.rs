@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{ListenerLimits, TrafficPolicy};
+use super::{Federated, ListenerLimits, TrafficPolicy};
 use crate::name::{GatewayName, RegionName, ServiceName};
 
 /// Kind `Mesh`.
@@ -16,6 +16,8 @@ pub struct Mesh {
     pub regions: Vec<RegionName>,
     /// Lifetime of a workload's certificate. Default 24 h.
     pub certificate_lifetime: Duration,
+    /// Other meshes whose ids are believed.
+    pub federation: Vec<Federated>,
     /// Ways into the mesh.
     pub gateways: Vec<Gateway>,
     /// Traffic policy of services that say nothing else.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Authorization, Balancing, Endpoint, Limits, Priority, RequestAction, RequestRoute, TrafficPolicy};
-use crate::name::{RegionName, ServiceName};
+use crate::{
+    name::{RegionName, ServiceName},
+    spiffe::SpiffeId,
+};
 
 /// Kind `Service`.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +19,8 @@ pub struct Service {
     pub connect: Option<Connect>,
     /// Instances, expanded: `count: 2` gives two.
     pub endpoints: Vec<Endpoint>,
+    /// The id that instances outside prove over mutual TLS; `None`: they are reached in plaintext.
+    pub identity: Option<SpiffeId>,
     /// Services that its workloads may call.
     pub calls: Vec<ServiceName>,
     /// Effective policy: the mesh's defaults with the service's own fields over them.

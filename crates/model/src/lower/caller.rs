@@ -1,11 +1,19 @@
-//! Who calls, written as one name.
+//! Who calls, written as one name, and who may: also by a SPIFFE id.
 
-use super::{World, dangling};
+use super::{World, dangling, federation::known_id};
 use crate::{
-    config::Caller,
+    config::{Caller, Principal},
     name::{GatewayName, ServiceName},
     read::{At, Cx},
 };
+
+/// A name as [`caller`] reads it, or a SPIFFE id.
+pub(crate) fn principal(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Principal> {
+    if from.starts_with("spiffe://") {
+        return known_id(from, world, cx).map(Principal::Id);
+    }
+    caller(from, world, cx).map(Principal::Caller)
+}
 
 /// Looked up among services, then gateways; reports a name that is neither.
 pub(crate) fn caller(from: &At<String>, world: &World, cx: &mut Cx<'_>) -> Option<Caller> {

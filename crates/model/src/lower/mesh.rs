@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    World, no_repeats, not_empty, path,
+    World, federation, no_repeats, not_empty, path,
     policy::{Said, policy},
     upstream::listeners,
 };
@@ -14,17 +14,7 @@ use crate::{
 };
 
 pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx: &mut Cx<'_>) -> Option<Mesh> {
-    let part = |p: &str| {
-        !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
-    };
-    if spec.trust_domain.len() > 255 || !spec.trust_domain.split('.').all(part) {
-        cx.error(
-            "bad-trust-domain",
-            spec.trust_domain.at,
-            format!("`{}` is not a SPIFFE trust domain", spec.trust_domain.value),
-        )
-        .mend("use at most 255 of a-z, 0-9, `-`, `_` and single dots, as `bank.example`, without `spiffe://`");
-    }
+    federation::trust_domain(&spec.trust_domain, cx);
     not_empty(&spec.regions, "a mesh needs at least one region", cx);
     no_repeats(&spec.regions, "region", cx);
     let lifetime =
@@ -49,6 +39,7 @@ pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx:
         trust_domain: spec.trust_domain.value.clone(),
         regions: spec.regions.iter().map(|r| r.value.clone()).collect(),
         certificate_lifetime: lifetime.map_or(Duration::from_secs(24 * 3600), |t| t.value.0),
+        federation: federation::federation(spec, cx),
         gateways,
         listeners: listeners(spec.defaults.as_ref().and_then(|d| d.listeners.as_ref()), cx),
         defaults: policy(Said::by_mesh(spec.defaults.as_ref()), Said::default(), cx),

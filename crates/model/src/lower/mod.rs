@@ -4,6 +4,7 @@ mod action;
 mod caller;
 mod drill;
 mod fault;
+mod federation;
 mod guard;
 mod header;
 mod mesh;
@@ -38,6 +39,8 @@ pub(crate) struct World {
     pub services: BTreeMap<String, Loc>,
     /// Where each gateway is named; `None` as with regions.
     pub gateways: Option<BTreeMap<String, Loc>>,
+    /// Ours and those that the mesh is federated with; `None` as with regions.
+    pub trust_domains: Option<Vec<String>>,
     /// Where each plan is named.
     pub plans: BTreeMap<String, Loc>,
     /// Addresses of the mesh's loopback subnet that are left for gateways and workloads.
@@ -168,6 +171,10 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
         services: names("Service"),
         gateways: sorted.mesh.map(|(_, m)| {
             m.gateways.iter().flat_map(|g| g.iter()).map(|g| (g.name.as_str().to_owned(), g.name.at)).collect()
+        }),
+        trust_domains: sorted.mesh.map(|(_, m)| {
+            let federated = m.federation.iter().flat_map(|f| f.iter()).map(|f| f.trust_domain.value.clone());
+            [m.trust_domain.value.clone()].into_iter().chain(federated).collect()
         }),
         plans: names("RecoveryPlan"),
         addresses: Cell::new(Some(MOST.saturating_sub(gateways))),

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::{Piece, Written};
 use crate::{
     config::{
-        AuthorizationMode, Caller, Config, Drill, Gateway, GuardCondition, Pattern, ProbeKind, Protocol, RecoveryPlan,
-        Service, Trigger,
+        AuthorizationMode, Caller, Config, Drill, Gateway, GuardCondition, Pattern, Principal, ProbeKind, Protocol,
+        RecoveryPlan, Service, Trigger,
     },
     name::{RegionName, ServiceName},
     raw,
@@ -131,7 +131,7 @@ fn callers(service: &Service, spec: &raw::Service, config: &Config, written: &Wr
     let Some(allowed) = &service.authorization.allow else { return };
     let answer = refusal(service);
     for callee in config.services.values().filter(|c| c.calls.contains(name)) {
-        if allowed.iter().any(|a| a.from == Caller::Service(callee.name.clone())) {
+        if allowed.iter().any(|a| a.from == Principal::Caller(Caller::Service(callee.name.clone()))) {
             continue;
         }
         let Some(Piece { spec: caller, flawed, .. }) = written.services.get(&callee.name) else { continue };
@@ -174,11 +174,9 @@ fn gateways(service: &Service, spec: &raw::Service, flawed: bool, config: &Confi
         }
         behind_prefix(service, spec, gateway, cx);
         let denied = !flawed
-            && service
-                .authorization
-                .allow
-                .as_ref()
-                .is_some_and(|allow| !allow.iter().any(|a| a.from == Caller::Gateway(gateway.name.clone())));
+            && service.authorization.allow.as_ref().is_some_and(|allow| {
+                !allow.iter().any(|a| a.from == Principal::Caller(Caller::Gateway(gateway.name.clone())))
+            });
         if let (true, true, Some(authorization)) = (routed, denied, &spec.authorization) {
             cx.warning(
                 "call-not-allowed",

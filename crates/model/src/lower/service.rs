@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     World, argv,
-    caller::caller,
+    caller::principal,
+    federation::known_id,
     method, no_repeats, not_empty, path,
     policy::{Said, policy},
     positive, route, upstream,
@@ -41,6 +42,16 @@ pub(crate) fn service(
     let protocol = protocol(spec, cx);
     let connect = connect(spec, protocol, cx);
     let endpoints = endpoints(name, &spec.endpoints, world, cx);
+    let identity = spec.identity.as_ref().and_then(|id| known_id(id, world, cx));
+    let inside = endpoints.iter().any(|e| !e.place.is_outside());
+    if let Some(written) = spec.identity.as_ref().filter(|_| inside) {
+        cx.error(
+            "check-does-not-fit",
+            written.head,
+            "who is started here (`run`) has the identity that the mesh gives",
+        )
+        .mend("delete `identity`, or name the instances by `address`, `dns` or `file`");
+    }
     let calls = spec.calls.as_ref().map_or(&[][..], |c| &c.value[..]);
     no_repeats(calls, "service", cx);
     let calls = calls.iter().filter_map(|c| world.service(c, cx)).collect();
@@ -75,6 +86,7 @@ pub(crate) fn service(
         protocol,
         connect,
         endpoints,
+        identity,
         calls,
         policy,
         balancing: upstream::balancing(spec.balancing.as_ref(), cx),
@@ -324,7 +336,7 @@ fn authorization(
         let methods = methods.iter().filter_map(|m| method(m, m.at, cx)).collect();
         let paths = paths.iter().map(|p| path(p, cx)).collect();
         let headers = headers.iter().filter_map(|h| route::header(h, cx)).collect();
-        let Some(from) = caller(&allow.from, world, cx) else { continue };
+        let Some(from) = principal(&allow.from, world, cx) else { continue };
         allowed.push(Allow { from, methods, paths, headers });
     }
     Authorization { allow: Some(allowed), mode }

@@ -1,6 +1,6 @@
 //! Kind `Mesh`, and the traffic policy that services share with it.
 
-use super::{FailurePercentage, List, Listeners, SuccessRate, Text};
+use super::{FailurePercentage, Federated, List, Listeners, SuccessRate, Text};
 use crate::{
     name::{GatewayName, RegionName, ServiceName},
     read::{At, mapping, words},
@@ -17,6 +17,8 @@ mapping! {
         regions: At<Vec<At<RegionName>>>,
         /// Where identities come from. Default: the built-in certificate authority.
         identity: Option<At<Identity>>,
+        /// Other meshes: their services may be named in `allow`, and called.
+        federation: List<Federated>,
         /// Ways into the mesh.
         gateways: List<Gateway>,
         /// Traffic policy of services that say nothing else.

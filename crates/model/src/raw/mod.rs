@@ -2,6 +2,7 @@
 
 mod drill;
 mod fault;
+mod federation;
 mod mesh;
 mod plan;
 mod route;
@@ -10,7 +11,7 @@ mod upstream;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{drill::*, fault::*, mesh::*, plan::*, route::*, service::*, upstream::*};
+pub(crate) use self::{drill::*, fault::*, federation::*, mesh::*, plan::*, route::*, service::*, upstream::*};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},

@@ -17,6 +17,9 @@ mapping! {
         connect: Option<At<Connect>>,
         /// Its instances.
         endpoints: At<Vec<At<Endpoint>>>,
+        /// SPIFFE id that instances outside the mesh prove, as `spiffe://partner.example/service/fx`: they are reached over mutual
+        /// TLS. Without it they are reached in plaintext.
+        identity: Option<Text>,
         /// Services that its workloads may call.
         calls: List<ServiceName>,
         /// Bound on a whole request, all tries. Default: the mesh's.
@@ -77,7 +80,8 @@ mapping! {
         weight: Option<At<u32>>,
         /// Command that the supervisor starts; it listens on the address in `FIREDRILL_LISTEN`. A sidecar stands before it.
         run: Option<Argv>,
-        /// Address of an instance that runs already, outside the mesh: reached in plaintext, without a sidecar.
+        /// Address of an instance that runs already, outside the mesh, without a sidecar of it: reached in plaintext
+        /// unless the service has an `identity`.
         address: Option<At<HostPort>>,
         /// Addresses of several such instances.
         addresses: List<HostPort>,
@@ -137,7 +141,7 @@ words! {
 mapping! {
     /// A permission.
     "a permission" Allow {
-        /// A service or gateway.
+        /// A service or gateway, or a SPIFFE id, as `spiffe://partner.example/service/web`.
         from: Text,
         /// HTTP methods. Default: all.
         methods: List<String>,

@@ -11,8 +11,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-use super::{provider, spiffe};
+use xds::spiffe::{self, provider};
 
 /// What is wrong with a certificate or key that was handed to us.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +93,7 @@ impl Identity {
 }
 
 /// When a certificate is valid; `None` if it is none.
-pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let validity = parsed.validity();
     Some(Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() })

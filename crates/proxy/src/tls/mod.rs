@@ -1,21 +1,16 @@
 //! Mutual TLS: our own certificate, whom we trust, and the configurations of both sides.
 
 pub mod identity;
-pub mod spiffe;
 
 use std::sync::Arc;
 
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, pem::PemObject},
+use rustls::{ClientConfig, ServerConfig};
+use xds::{
+    snapshot::ClusterTls,
+    spiffe::{ClientVerifier, Roots, RootsError, ServerVerifier, provider},
 };
-use xds::snapshot::{ClusterTls, TrustBundle};
 
-use self::{
-    identity::Identity,
-    spiffe::{ClientVerifier, ServerVerifier},
-};
+use self::identity::Identity;
 
 /// ALPN of HTTP/2.
 pub const H2: &[u8] = b"h2";
@@ -25,37 +20,12 @@ pub const HTTP11: &[u8] = b"http/1.1";
 /// What cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not PEM, or not certificates.
-    #[error("trust bundle `{name}`: {reason}")]
-    Bundle {
-        /// The bundle's name.
-        name: String,
-        /// Why.
-        reason: String,
-    },
+    /// A trust bundle is none.
+    #[error(transparent)]
+    Bundle(#[from] RootsError),
     /// Refused by the TLS library.
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
-}
-
-/// The cryptography of this process.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
-}
-
-/// Reads a bundle's roots. A bundle without certificates trusts nobody.
-pub fn roots(bundle: &TrustBundle) -> Result<RootCertStore, TlsError> {
-    let error = |reason: String| TlsError::Bundle { name: bundle.name.clone(), reason };
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bundle.roots.as_bytes()) {
-        let certificate = certificate.map_err(|e| error(e.to_string()))?;
-        store.add(certificate).map_err(|e| error(e.to_string()))?;
-    }
-    if store.is_empty() && !bundle.roots.trim().is_empty() {
-        return Err(error("no certificate in it".into()));
-    }
-    Ok(store)
 }
 
 /// The listening side of a trust relation.
@@ -70,8 +40,8 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Callers must chain to the roots and carry a SPIFFE id; HTTP listeners negotiate their version.
-    pub fn new(roots: Arc<RootCertStore>, identity: &Identity, http: bool) -> Result<Self, TlsError> {
+    /// Callers must carry a SPIFFE id that the roots vouch for; HTTP listeners negotiate their version.
+    pub fn new(roots: &Roots, identity: &Identity, http: bool) -> Result<Self, TlsError> {
         let verifier = Arc::new(ClientVerifier::new(roots)?);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -99,13 +69,8 @@ pub struct UpstreamTls {
 }
 
 impl UpstreamTls {
-    /// The server must chain to the roots and carry one of the SPIFFE ids.
-    pub fn new(
-        roots: Arc<RootCertStore>,
-        tls: &ClusterTls,
-        identity: &Identity,
-        alpn: &[&[u8]],
-    ) -> Result<Self, TlsError> {
+    /// The server must carry one of the SPIFFE ids, and the roots vouch for it.
+    pub fn new(roots: Roots, tls: &ClusterTls, identity: &Identity, alpn: &[&[u8]]) -> Result<Self, TlsError> {
         let verifier = Arc::new(ServerVerifier::new(roots, tls.server_ids.clone()));
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?

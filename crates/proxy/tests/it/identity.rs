@@ -3,13 +3,13 @@ use std::{net::SocketAddr, sync::atomic::Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xds::snapshot::{
     AllowRule, Authorization, ClusterTls, Direction, Is, ListenerProtocol, ListenerTls, Named, Snapshot, TrustBundle,
-    UpstreamProtocol,
+    TrustDomain, UpstreamProtocol,
 };
 
 use crate::{authority::Authority, support::*};
 
 fn bundle(roots: String) -> Vec<TrustBundle> {
-    vec![TrustBundle { name: "mesh".into(), roots }]
+    vec![TrustBundle { name: "mesh".into(), roots, ..TrustBundle::default() }]
 }
 
 /// Before the workload: mTLS, and only service `accounts` may call.
@@ -78,6 +78,42 @@ async fn sidecars_prove_who_they_are() {
     assert_eq!(http1(wrong.listeners[0].address, get("/")).await.unwrap().status, 503);
     assert_eq!(origin.does.requests.load(Ordering::SeqCst), reached, "nobody got through");
     assert!(server.admin("/metrics").unwrap().1.contains("firedrill_refused_total{kind=\"tls\"}"));
+}
+
+fn federated(domains: &[(&str, &Authority)]) -> Vec<TrustBundle> {
+    let domains = domains.iter().map(|(name, of)| TrustDomain { name: (*name).into(), roots: of.pem() });
+    vec![TrustBundle { name: "mesh".into(), domains: domains.collect(), ..TrustBundle::default() }]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_federated_root_vouches_for_its_own_trust_domain_only() {
+    let (ours, theirs, origin) = (Authority::new(), Authority::new(), Origin::start("fx-1"));
+    let foreign = "spiffe://partner.example/service/web";
+    let mut inside = inbound(&ours, &origin);
+    inside.trust = federated(&[("bank.example", &ours), ("partner.example", &theirs)]);
+    let ListenerProtocol::Http(http) = &mut inside.listeners[0].protocol else { unreachable!() };
+    http.authorization.as_mut().unwrap().allow[0].principals.push(foreign.into());
+    let server = Proxy::with_identity(&inside, Some(ours.issue("fx")));
+    let ask = async |identity: (String, String)| {
+        let mut outside = outbound(&ours, &origin, inside.listeners[0].address, UpstreamProtocol::Http2);
+        outside.trust = federated(&[("bank.example", &ours), ("partner.example", &theirs)]);
+        let _caller = Proxy::with_identity(&outside, Some(identity));
+        let reply = http1(outside.listeners[0].address, get("/")).await.unwrap();
+        (reply.status, reply.header("seen-x-forwarded-client-cert").to_owned())
+    };
+    assert_eq!(ask(theirs.issue_id(foreign)).await, (200, format!("URI={foreign}")));
+    assert_eq!(ask(ours.issue("accounts")).await.0, 200);
+    assert_eq!(ask(theirs.issue_id("spiffe://partner.example/service/other")).await.0, 403);
+    // Each for the other, and a trust domain that nobody vouches for.
+    assert_eq!(ask(theirs.issue("accounts")).await.0, 503);
+    assert_eq!(ask(ours.issue_id(foreign)).await.0, 503);
+    assert_eq!(ask(theirs.issue_id("spiffe://third.example/service/web")).await.0, 503);
+    // Without their bundle they are strangers.
+    let mut without = inside.clone();
+    without.trust = federated(&[("bank.example", &ours)]);
+    tokio::task::block_in_place(|| server.swap(&without));
+    assert_eq!(ask(theirs.issue_id(foreign)).await.0, 503);
+    assert_eq!(ask(ours.issue("accounts")).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

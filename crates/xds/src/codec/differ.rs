@@ -63,7 +63,8 @@ fn step(text: &str, parent: Option<&mut Frame>) -> Option<String> {
         return Some(format!("[{index}]"));
     }
     let (name, _) = text.split_once(": ")?;
-    Some(name.trim_matches('"').to_owned())
+    // Debug writes a name that is a keyword of Rust as `r#type`.
+    Some(name.trim_matches('"').trim_start_matches("r#").to_owned())
 }
 
 fn describe(stack: &[Frame], step: Option<String>, text: &str) -> (String, String) {

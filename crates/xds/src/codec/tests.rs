@@ -13,7 +13,8 @@ use prost::Message;
 
 use super::*;
 use crate::snapshot::{
-    Admission, Balancer, CircuitBreakers, Direction, HttpListener, Limits, ListenerProtocol, UpstreamProtocol,
+    Admission, Balancer, CircuitBreakers, Direction, HttpListener, Limits, ListenerProtocol, TrustDomain,
+    UpstreamProtocol,
 };
 
 fn ledger() -> Cluster {
@@ -84,6 +85,44 @@ fn thresholds_of_high_priority_are_read() {
         refuse(&message),
         "Cluster ledger: circuit_breakers.thresholds[1]: goes with metadata.firedrill.highRetriesPerSecond only"
     );
+}
+
+#[test]
+fn a_validator_that_we_would_not_write_is_refused_by_path() {
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+        CertificateValidationContext, Secret, SpiffeCertValidatorConfig, secret::Type,
+    };
+    type Change = fn(&mut CertificateValidationContext, &mut SpiffeCertValidatorConfig);
+    let at = "Secret mesh: validation_context.custom_validator_config";
+    let cases: [(Change, String); 5] = [
+        (|_, c| c.trust_domains.clear(), format!("{at}: names no trust domain; only its list of them is supported")),
+        (
+            |_, c| c.trust_domains[0].workload_trust_domain = "x".to_owned(),
+            format!("{at}.trust_domains[0].workload_trust_domain: \"x\" is not supported"),
+        ),
+        (|_, c| c.trust_domains[1].trust_bundle = None, format!("{at}.trust_domains[1].trust_bundle: is missing")),
+        (
+            |_, c| c.trust_domains[1].name = c.trust_domains[0].name.clone(),
+            "Secret mesh: domains: \"a.example\" is there twice".to_owned(),
+        ),
+        (
+            |context, _| context.custom_validator_config.as_mut().unwrap().name = "mine".to_owned(),
+            "Secret mesh: type.custom_validator_config.name: \"mine\" is not supported".to_owned(),
+        ),
+    ];
+    for (change, expected) in cases {
+        let domain = |name: &str| TrustDomain { name: name.to_owned(), roots: "pem".to_owned() };
+        let domains = vec![domain("a.example"), domain("b.example")];
+        let bundle = TrustBundle { name: "mesh".to_owned(), domains, ..TrustBundle::default() };
+        let mut secret: Secret = trust::write(&bundle);
+        let Some(Type::ValidationContext(context)) = &mut secret.r#type else { panic!("{secret:?}") };
+        let custom = |context: &CertificateValidationContext| context.custom_validator_config.clone().unwrap();
+        let mut config = wire::unpack(&custom(context).typed_config.unwrap()).unwrap();
+        change(context, &mut config);
+        context.custom_validator_config.as_mut().unwrap().typed_config = Some(wire::pack(&config));
+        let error = decode_resource(ResourceKind::Trust.type_url(), &secret.encode_to_vec()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! What a proxy would be told, compiled from manifests without a mesh.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, io, path::PathBuf, process::ExitCode};
 
-use control::compile::{Switches, compile};
+use control::{
+    bundle::Bundle,
+    compile::{Roots, Switches, compile},
+};
+use model::config::Config;
 
 use super::{Args, unknown};
 use crate::{
@@ -23,17 +27,13 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let subnet = remembered_subnet(&args.state.path);
     let layout = Layout::new(&parsed.config, subnet.unwrap_or_default()).map_err(|e| Failure::usage(e.to_string()))?;
     let placements = layout.placements();
-    let roots = roots(args)?;
-    let mut compiled = compile(
-        &parsed.config,
-        &placements,
-        &Switches::new(),
-        roots.as_deref().unwrap_or_default(),
-        &Default::default(),
-    );
+    let own = roots(args)?;
+    let known = own.is_some();
+    let roots = Roots { own: own.unwrap_or_default(), federated: federated(&parsed.config)? };
+    let mut compiled = compile(&parsed.config, &placements, &Switches::new(), &roots, &Default::default());
     let snapshot = compiled.remove(&args.proxy).ok_or_else(|| unknown(&args.proxy, &placements))?;
     let snapshot = snapshot.map_err(|e| Failure::usage(e.to_string()))?;
-    if roots.is_none() && !snapshot.trust.is_empty() {
+    if !known && !snapshot.trust.is_empty() {
         let state = args.state.path.display();
         let text = format!("no mesh ever ran with state folder `{state}`: the snapshot trusts nobody");
         terminal.note(Tone::Warn, "warning", text);
@@ -41,6 +41,19 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let text = serde_json::to_string_pretty(&snapshot);
     terminal.line(text.map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?);
     Ok(Exit::Success.into())
+}
+
+/// Roots of foreign trust domains, from the files of the manifests.
+fn federated(config: &Config) -> Result<BTreeMap<String, String>, Failure> {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(path).map_err(|e| manifests::reason(&e).to_string())?;
+        Ok(Bundle::parse(&text)?.pem())
+    };
+    let domains = config.mesh.federation.iter().map(|federated| {
+        let failed = |e: String| Failure::usage(format!("{}: {e}", federated.bundle));
+        Ok((federated.trust_domain.clone(), read(&federated.bundle).map_err(failed)?))
+    });
+    domains.collect()
 }
 
 /// What the mesh of the state folder trusts; `None` before its first start.

@@ -18,7 +18,7 @@ fn by_priority(forward: Forward) -> Vec<Domain> {
     ])
 }
 
-fn held(path: &str) -> Ask {
+fn held(path: &'static str) -> Ask {
     get(path).script("hold")
 }
 
