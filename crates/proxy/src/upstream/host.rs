@@ -66,7 +66,7 @@ pub struct Lane(u64);
 impl Lane {
     /// To this host, for requests of this priority.
     pub fn new(host: &Host, priority: RoutingPriority) -> Self {
-        Self(host.id.0 << 1 | u64::from(priority == RoutingPriority::High))
+        Self((host.id.0 << 1) | u64::from(priority == RoutingPriority::High))
     }
 }
 
