@@ -5,6 +5,7 @@
 
 pub mod load;
 pub mod mesh;
+pub mod plane;
 pub mod postgres;
 pub mod process;
 pub mod tls;

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    plane::DataPlane,
     process::{binary, command, command_of, gone, signal, workspace},
     web::{Answer, Web, get, request},
 };
@@ -68,6 +69,12 @@ impl Mesh {
     /// `firedrill up` on a folder of manifests; returns when it says that it is ready.
     pub async fn up(folder: TempDir, more: &[&str]) -> Self {
         Self::up_by(&binary(), folder, more).await
+    }
+
+    /// As [`Mesh::up`], on this data plane; `None` if there is no Envoy here that it needs.
+    pub async fn on(plane: DataPlane, folder: TempDir) -> Option<Self> {
+        let args = plane.args()?;
+        Some(Self::up(folder, &args.iter().map(String::as_str).collect::<Vec<_>>()).await)
     }
 
     /// As [`Mesh::up`], with a copy of the binary.

@@ -19,6 +19,7 @@ use xds::{
     overlay::{Effect, Overlay},
     snapshot::{ClusterTls, Snapshot, TrustBundle},
     spiffe::{Roots, trust_domain},
+    status::ClusterStatus,
 };
 
 use crate::{
@@ -33,13 +34,10 @@ use crate::{
 /// The authority in requests to the control plane; its certificate has it as a DNS name too.
 const AUTHORITY: &str = "control";
 
-/// What a proxy of ours reports of its load.
-pub fn loads(shared: &Arc<Shared>) -> Loads {
-    let (shared, meter) = (Arc::clone(shared), Mutex::new(Meter::new(Instant::now())));
-    Loads::new(move || {
-        let clusters: Vec<_> = shared.state.load().clusters.values().map(|cluster| cluster.status()).collect();
-        meter.lock().unwrap_or_else(PoisonError::into_inner).report(&clusters, Instant::now())
-    })
+/// What is reported of the load, by what the clusters look like now.
+pub fn loads(clusters: impl Fn() -> Vec<ClusterStatus> + Send + Sync + 'static) -> Loads {
+    let meter = Mutex::new(Meter::new(Instant::now()));
+    Loads::new(move || meter.lock().unwrap_or_else(PoisonError::into_inner).report(&clusters(), Instant::now()))
 }
 
 /// Starts the ADS client.
@@ -49,10 +47,11 @@ pub fn start(
     transport: Transport,
     identity: Identity,
     trust: watch::Receiver<Option<ControlTrust>>,
-    loads: Option<Loads>,
+    loads: Loads,
 ) -> Client {
     // Our certificate says who we are.
-    let config = ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport, loads };
+    let config =
+        ClientConfig { node, token: String::new(), authority: AUTHORITY.to_owned(), transport, loads: Some(loads) };
     xds::client::start(config, move || connect(ads, identity.clone(), trust.clone()))
 }
 

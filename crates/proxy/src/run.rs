@@ -220,8 +220,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             };
             start_from_last_good(&mut keeper, &last_good);
             let (identity, trusted) = (shared.identity.clone(), trust.subscribe());
-            let client =
-                control::start(node, source.ads, source.transport, identity, trusted, Some(control::loads(&shared)));
+            let reporting = shared.clone();
+            let loads = control::loads(move || {
+                reporting.state.load().clusters.values().map(|cluster| cluster.status()).collect()
+            });
+            let client = control::start(node, source.ads, source.transport, identity, trusted, loads);
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
             let certifier =

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::node::NodeInfo;
+use crate::{codec::LAYER, node::NodeInfo};
 
 /// What an Envoy must know before its first message to the control plane.
 #[derive(Clone, Debug)]
@@ -154,6 +154,7 @@ impl Attended {
                 "cds_config": ads,
                 "lds_config": ads,
             },
+            "layered_runtime": { "layers": [{ "name": LAYER, "rtds_layer": { "name": LAYER, "rtds_config": ads } }] },
             "static_resources": { "clusters": [{
                 "name": CONTROL,
                 "type": "STATIC",

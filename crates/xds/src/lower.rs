@@ -1,7 +1,7 @@
 //! What a stock Envoy is told so that it does what a snapshot with overlays says, and why it cannot be told. Pure.
 //!
 //! A routing control becomes endpoints that drain, or shares of one tier; a fault becomes a fault of routes, which Envoy's
-//! fault filter does. Nothing is left out in silence: what Envoy cannot do is refused with the reason.
+//! fault filter does as long as a leased layer of its runtime says so. Nothing is left out in silence: what Envoy cannot do is refused with the reason.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    codec::{Layer, Spot},
     overlay::{Delay, Effect, Fault, FaultAction, Overlay, SwitchState},
     snapshot::{
         Balancer, Direction, EndpointSet, Forward, ListenerProtocol, Locality, PanicPolicy, RouteAction, RouteFault,
@@ -23,6 +24,10 @@ pub struct Lowered {
     pub snapshot: Snapshot,
     /// Endpoints (cluster, endpoint name) that drain.
     pub draining: BTreeSet<(String, String)>,
+    /// Keys of the layer of its runtime, by the faults that wait for them.
+    pub gates: BTreeMap<Spot, String>,
+    /// What is in that layer: each fault's share.
+    pub layer: Layer,
     /// Overlays (by id) that it cannot be told, each with the reason.
     pub refused: BTreeMap<String, String>,
 }
@@ -114,7 +119,13 @@ pub fn lacks(snapshot: &Snapshot) -> Vec<String> {
 
 /// What an Envoy is told.
 pub fn lower<'a>(snapshot: &Snapshot, overlays: impl IntoIterator<Item = &'a Overlay>) -> Lowered {
-    let mut lowered = Lowered { snapshot: snapshot.clone(), draining: BTreeSet::new(), refused: BTreeMap::new() };
+    let mut lowered = Lowered {
+        snapshot: snapshot.clone(),
+        draining: BTreeSet::new(),
+        gates: BTreeMap::new(),
+        layer: Layer::new(),
+        refused: BTreeMap::new(),
+    };
     let mut switches: BTreeMap<(&str, &str), SwitchState> = BTreeMap::new();
     for overlay in overlays {
         let told = match &overlay.effect {
@@ -125,7 +136,13 @@ pub fn lower<'a>(snapshot: &Snapshot, overlays: impl IntoIterator<Item = &'a Ove
                 }
                 Ok(())
             }
-            Effect::Fault(fault) => fault_expressible(fault).and_then(|()| lay(&mut lowered.snapshot, fault)),
+            Effect::Fault(fault) => {
+                fault_expressible(fault).and_then(|()| lay(&mut lowered.snapshot, fault)).map(|spots| {
+                    let key = key(&overlay.id);
+                    lowered.gates.extend(spots.into_iter().map(|spot| (spot, key.clone())));
+                    lowered.layer.insert(key, fault.percent);
+                })
+            }
             other => expressible(other),
         };
         if let Err(reason) = told {
@@ -151,6 +168,11 @@ pub fn lower<'a>(snapshot: &Snapshot, overlays: impl IntoIterator<Item = &'a Ove
     lowered
 }
 
+/// Of an overlay in the layer.
+pub fn key(overlay: &str) -> String {
+    format!("firedrill.{overlay}")
+}
+
 /// The percent of what it would get that a region gets.
 fn share(state: SwitchState) -> u8 {
     match state {
@@ -160,8 +182,8 @@ fn share(state: SwitchState) -> u8 {
     }
 }
 
-/// Puts a fault on every route that leads to the service, none of which may have one of its kind.
-fn lay(snapshot: &mut Snapshot, fault: &Fault) -> Result<(), String> {
+/// Puts a fault on every route that leads to the service, none of which may have one of its kind. Answers where it is.
+fn lay(snapshot: &mut Snapshot, fault: &Fault) -> Result<Vec<Spot>, String> {
     let inbound: BTreeSet<String> = snapshot
         .listeners
         .iter()
@@ -175,9 +197,14 @@ fn lay(snapshot: &mut Snapshot, fault: &Fault) -> Result<(), String> {
         snapshot.clusters.iter().map(|cluster| (cluster.name.as_str(), cluster.service.as_str())).collect();
     let meant = |cluster: &str| fault.matches.service.as_deref().is_none_or(|s| services.get(cluster) == Some(&s));
     let is_delay = matches!(fault.action, FaultAction::Delay(_));
-    let mut routes: Vec<&mut Forward> = Vec::new();
-    let tables = snapshot.routes.iter_mut().filter(|table| !inbound.contains(&table.name));
-    for route in tables.flat_map(|table| &mut Arc::make_mut(table).hosts).flat_map(|host| &mut host.routes) {
+    let mut routes: Vec<(Spot, &mut Forward)> = Vec::new();
+    let tables = snapshot.routes.iter_mut().filter(|table| !inbound.contains(&table.name)).map(Arc::make_mut);
+    let hosts = tables.flat_map(|table| table.hosts.iter_mut().enumerate().map(|host| (table.name.clone(), host)));
+    let all = hosts.flat_map(|(table, (host, found))| {
+        let place = move |route| (table.clone(), host, route);
+        found.routes.iter_mut().enumerate().map(move |(number, route)| (place(number), route))
+    });
+    for ((table, host, number), route) in all {
         let RouteAction::Forward(forward) = &mut route.action else { continue };
         let of = forward.clusters.iter().filter(|weighted| meant(&weighted.cluster)).count();
         if of == 0 {
@@ -189,16 +216,17 @@ fn lay(snapshot: &mut Snapshot, fault: &Fault) -> Result<(), String> {
         if forward.faults.iter().any(|present| matches!(present.action, FaultAction::Delay(_)) == is_delay) {
             return Err("a stock Envoy's fault filter takes one delay and one abort on a route".to_owned());
         }
-        routes.push(forward);
+        routes.push((Spot { table, host, route: number, fault: forward.faults.len() }, forward));
     }
     if routes.is_empty() {
         let service = fault.matches.service.as_deref().unwrap_or("any service");
         return Err(format!("no HTTP route of this Envoy leads to {service}, and its fault filter is one for HTTP"));
     }
-    for forward in routes {
+    let laid = routes.into_iter().map(|(spot, forward)| {
         forward.faults.push(RouteFault { percent: fault.percent, action: fault.action.clone() });
-    }
-    Ok(())
+        spot
+    });
+    Ok(laid.collect())
 }
 
 /// A region that gets only a share of its tier makes room for the next tier in its own: localities there have weights,
@@ -381,6 +409,19 @@ mod tests {
         };
         assert_eq!(lowered.snapshot.routes.iter().map(count).collect::<Vec<_>>(), [vec![0], vec![2, 1, 2]]);
         crate::codec::check(&lowered.snapshot).unwrap();
+        // Only those that were laid wait for the layer, each for its own key.
+        assert_eq!(lowered.layer, Layer::from([("firedrill.a".into(), 50.0), ("firedrill.b".into(), 50.0)]));
+        let is_delay = |spot: &Spot| {
+            assert_eq!(spot.table, "out");
+            let RouteAction::Forward(forward) = &lowered.snapshot.routes[1].hosts[spot.host].routes[spot.route].action
+            else {
+                panic!("{spot:?}")
+            };
+            matches!(forward.faults[spot.fault].action, FaultAction::Delay(_))
+        };
+        let gates: Vec<_> = lowered.gates.iter().map(|(spot, key)| (key.as_str(), is_delay(spot))).collect();
+        let (a, b) = (("firedrill.a", false), ("firedrill.b", true));
+        assert_eq!(gates, [a, b, b, a, b]);
     }
 
     #[test]

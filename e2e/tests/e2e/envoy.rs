@@ -1,29 +1,17 @@
 //! A stock Envoy as the gateway of the mesh: configured by the control plane alone, it carries the traffic and fails over.
 
-use std::{
-    collections::BTreeSet,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio, time::Duration};
 
 use e2e::{
     load::{Load, failed, slowest},
     mesh::{Mesh, bank, rows, until},
-    process::{finish, run, signal, workspace},
+    process::{finish, run, signal},
 };
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
 const MOMENT: Duration = Duration::from_secs(20);
-
-/// By the environment, or where `make tools` puts it.
-pub fn envoy() -> Option<PathBuf> {
-    let path = std::env::var_os("FIREDRILL_ENVOY").map_or_else(|| workspace().join(".venv/bin/envoy"), PathBuf::from);
-    path.is_file().then_some(path)
-}
 
 fn short(text: &str) -> String {
     text.replace("baseline: 8s", "baseline: 2s").replace("hold: 15s", "hold: 7s").replace("dwell: 3s", "dwell: 500ms")
@@ -73,7 +61,7 @@ pub async fn in_sync(mesh: &Mesh) {
 
 #[tokio::test]
 async fn a_stock_envoy_is_the_gateway_of_the_bank() {
-    let Some(envoy) = envoy() else {
+    let Some(envoy) = e2e::plane::envoy() else {
         println!("skipped: no Envoy; make tools");
         return;
     };

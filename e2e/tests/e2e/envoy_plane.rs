@@ -1,20 +1,25 @@
-//! Stock Envoys in place of our proxies: the same demo, leases that lapse, mixed meshes, and refusals with their reasons.
+//! Stock Envoys in place of our proxies: the same demo, leases that lapse, agents that hang, and refusals with their reasons.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use e2e::{
     mesh::{Mesh, bank, json_file, rows, until},
-    process::{gone, run},
+    plane::{DataPlane, envoy},
+    process::{gone, run, signal},
     web::request,
 };
 use hyper::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-
-use crate::envoy::envoy;
 
 const MOMENT: Duration = Duration::from_secs(30);
 /// Longest lease, and what is granted on top.
 const BOUND: Duration = Duration::from_secs(4);
+
+type Digests = BTreeMap<String, Result<String, String>>;
 
 /// Asks the control plane for something that it may refuse.
 async fn ask(mesh: &Mesh, method: Method, path: &str, body: &Value) -> (u16, Value) {
@@ -68,14 +73,9 @@ async fn the_demo_passes_on_stock_envoys() {
 }
 
 #[tokio::test]
-async fn a_fault_on_an_envoy_of_a_mixed_mesh_lapses_with_its_lease() {
-    let Some(envoy) = envoy() else {
-        println!("skipped: no Envoy; make tools");
-        return;
-    };
+async fn a_fault_on_an_envoy_of_a_mixed_mesh_goes_with_its_lease_or_its_agent() {
     let folder = bank("127.209.1.1:8080".parse().unwrap(), |text| text);
-    let more = ["--data-plane", "envoy=edge,ledger-west-0", "--envoy", envoy.to_str().unwrap(), "--patience", "55"];
-    let mesh = Mesh::up(folder, &more).await;
+    let Some(mesh) = Mesh::on(DataPlane::Mixed("edge,ledger-west-0"), folder).await else { return };
     let proxies = in_sync(&mesh).await;
     for proxy in &proxies {
         let program = proxy["status"]["program"].as_str().unwrap_or_default();
@@ -124,7 +124,70 @@ async fn a_fault_on_an_envoy_of_a_mixed_mesh_lapses_with_its_lease() {
     })
     .await;
     in_sync(&mesh).await;
+    envoy_outlives_a_hung_agent(&mesh, &before, &abort).await;
+    loads_are_told(&mesh).await;
     mesh.down().await;
+}
+
+/// The agent that would take a fault back is stopped while the lease is held: Envoy drops the fault by itself, and serves.
+async fn envoy_outlives_a_hung_agent(mesh: &Mesh, before: &Digests, abort: &Value) {
+    let lease = json!({"ttlMs": 3000, "reason": "e2e", "holder": "e2e"});
+    assert_eq!(ask(mesh, Method::PUT, "/v1/leases/hung", &lease).await.0, 200);
+    assert_eq!(ask(mesh, Method::PUT, "/v1/leases/hung/overlays/abort", abort).await.0, 200);
+    let held = async || {
+        assert_eq!(ask(mesh, Method::POST, "/v1/leases/hung/heartbeat", &Value::Null).await.0, 200);
+        status_of(mesh, "/accounts/42").await
+    };
+    // For longer than any lease: heartbeats keep it.
+    let laid = Instant::now();
+    let mut hurt = None;
+    while hurt.is_none_or(|since: Instant| since.elapsed() < 2 * BOUND) {
+        match held().await {
+            Ok(418) => hurt = hurt.or(Some(Instant::now())),
+            other => assert!(
+                hurt.is_none() && laid.elapsed() < BOUND,
+                "{:?} after the fault was laid: {other:?}",
+                laid.elapsed()
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let agent = mesh.proxies().await.into_iter().find(|proxy| proxy.name == "edge").expect("the gateway").pid;
+    signal(agent, Signal::STOP);
+    let stopped = Instant::now();
+    until(BOUND, async || match held().await {
+        Ok(200) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    println!("Envoy served again {:?} after its agent was stopped", stopped.elapsed());
+    signal(agent, Signal::CONT);
+    let (status, refusal) = ask(mesh, Method::DELETE, "/v1/leases/hung", &Value::Null).await;
+    assert!((200..300).contains(&status), "{status} {refusal}");
+    until(Duration::from_secs(20), async || {
+        let now = mesh.digests().await;
+        if now == *before { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    in_sync(mesh).await;
+}
+
+/// An Envoy's load is told as one of ours is.
+async fn loads_are_told(mesh: &Mesh) {
+    until(Duration::from_secs(25), async || {
+        status_of(mesh, "/accounts/42").await?;
+        let loads = mesh.control("/v1/loads").await;
+        let of = |proxy: &str, cluster: &str| {
+            rows(&loads)
+                .find(|load| load["proxy"] == proxy && load["cluster"] == cluster && load["region"] == "east")
+                .cloned()
+        };
+        match (of("edge", "accounts"), of("accounts-east-0", "ledger")) {
+            (Some(envoys), Some(_)) if envoys["successful"].as_u64() > Some(0) => Ok(()),
+            _ => Err(loads.to_string()),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,13 +10,12 @@ use std::{
 use e2e::{
     load::{Load, failed},
     mesh::{Mesh, address, bank, json_file, until},
+    plane::envoy,
     process::command,
     tls::{self, Authority},
     web::get,
 };
 use tempfile::TempDir;
-
-use crate::envoy::envoy;
 
 const MOMENT: Duration = Duration::from_secs(30);
 const FRONT: &str = "spiffe://shop.example/gateway/front";

@@ -1,5 +1,5 @@
-//! SIGKILL at seeded random moments of a drill: of its engine, of the control plane, of both, of a sidecar. Afterwards
-//! every proxy is as before, traffic flows, and the record has no hole.
+//! SIGKILL at seeded random moments of a drill: of its engine, of the control plane, of both, of a sidecar; on our proxies and
+//! on stock Envoys. Afterwards every proxy is as before, traffic flows, and the record has no hole.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,8 @@ use std::{
 
 use e2e::{
     mesh::{Mesh, Proxy, bank, rows, until},
-    process::{Finished, finish, run, signal},
+    plane::DataPlane,
+    process::{Finished, finish, naming, run, signal},
     web::{get, request},
 };
 use hyper::Method;
@@ -46,10 +47,29 @@ fn short(text: String) -> String {
         .replace("dwell: 3s", "dwell: 500ms")
 }
 
-async fn short_bank(gateway: &str) -> Mesh {
-    let mesh = Mesh::up(bank(gateway.parse().unwrap(), short), &[]).await;
+async fn short_bank(plane: DataPlane, gateway: &str) -> Option<Mesh> {
+    let mesh = Mesh::on(plane, bank(gateway.parse().unwrap(), short)).await?;
     flows(&mesh).await;
-    mesh
+    Some(mesh)
+}
+
+/// How long a killed proxy may take until it serves: an Envoy starts with its agent, and learns of its endpoints anew.
+fn start(plane: DataPlane) -> Duration {
+    if plane == DataPlane::Firedrill { BOUND } else { Duration::from_secs(30) }
+}
+
+/// Proxies that are not as before, with the reason; only those that serve, if told so.
+async fn differing(mesh: &Mesh, before: &Digests, serving: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for proxy in mesh.proxies().await {
+        let status = mesh.web.send(get(proxy.admin, "/status"), Duration::from_millis(500)).await.map(|a| a.json());
+        let same = status.as_ref().is_ok_and(|s| s["digest"].as_str() == before.get(&proxy.name).map(String::as_str));
+        let serves = status.as_ref().is_ok_and(|status| status["ready"] == true);
+        if !same && (serves || !serving) {
+            found.push(format!("{}: {:?}", proxy.name, status.map(|status| status["digest"].to_string())));
+        }
+    }
+    found
 }
 
 async fn digests(mesh: &Mesh) -> Result<Digests, String> {
@@ -60,20 +80,20 @@ async fn digests(mesh: &Mesh) -> Result<Digests, String> {
         .collect()
 }
 
-/// Time until every proxy is as before; longer than the bound is a failure.
-async fn restored(mesh: &Mesh, before: &Digests, since: Instant) -> Duration {
+/// Time until every proxy is as before. One that serves and is not, after the bound, is a failure, and so is one that takes
+/// longer than it may to start.
+async fn restored(mesh: &Mesh, before: &Digests, since: Instant, plane: DataPlane) -> Duration {
     loop {
-        let after = digests(mesh).await;
-        if after.as_ref() == Ok(before) {
+        let late = since.elapsed() >= BOUND;
+        let others = differing(mesh, before, false).await;
+        if others.is_empty() {
             let took = since.elapsed();
-            assert!(took <= BOUND, "as before only after {took:?}");
+            assert!(took <= start(plane), "as before only after {took:?}");
             return took;
         }
-        let differing = after.map(|after| {
-            let other = before.iter().filter(|(name, digest)| after.get(*name) != Some(digest));
-            other.map(|(name, _)| name.clone()).collect::<Vec<_>>()
-        });
-        assert!(since.elapsed() < BOUND, "{:?} after the kill: {differing:?}\n{}", since.elapsed(), mesh.said());
+        let serving = if late { differing(mesh, before, true).await } else { Vec::new() };
+        assert!(serving.is_empty(), "{:?} after the kill: {serving:?}\n{}", since.elapsed(), mesh.said());
+        assert!(since.elapsed() < start(plane), "{:?} after the kill: {others:?}\n{}", since.elapsed(), mesh.said());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -153,7 +173,7 @@ async fn strike(mesh: &Mesh, victim: Victim, engine: &Child, random: &mut fastra
 }
 
 /// Time until the killed proxy runs again with a configuration; its region may be held down by the drill meanwhile.
-async fn back(mesh: &Mesh, killed: &Proxy) -> Duration {
+async fn back(mesh: &Mesh, killed: &Proxy, plane: DataPlane) -> Duration {
     let mut since = Instant::now();
     loop {
         let proxy = mesh.proxies().await.into_iter().find(|proxy| proxy.name == killed.name);
@@ -167,7 +187,7 @@ async fn back(mesh: &Mesh, killed: &Proxy) -> Duration {
             _ if held(mesh, &killed.name).await => since = Instant::now(),
             _ => {}
         }
-        assert!(since.elapsed() < BOUND, "{} is not back after {:?}", killed.name, since.elapsed());
+        assert!(since.elapsed() < start(plane), "{} is not back after {:?}", killed.name, since.elapsed());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -195,9 +215,9 @@ fn moments(count: usize, random: &mut fastrand::Rng) -> Vec<Duration> {
     parts.into_iter().map(|part| DRILL.mul_f64((part as f64 + random.f64()) / count as f64)).collect()
 }
 
-async fn strikes(gateway: &str, seed: u64, victims: &[Victim]) {
+async fn strikes(plane: DataPlane, gateway: &str, seed: u64, victims: &[Victim]) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mesh = short_bank(gateway).await;
+    let Some(mesh) = short_bank(plane, gateway).await else { return };
     let before = digests(&mesh).await.expect("every proxy answers");
     let moments = moments(victims.len(), &mut random);
     let mut times = Vec::new();
@@ -208,9 +228,9 @@ async fn strikes(gateway: &str, seed: u64, victims: &[Victim]) {
         let (took, ended) = match &strike.proxy {
             // The drill goes on, or gives up by itself; only after its end must nothing of it be left.
             Some(killed) => {
-                let took = back(&mesh, killed).await;
+                let took = back(&mesh, killed, plane).await;
                 let ended = finish(engine, Duration::from_secs(60)).await;
-                restored(&mesh, &before, Instant::now()).await;
+                restored(&mesh, &before, Instant::now(), plane).await;
                 (took, ended)
             }
             None => {
@@ -218,8 +238,11 @@ async fn strikes(gateway: &str, seed: u64, victims: &[Victim]) {
                     let ended = finish(engine, Duration::from_secs(60)).await;
                     (ended, strike.at.elapsed())
                 };
-                let (took, (ended, lived)) = tokio::join!(restored(&mesh, &before, strike.at), ending);
-                assert!(!strike.leased || lived < GIVE_UP, "the engine ended {lived:?} after the kill: {ended:?}");
+                let (took, (ended, lived)) = tokio::join!(restored(&mesh, &before, strike.at, plane), ending);
+                assert!(
+                    !strike.leased || lived < GIVE_UP + start(plane),
+                    "the engine ended {lived:?} after the kill: {ended:?}"
+                );
                 (took, ended)
             }
         };
@@ -273,14 +296,20 @@ async fn verifies(path: &Path) {
 async fn nothing_is_left_when_the_engine_or_the_control_plane_is_killed() {
     use Victim::{Both, Control, Engine};
     let victims = [Engine, Control, Both, Engine, Control, Both, Engine, Control, Both, Engine];
-    strikes("127.203.1.1:8080", 1, &victims).await;
+    strikes(DataPlane::Firedrill, "127.203.1.1:8080", 1, &victims).await;
 }
 
 #[tokio::test]
 async fn nothing_is_left_when_a_sidecar_is_killed_too() {
     use Victim::{Both, Control, Engine, Sidecar};
     let victims = [Sidecar, Engine, Sidecar, Both, Sidecar, Control, Sidecar, Engine, Control, Sidecar];
-    strikes("127.203.2.1:8080", 2, &victims).await;
+    strikes(DataPlane::Firedrill, "127.203.2.1:8080", 2, &victims).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_on_stock_envoys_either() {
+    use Victim::{Both, Control, Engine, Sidecar};
+    strikes(DataPlane::Envoy, "127.203.5.1:8080", 5, &[Engine, Control, Sidecar, Both]).await;
 }
 
 #[tokio::test]
@@ -298,7 +327,7 @@ async fn the_undo_of_a_command_that_a_killed_engine_owes_is_run_by_the_next_star
     lost(&mesh, &mut engine).await;
     let killed = Instant::now();
     signal(engine.id().expect("running"), Signal::KILL);
-    restored(&mesh, &before, killed).await;
+    restored(&mesh, &before, killed, DataPlane::Firedrill).await;
     assert!(mark.exists(), "nobody lived who could have run the undo");
 
     // Its own step comes seconds after the registration, behind preflight and baseline.
@@ -315,20 +344,33 @@ async fn the_undo_of_a_command_that_a_killed_engine_owes_is_run_by_the_next_star
 
 #[tokio::test]
 async fn a_sidecar_killed_outside_the_lost_region_leaves_a_verdict_and_no_residue() {
-    let mesh = short_bank("127.203.4.1:8080").await;
+    one_in_west_is_killed(DataPlane::Firedrill, "127.203.4.1:8080").await;
+}
+
+#[tokio::test]
+async fn an_envoy_killed_outside_the_lost_region_leaves_a_verdict_and_no_residue() {
+    one_in_west_is_killed(DataPlane::Mixed("accounts-west-0,ledger-east-0,fx-west-0"), "127.203.6.1:8080").await;
+}
+
+async fn one_in_west_is_killed(plane: DataPlane, gateway: &str) {
+    let Some(mesh) = short_bank(plane, gateway).await else { return };
     let before = digests(&mesh).await.expect("every proxy answers");
     let mut engine = registered(&mesh, 1).await;
     lost(&mesh, &mut engine).await;
     let killed = mesh.proxies().await.into_iter().find(|proxy| proxy.name == "accounts-west-0").expect("runs");
-    signal(killed.pid, Signal::KILL);
-    let took = back(&mesh, &killed).await;
+    // Of an Envoy only the Envoy itself: its agent lives to see it.
+    let envoy = naming(&mesh.state().join("proxies/accounts-west-0/envoy/envoy.json"));
+    let pid = envoy.first().map_or(killed.pid, |(pid, _)| *pid);
+    assert_eq!(pid == killed.pid, plane == DataPlane::Firedrill, "{envoy:?}");
+    signal(pid, Signal::KILL);
+    let took = back(&mesh, &killed, plane).await;
     let ended = finish(engine, Duration::from_secs(60)).await;
     println!("back in {took:?}, the drill ended with {:?}", ended.code);
     assert!(matches!(ended.code, Some(0 | 1 | 3 | 6)), "{ended:?}");
     let results: Value = serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
     assert_eq!(results["residue"]["proxies"], before.len());
     assert_eq!(results["residue"]["unchanged"], before.len());
-    restored(&mesh, &before, Instant::now()).await;
+    restored(&mesh, &before, Instant::now(), plane).await;
     verifies(&mesh.path().join("out/lose-east-1.drill")).await;
     mesh.down().await;
 }

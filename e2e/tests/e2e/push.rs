@@ -142,7 +142,7 @@ async fn no_change_costs_a_request() {
 
 #[tokio::test]
 async fn no_change_costs_a_request_of_a_stock_envoy() {
-    let Some(envoy) = envoy::envoy() else {
+    let Some(envoy) = e2e::plane::envoy() else {
         println!("skipped: no Envoy; make tools");
         return;
     };

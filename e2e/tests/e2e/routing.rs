@@ -112,7 +112,7 @@ async fn a_shop_is_routed_as_its_manifest_says() {
 
 #[tokio::test]
 async fn a_stock_envoy_routes_the_shop_alike() {
-    let Some(binary) = envoy::envoy() else {
+    let Some(binary) = e2e::plane::envoy() else {
         println!("skipped: no Envoy; make tools");
         return;
     };

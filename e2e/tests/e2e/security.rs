@@ -1,4 +1,4 @@
-//! The sidecars carry every call: strangers, plaintext and unlisted callers get nothing.
+//! The sidecars carry every call: strangers, plaintext and unlisted callers get nothing, whether they are ours or stock Envoys.
 
 use std::{
     io::{Read, Write},
@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use e2e::{
     mesh::{Mesh, address, bank, json_file, rows, until},
+    plane::DataPlane,
     process::{command, finish, signal},
     tls::{self, Authority},
     web::{get, request},
@@ -19,13 +20,32 @@ use hyper::{Method, StatusCode, header};
 use rustix::process::Signal;
 use serde_json::json;
 
+/// fx may reach ledger by route, but ledger does not list it.
+fn reaching(text: &str) -> String {
+    text.replace("metadata: {name: fx}\nspec:\n", "metadata: {name: fx}\nspec:\n  calls: [ledger]\n")
+}
+
 #[tokio::test]
 async fn plaintext_to_a_sidecar_is_refused_and_an_unlisted_caller_gets_403() {
-    // fx may reach ledger by route, but ledger does not list it.
-    let folder = bank("127.207.1.1:8080".parse().unwrap(), |text| {
-        text.replace("metadata: {name: fx}\nspec:\n", "metadata: {name: fx}\nspec:\n  calls: [ledger]\n")
-    });
+    let folder = bank("127.207.1.1:8080".parse().unwrap(), |text| reaching(&text));
     let mesh = Mesh::up(folder, &[]).await;
+    plaintext_and_the_unlisted_get_nothing(&mesh).await;
+    mesh.down().await;
+}
+
+#[tokio::test]
+async fn envoys_refuse_plaintext_strangers_and_the_unlisted() {
+    let folder = bank("127.207.7.1:8080".parse().unwrap(), |text| reaching(&text));
+    let Some(mesh) = Mesh::on(DataPlane::Mixed("accounts-east-0,ledger-east-0,fx-east-0"), folder).await else {
+        return;
+    };
+    plaintext_and_the_unlisted_get_nothing(&mesh).await;
+    only_the_meshs_own_get_in(&mesh, &["accounts-east-0", "ledger-east-0", "fx-east-0"]).await;
+    nothing_gets_through_without_the_authority(&mesh).await;
+    mesh.down().await;
+}
+
+async fn plaintext_and_the_unlisted_get_nothing(mesh: &Mesh) {
     for workload in rows(&mesh.report()["workloads"]) {
         let inbound = address(&workload["inbound"]);
         let answer = tokio::task::spawn_blocking(move || plaintext(inbound)).await.expect("ran");
@@ -39,7 +59,6 @@ async fn plaintext_to_a_sidecar_is_refused_and_an_unlisted_caller_gets_403() {
     };
     assert_eq!(ask("accounts-east-0").await, StatusCode::OK);
     assert_eq!(ask("fx-east-0").await, StatusCode::FORBIDDEN);
-    mesh.down().await;
 }
 
 /// What a plaintext request gets until the connection ends.
@@ -56,6 +75,11 @@ fn plaintext(inbound: std::net::SocketAddr) -> Vec<u8> {
 #[tokio::test]
 async fn only_a_certificate_of_the_mesh_opens_a_sidecar() {
     let mesh = Mesh::up(bank("127.207.3.1:8080".parse().unwrap(), |text| text), &[]).await;
+    only_the_meshs_own_get_in(&mesh, &[]).await;
+    mesh.down().await;
+}
+
+async fn only_the_meshs_own_get_in(mesh: &Mesh, envoys: &[&str]) {
     let (own, stranger) = (Authority::of(&mesh.state()), Authority::stranger());
     let (edge, fx) = ("spiffe://bank.example/gateway/edge", "spiffe://bank.example/service/fx");
     let accounts = address(&mesh.workload("accounts-east-0")["inbound"]);
@@ -72,10 +96,13 @@ async fn only_a_certificate_of_the_mesh_opens_a_sidecar() {
             ("without a SPIFFE id", Some(own.certificate(None, 1, 2))),
         ] {
             let answer = tls::get(inbound, presented, "/healthz").await;
-            assert!(answer.as_ref().is_err_and(|e| !e.contains("neither")), "{what} at {inbound}: {answer:?}");
+            let refused = answer.as_ref().is_err_and(|e| !e.contains("neither"));
+            // An Envoy finds out only when it asks who may do what.
+            let denied = answer == Ok(403) && what == "without a SPIFFE id";
+            let envoy = workload["name"].as_str().is_some_and(|name| envoys.contains(&name));
+            assert!(refused || (envoy && denied), "{what} at {inbound}: {answer:?}");
         }
     }
-    mesh.down().await;
 }
 
 #[tokio::test]
@@ -201,6 +228,11 @@ async fn a_proxy_joins_by_a_token_once_and_anew_when_all_it_had_is_lost() {
 #[tokio::test]
 async fn nothing_gets_through_when_the_trust_bundle_lacks_the_authority() {
     let mesh = Mesh::up(bank("127.207.2.1:8080".parse().unwrap(), |text| text), &[]).await;
+    nothing_gets_through_without_the_authority(&mesh).await;
+    mesh.down().await;
+}
+
+async fn nothing_gets_through_without_the_authority(mesh: &Mesh) {
     let gateway = mesh.gateway("edge");
     let status = async || mesh.web.get(gateway, "/accounts/42").await.map(|a| a.status);
     assert_eq!(status().await, Ok(StatusCode::OK));
@@ -222,5 +254,4 @@ async fn nothing_gets_through_when_the_trust_bundle_lacks_the_authority() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    mesh.down().await;
 }

@@ -8,6 +8,7 @@ use std::{
 
 use e2e::{
     mesh::{Mesh, bank, rows, until},
+    plane::DataPlane,
     process::{Finished, finish, gone, run, signal},
 };
 use rustix::process::Signal;
@@ -52,7 +53,11 @@ async fn drilled(gateway: &str, change: impl Fn(String) -> String) -> (Mesh, Fin
 }
 
 async fn verifies(folder: &Path, attempt: u64) {
-    let bundle = folder.join(format!("out/lose-east-{attempt}.drill"));
+    verifies_of(folder, "lose-east", attempt).await;
+}
+
+async fn verifies_of(folder: &Path, drill: &str, attempt: u64) {
+    let bundle = folder.join(format!("out/{drill}-{attempt}.drill"));
     let verified = run(&["evidence", "verify", bundle.to_str().expect("UTF-8")], Duration::from_secs(30)).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
 }
@@ -83,13 +88,22 @@ async fn nothing_laid(mesh: &Mesh) {
     }
 }
 
+/// Payments need the promotion, which takes longer than this.
+fn in_a_hurry(text: &str) -> String {
+    text.replace("recoveryTime: 5s", "recoveryTime: 200ms")
+}
+
 #[tokio::test]
 async fn a_missed_objective_fails_and_says_by_how_much() {
-    // Payments need the promotion, which takes longer than this.
-    let (mesh, finished) =
-        drilled("127.204.1.1:8080", |text| text.replace("recoveryTime: 5s", "recoveryTime: 200ms")).await;
+    let (mesh, finished) = drilled("127.204.1.1:8080", |text| in_a_hurry(&text)).await;
+    too_late(&finished);
+    verifies(mesh.path(), 1).await;
+    mesh.down().await;
+}
+
+fn too_late(finished: &Finished) {
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    let results = results(&finished);
+    let results = results(finished);
     assert_eq!(results["verdict"], "failed");
     let objective = rows(&results["objectives"]).find(|o| o["name"] == "recoveryTime").expect("judged");
     assert_eq!(objective["met"], false);
@@ -99,18 +113,23 @@ async fn a_missed_objective_fails_and_says_by_how_much() {
     let reasons = results["reasons"].to_string();
     println!("{reasons}");
     assert!(reasons.contains("recovery took") && reasons.contains(&over), "{over}: {reasons}");
-    verifies(mesh.path(), 1).await;
-    mesh.down().await;
+}
+
+/// All requests fail, which the guard sees soon.
+fn guarded(text: &str) -> String {
+    text.replace(LOSE, "- {at: 0s, fault: {to: accounts, abort: 500}}")
+        .replace("successRate: \"< 50%\", over: 5s", "successRate: \"< 50%\", over: 1s")
 }
 
 #[tokio::test]
 async fn a_tripped_guard_takes_the_fault_away_within_a_second() {
-    let folder = shortened("127.204.2.1:8080", |text| {
-        text.replace(LOSE, "- {at: 0s, fault: {to: accounts, abort: 500}}")
-            .replace("successRate: \"< 50%\", over: 5s", "successRate: \"< 50%\", over: 1s")
-    });
-    let mesh = Mesh::up(folder, &[]).await;
-    let mut drill = mesh.drill("lose-east", &[]).spawn().expect("starts");
+    let mesh = Mesh::up(shortened("127.204.2.1:8080", |text| guarded(&text)), &[]).await;
+    guard_trips(&mesh, "lose-east").await;
+    mesh.down().await;
+}
+
+async fn guard_trips(mesh: &Mesh, drill_name: &str) {
+    let mut drill = mesh.drill(drill_name, &[]).spawn().expect("starts");
     let mut lines = BufReader::new(drill.stderr.take().expect("piped")).lines();
     let trip = loop {
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text");
@@ -137,13 +156,12 @@ async fn a_tripped_guard_takes_the_fault_away_within_a_second() {
     // The bar of the issue.
     assert!(abort > 0.0 && abort <= 1.0, "{abort}");
     no_residue(&results);
-    nothing_laid(&mesh).await;
+    nothing_laid(mesh).await;
     let log = mesh.control("/v1/events?after=0&wait_ms=0").await;
     let names = |kind| overlay_events(&log, kind, "/step-1").into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>();
     assert!(names("overlayApplied").contains("edge"), "{log}");
     assert_eq!(names("overlayApplied"), names("overlayEnded"));
-    verifies(mesh.path(), 1).await;
-    mesh.down().await;
+    verifies_of(mesh.path(), drill_name, 1).await;
 }
 
 #[tokio::test]
@@ -194,6 +212,11 @@ async fn an_unreachable_standby_is_refused_before_any_fault_and_the_next_attempt
 #[tokio::test]
 async fn control_c_aborts_cleanly_and_is_sealed() {
     let mesh = Mesh::up(shortened("127.204.4.1:8080", |text| text), &[]).await;
+    interrupted(&mesh, 1).await;
+    mesh.down().await;
+}
+
+async fn interrupted(mesh: &Mesh, number: u64) {
     let mut drill = mesh.drill("lose-east", &[]).spawn().expect("starts");
     let pid = drill.id().expect("running");
     // In the middle of the fault: the supervisor says that processes are held.
@@ -211,8 +234,7 @@ async fn control_c_aborts_cleanly_and_is_sealed() {
     let results = results(&finished);
     assert_eq!(results["verdict"], "aborted");
     no_residue(&results);
-    verifies(mesh.path(), 1).await;
-    mesh.down().await;
+    verifies(mesh.path(), number).await;
 }
 
 /// East is lost in this way: reads do not fail, and nothing is left.
@@ -331,6 +353,57 @@ async fn faults_and_commands_take_effect_and_go() {
     no_residue(&results(&finished));
     nothing_laid(&mesh).await;
     verifies(mesh.path(), 1).await;
+    mesh.down().await;
+}
+
+/// What Envoy's filter has, on the routes to a whole service.
+const FAULTS_OF_ENVOY: &str = "\
+    - {at: 0s, for: 2s, fault: {to: accounts, delay: 700ms, percent: 30%}}\n    \
+    - {at: 0s, fault: {to: accounts, abort: 418, percent: 30%}}\n    ";
+
+/// The drill with others beside it, that differ in what they do.
+fn with_others(text: &str) -> String {
+    let text = in_a_hurry(text);
+    let Some((others, drill)) = text.rsplit_once("---\n").filter(|(_, last)| last.contains("kind: Drill")) else {
+        return text;
+    };
+    let named = |name: &str, text: &str| text.replace("lose-east", name);
+    let faults = drill.replace(LOSE, &format!("{FAULTS_OF_ENVOY}{RUN_STEP}"));
+    [others, drill, &named("guarded", &guarded(drill)), &named("faults", &faults)].join("---\n")
+}
+
+#[tokio::test]
+async fn a_mesh_with_envoys_is_judged_as_one_without() {
+    let folder = shortened("127.204.10.1:8080", |text| with_others(&text));
+    let plane = DataPlane::Mixed("edge,accounts-east-0,ledger-east-0,ledger-west-0,fx-west-0");
+    let Some(mesh) = Mesh::on(plane, folder).await else { return };
+    guard_trips(&mesh, "guarded").await;
+
+    let drill = mesh.drill("faults", &[]).spawn().expect("starts");
+    tokio::join!(
+        becomes(&mesh, "/accounts/1", |status, took| status == 200 && took >= Duration::from_millis(700)),
+        becomes(&mesh, "/accounts/2", |status, _| status == 418),
+    );
+    let mut aborted = 0;
+    for _ in 0..200 {
+        aborted += u32::from(seen(&mesh, "/accounts/3").await.0 == 418);
+    }
+    println!("{aborted} of 200 aborted");
+    assert!((25..=95).contains(&aborted), "{aborted}");
+    assert!(mesh.state().join("marked").exists());
+    let finished = finish(drill, PATIENCE).await;
+    // A third of all that is asked fails for as long as the drill goes.
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(!mesh.state().join("marked").exists());
+    no_residue(&results(&finished));
+    nothing_laid(&mesh).await;
+    verifies_of(mesh.path(), "faults", 1).await;
+
+    let late = attempt(&mesh).await;
+    println!("{}", results(&late)["probes"]);
+    too_late(&late);
+    verifies(mesh.path(), 1).await;
+    interrupted(&mesh, 2).await;
     mesh.down().await;
 }
 

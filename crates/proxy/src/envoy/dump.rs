@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use xds::resource::ResourceKind;
+use xds::{
+    codec::{Layer, millionths},
+    resource::ResourceKind,
+};
 
 /// Versions by kind and name.
 pub type Versions = BTreeMap<ResourceKind, BTreeMap<String, String>>;
@@ -18,6 +21,8 @@ pub struct Dump {
     pub bodies: BTreeMap<(ResourceKind, String), String>,
     /// What is there beside what is in force: warming, draining, refused.
     pub beside: Vec<String>,
+    /// Shares in the layer of its runtime, in millionths by key; `None` is a value that is none.
+    pub layer: BTreeMap<String, Option<u64>>,
 }
 
 /// Lists of a dump: what it holds, and whether that is in force.
@@ -49,6 +54,18 @@ impl Dump {
         Ok(dump)
     }
 
+    /// Reads the answer of `/runtime`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read_layer(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let entries = value["entries"].as_object().ok_or("a runtime without `entries`")?;
+        self.layer =
+            entries.iter().map(|(key, entry)| (key.clone(), entry["final_value"].as_str().and_then(share))).collect();
+        Ok(())
+    }
+
     fn take(&mut self, kind: ResourceKind, active: bool, entry: &Value) {
         let (state, body) = match kind {
             ResourceKind::Cluster => (entry, &entry["cluster"]),
@@ -70,8 +87,13 @@ impl Dump {
     }
 
     /// How it differs from what should be there; empty if not at all. Endpoints have no version in a dump.
-    pub fn differences(&self, wanted: &Versions) -> Vec<String> {
+    pub fn differences(&self, wanted: &Versions, layer: &Layer) -> Vec<String> {
         let mut differences = self.beside.clone();
+        let layer: BTreeMap<String, Option<u64>> =
+            layer.iter().map(|(key, percent)| (key.clone(), Some(millionths(*percent).into()))).collect();
+        if self.layer != layer {
+            differences.push(format!("the runtime has {:?}, not {layer:?}", self.layer));
+        }
         for kind in ResourceKind::ALL {
             if matches!(kind, ResourceKind::Endpoints | ResourceKind::Overlay) {
                 continue;
@@ -95,8 +117,14 @@ impl Dump {
 
     /// Of all that it shows.
     pub fn digest(&self) -> String {
-        hex(format!("{:?}", (&self.versions, &self.bodies, &self.beside)).as_bytes())
+        hex(format!("{:?}", (&self.versions, &self.bodies, &self.beside, &self.layer)).as_bytes())
     }
+}
+
+/// The one number in a fraction as protobuf's text shows it: its numerator.
+fn share(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("number_value:")?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// Envoy shows the fields of a map in any order, and in another at the next look.
@@ -162,16 +190,37 @@ mod tests {
             (ResourceKind::Trust, version("mesh", "3c")),
             (ResourceKind::Endpoints, version("fx", "4d")),
         ]);
+        let nothing = Layer::new();
         let first = dump(&configs);
-        assert_eq!(first.differences(&wanted), Vec::<String>::new());
+        assert_eq!(first.differences(&wanted, &nothing), Vec::<String>::new());
         configs[1]["dynamic_listeners"][0]["warming_state"] = json!({ "version_info": "5e" });
-        assert_eq!(dump(&configs).differences(&wanted), ["Listener out: warming_state"]);
+        assert_eq!(dump(&configs).differences(&wanted, &nothing), ["Listener out: warming_state"]);
         configs[0]["dynamic_active_clusters"][0]["version_info"] = json!("9");
         configs[1]["dynamic_listeners"] = json!([]);
         let second = dump(&configs);
-        assert_eq!(second.differences(&wanted), ["Cluster fx is 9, not 1a", "Listener out is missing"]);
+        assert_eq!(second.differences(&wanted, &nothing), ["Cluster fx is 9, not 1a", "Listener out is missing"]);
         assert_ne!(first.digest(), second.digest());
-        assert_eq!(first.differences(&BTreeMap::new()).len(), 3);
+        assert_eq!(first.differences(&BTreeMap::new(), &nothing).len(), 3);
+    }
+
+    #[test]
+    fn a_fault_that_envoy_has_is_in_its_runtime() {
+        let mut has = Dump::default();
+        let runtime = |entries: &Value| json!({ "layers": ["firedrill"], "entries": entries }).to_string();
+        // The spaces of this text change at each start of an Envoy, so that nobody relies on them.
+        let text = "goo.gle/debugstr   \nfields {\n  key: \"denominator\"\n  value {\n    string_value: \"MILLION\"\n  }\n}\n\
+             fields {\n  key: \"numerator\"\n  value {\n    number_value: 500000\n  }\n}\n";
+        has.read_layer(runtime(&json!({ "firedrill.a": { "final_value": text, "layer_values": [text] } })).as_bytes())
+            .unwrap();
+        let wanted = |percent| Layer::from([("firedrill.a".to_owned(), percent)]);
+        assert_eq!(has.differences(&BTreeMap::new(), &wanted(50.0)), Vec::<String>::new());
+        assert_eq!(has.differences(&BTreeMap::new(), &wanted(10.0)).len(), 1);
+        let hurt = has.digest();
+        has.read_layer(runtime(&json!({})).as_bytes()).unwrap();
+        assert_eq!(has.differences(&BTreeMap::new(), &wanted(50.0)).len(), 1);
+        assert_eq!(has.differences(&BTreeMap::new(), &Layer::new()), Vec::<String>::new());
+        assert_ne!(has.digest(), hurt);
+        assert!(has.read_layer(b"{}").is_err());
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::{
 };
 
 use xds::{
-    codec::{Beside, IDENTITY, KeyPair},
+    codec::{Beside, IDENTITY, KeyPair, LAYER},
     digest::Parts,
     event::EventKind,
     lease::Leases,
-    lower::{Lowered, lower},
+    lower::{Lowered, key, lower},
     news::News,
     overlay::{Overlay, SwitchState},
     resource::ResourceKind,
@@ -75,6 +75,8 @@ struct Version {
 
 /// What the last good snapshot is called: told apart from what the control plane says now.
 const LAST_GOOD: &str = "last-good";
+/// Envoy drops leased faults by itself this long after the agent would have: only when that hangs.
+const GRACE: Duration = Duration::from_millis(500);
 /// Bodies that are remembered beyond those in force.
 const REMEMBERED: usize = 1024;
 
@@ -180,12 +182,27 @@ impl Holder {
             self.leases.release(id);
         }
         self.overlays_changed(&before, false);
+        self.renew_layer(now);
     }
 
     /// These live on.
     pub fn heartbeat(&mut self, renewed: &[(String, Duration)], now: Instant) {
         for (id, ttl) in renewed {
             self.leases.renew_for(id, *ttl, now);
+        }
+        self.renew_layer(now);
+    }
+
+    /// Faults are in force at Envoy as long as the first of their leases, and a little longer: it is we who take them back, but for a
+    /// time in which we cannot.
+    fn layer_ttl(&self, now: Instant) -> Duration {
+        let gated = self.overlays.keys().filter(|id| self.lowered.layer.contains_key(&key(id)));
+        gated.filter_map(|id| self.leases.remaining(id, now)).min().unwrap_or_default().saturating_add(GRACE)
+    }
+
+    fn renew_layer(&self, now: Instant) {
+        if !self.lowered.layer.is_empty() {
+            self.server.heartbeat(&self.told.name, &[(LAYER.to_owned(), self.layer_ttl(now))]);
         }
     }
 
@@ -244,7 +261,8 @@ impl Holder {
             return Ok(());
         }
         let lowered = lower(&wanted.snapshot, self.overlays.values());
-        let beside = Beside { draining: lowered.draining.clone(), identity: self.identity.clone() };
+        let Lowered { draining, gates, .. } = &lowered;
+        let beside = Beside { draining: draining.clone(), gates: gates.clone(), identity: self.identity.clone() };
         let snapshot = Arc::new(lowered.snapshot.clone());
         self.server
             .publish_beside(&self.told.name, &wanted.name, snapshot, beside)
@@ -252,6 +270,7 @@ impl Holder {
         self.lowered = lowered;
         self.published = true;
         self.changed = Instant::now();
+        self.server.set_layer(&self.told.name, self.lowered.layer.clone(), self.layer_ttl(self.changed));
         self.agreed = false;
         // Whoever asks now is told neither the digest before nor the one to come.
         let digest = hex(format!("{} {:?} is not there yet", wanted.name, self.overlays.keys()).as_bytes());
@@ -278,7 +297,7 @@ impl Holder {
         }
         let events = self.sight.look(&wanted.snapshot, &self.lowered, self.overlays.values(), &look.hosts, now);
         self.told.events.extend(events);
-        let mut differences = look.dump.differences(&self.versions());
+        let mut differences = look.dump.differences(&self.versions(), &self.lowered.layer);
         differences.extend(hosts::differences(&look.hosts, &self.lowered));
         differences.extend(self.other_bodies(&look.dump));
         let overlays = self.in_force();

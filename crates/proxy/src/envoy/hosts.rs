@@ -172,7 +172,8 @@ mod tests {
             let set = EndpointSet { cluster: "fx".into(), localities: vec![locality] };
             let draining = if drains { BTreeSet::from([("fx".into(), format!("fx-{port}"))]) } else { BTreeSet::new() };
             let snapshot = Snapshot { endpoints: vec![set], ..Snapshot::default() };
-            Lowered { snapshot, draining, refused: BTreeMap::new() }
+            let (gates, layer, refused) = Default::default();
+            Lowered { snapshot, draining, gates, layer, refused }
         };
         let hosts = page(&json!({ "eds_health_status": "HEALTHY" }));
         for (told, expected) in [

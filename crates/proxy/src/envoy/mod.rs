@@ -150,7 +150,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let trust = Arc::new(watch::Sender::new(None));
     let pairs = watch::Sender::new(None);
     let pair = pairs.subscribe();
-    let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe(), None);
+    let reporting = told.clone();
+    let loads = control::loads(move || reporting.now().clusters);
+    let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe(), loads);
     let certifier =
         Certifier { name, api: source.api, token: source.token, folder: state, identity, beside: Some(pairs) };
     let certifying = tokio::spawn(certifier.run(trust));
@@ -360,11 +362,23 @@ async fn watch_envoy(socket: PathBuf, looks: mpsc::Sender<Look>, now: Arc<Notify
 async fn look(socket: &Path, whole: bool) -> Result<(Option<Dump>, hosts::Hosts), String> {
     let told = |error: io::Error| error.to_string();
     // Not before its main loop runs: until then it takes no traffic.
-    let pages = async { if whole { ask::get(socket, "/config_dump").await.map(Some) } else { Ok(None) } };
-    let (state, dump, clusters) =
+    let pages = async {
+        if !whole {
+            return Ok(None);
+        }
+        tokio::try_join!(ask::get(socket, "/config_dump"), ask::get(socket, "/runtime")).map(Some)
+    };
+    let (state, pages, clusters) =
         tokio::join!(ask::get(socket, "/ready"), pages, ask::get(socket, "/clusters?format=json"));
     state.map_err(told)?;
-    let dump = dump.map_err(told)?.map(|bytes| Dump::read(&bytes)).transpose()?;
+    let dump = match pages.map_err(told)? {
+        None => None,
+        Some((configuration, runtime)) => {
+            let mut dump = Dump::read(&configuration)?;
+            dump.read_layer(&runtime)?;
+            Some(dump)
+        }
+    };
     Ok((dump, hosts::read(&clusters.map_err(told)?)?))
 }
 

@@ -1,7 +1,10 @@
-//! What a stock Envoy is told beside a snapshot by whoever runs it on this machine: which endpoints drain, and the certificate
-//! with its key. Neither is ever in a snapshot.
+//! What a stock Envoy is told beside a snapshot by whoever runs it on this machine: which endpoints drain, which
+//! faults are leased, and the certificate with its key. None of it is ever in a snapshot.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use envoy_types::pb::{
     envoy::{
@@ -16,10 +19,10 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Resource, cluster, endpoints, listener,
+    Resource, Spot, cluster, endpoints, layer, listener, routes,
     wire::{ads, read_transport_socket, transport_socket},
 };
-use crate::resource::ResourceKind;
+use crate::{resource::ResourceKind, snapshot::RouteAction};
 
 /// Name of the secret with the own certificate.
 pub const IDENTITY: &str = "identity";
@@ -29,6 +32,8 @@ pub const IDENTITY: &str = "identity";
 pub struct Beside {
     /// Endpoints (cluster, endpoint name) that get nothing new, while checks of their health go on.
     pub draining: BTreeSet<(String, String)>,
+    /// Faults that are in force only as long as the layer of the runtime has this key.
+    pub gates: BTreeMap<Spot, String>,
     /// The own certificate by SDS; `None` leaves it to the bootstrap.
     pub identity: Option<KeyPair>,
 }
@@ -51,9 +56,21 @@ impl fmt::Debug for KeyPair {
 impl Beside {
     /// Stands behind a resource's version where this makes another of it.
     pub(crate) fn mark(&self, resource: &Resource) -> String {
-        let Resource::Endpoints(set) = resource else { return String::new() };
-        let drains = self.draining.iter().filter(|(cluster, _)| *cluster == set.cluster);
-        drains.fold(String::new(), |mark, (_, endpoint)| mark + "~" + endpoint)
+        match resource {
+            Resource::Endpoints(set) => {
+                let drains = self.draining.iter().filter(|(cluster, _)| *cluster == set.cluster);
+                drains.fold(String::new(), |mark, (_, endpoint)| mark + "~" + endpoint)
+            }
+            Resource::Routes(table) => {
+                let keys: BTreeSet<&String> = self.gates_of(&table.name).map(|(_, key)| key).collect();
+                keys.into_iter().fold(String::new(), |mark, key| mark + "~" + key)
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn gates_of(&self, table: &str) -> impl Iterator<Item = (&Spot, &String)> {
+        self.gates.iter().filter(move |(spot, _)| spot.table == table)
     }
 
     /// The secret: name, version and body.
@@ -104,7 +121,19 @@ impl Beside {
                 }
                 Some(message.encode_to_vec())
             }
-            Resource::Trust(_) | Resource::Routes(_) | Resource::Overlay(_) => None,
+            Resource::Routes(table) => {
+                let mut message = routes::write(table);
+                for (spot, key) in self.gates_of(&table.name) {
+                    let RouteAction::Forward(forward) = &table.hosts.get(spot.host)?.routes.get(spot.route)?.action
+                    else {
+                        continue;
+                    };
+                    let written = message.virtual_hosts.get_mut(spot.host)?.routes.get_mut(spot.route)?;
+                    layer::gate(&mut written.typed_per_filter_config, forward.faults.get(spot.fault)?, key);
+                }
+                Some(message.encode_to_vec())
+            }
+            Resource::Trust(_) | Resource::Overlay(_) => None,
         }
     }
 }
@@ -147,7 +176,7 @@ mod tests {
         let set = Resource::Endpoints(EndpointSet { cluster: "fx".into(), localities: vec![locality] });
         let nothing = Beside::default();
         assert_eq!((nothing.mark(&set), nothing.amend(&set)), (String::new(), None));
-        let beside = Beside { draining: BTreeSet::from([("fx".into(), "b".into())]), identity: None };
+        let beside = Beside { draining: BTreeSet::from([("fx".into(), "b".into())]), ..Beside::default() };
         assert_eq!(beside.mark(&set), "~b");
         let set = ClusterLoadAssignment::decode(beside.amend(&set).unwrap().as_slice()).unwrap();
         let states: Vec<i32> = set.endpoints[0].lb_endpoints.iter().map(|endpoint| endpoint.health_status).collect();
@@ -157,7 +186,7 @@ mod tests {
     #[test]
     fn the_certificate_is_asked_for_and_its_key_not_printed() {
         let pair = KeyPair { certificate: "public".into(), key: "private".into() };
-        let beside = Beside { draining: BTreeSet::new(), identity: Some(pair) };
+        let beside = Beside { identity: Some(pair), ..Beside::default() };
         assert!(!format!("{beside:?}").contains("private"));
         let (name, version, _) = beside.secret().unwrap();
         assert_eq!((name.as_str(), version.len()), (IDENTITY, 16));

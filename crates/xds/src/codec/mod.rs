@@ -17,6 +17,7 @@ mod headers;
 mod health;
 mod http;
 mod json;
+mod layer;
 mod listener;
 mod matching;
 mod overlay;
@@ -33,12 +34,13 @@ mod wire;
 use prost::Message;
 use thiserror::Error;
 
-pub(crate) use self::check::missing_cluster;
 use self::wire::{Checked, Problem};
 pub use self::{
     beside::{Beside, IDENTITY, KeyPair},
     check::check,
+    layer::{LAYER, Layer, Spot, millionths},
 };
+pub(crate) use self::{check::missing_cluster, layer::write as write_layer};
 
 use crate::{
     overlay::Overlay,

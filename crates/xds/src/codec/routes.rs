@@ -12,7 +12,7 @@ use super::{
 };
 use crate::snapshot::{HedgePolicy, PathMatch, Route, RouteAction, RouteFault, RouteTable, VirtualHost};
 
-const FAULT: &str = "envoy.filters.http.fault";
+pub(super) const FAULT: &str = "envoy.filters.http.fault";
 
 /// Envoy's default bound on the body of a direct response, in bytes.
 const LONGEST_BODY: usize = 4096;

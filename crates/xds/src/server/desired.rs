@@ -7,10 +7,11 @@ use std::{
 };
 
 use envoy_types::pb::google::protobuf::Any;
+use prost::Message as _;
 
 use super::bodies::Bodies;
 use crate::{
-    codec::{self, Beside, CodecError, Resource},
+    codec::{self, Beside, CodecError, LAYER, Layer, Resource},
     digest::Parts,
     news::News,
     overlay::Overlay,
@@ -48,13 +49,22 @@ pub(super) struct Published {
     parts: Parts,
 }
 
-/// An overlay, encoded, with its deadline here.
+/// An overlay or a layer, encoded, with its deadline here.
 #[derive(Debug)]
 pub(super) struct LeasedOverlay {
-    overlay: Overlay,
+    content: Content,
     pub body: Any,
     pub deadline: Option<Instant>,
     pub renewed: u64,
+}
+
+/// What is leased.
+#[derive(Debug, PartialEq)]
+enum Content {
+    /// For a proxy of ours.
+    Overlay(Box<Overlay>),
+    /// For an Envoy.
+    Layer(Layer),
 }
 
 impl LeasedOverlay {
@@ -127,12 +137,28 @@ impl Desired {
         let mut next = BTreeMap::new();
         for (overlay, ttl) in overlays {
             let body = encode(&Resource::Overlay(overlay.clone()), &Beside::default())?;
-            let deadline = now.checked_add(ttl);
-            next.insert(overlay.id.clone(), LeasedOverlay { overlay, body, deadline, renewed: self.renewals });
+            let (id, deadline) = (overlay.id.clone(), now.checked_add(ttl));
+            let content = Content::Overlay(Box::new(overlay));
+            next.insert(id, LeasedOverlay { content, body, deadline, renewed: self.renewals });
         }
+        self.lease(next, now);
+        Ok(())
+    }
+
+    /// The same with the layer of an Envoy's runtime; an empty one is none.
+    pub fn set_layer(&mut self, layer: Layer, ttl: Duration, now: Instant) {
+        let runtime = codec::write_layer(LAYER, &layer);
+        let body = Any { type_url: ResourceKind::Overlay.type_url().to_owned(), value: runtime.encode_to_vec() };
+        let (deadline, renewed) = (now.checked_add(ttl), self.renewals);
+        let next = (!layer.is_empty())
+            .then(|| (LAYER.to_owned(), LeasedOverlay { content: Content::Layer(layer), body, deadline, renewed }));
+        self.lease(next.into_iter().collect(), now);
+    }
+
+    fn lease(&mut self, mut next: BTreeMap<String, LeasedOverlay>, now: Instant) {
         let live = |overlay: &&LeasedOverlay| overlay.left(now).is_some();
         let same = next.len() == self.overlays.len()
-            && next.values().zip(self.overlays.values()).all(|(a, b)| a.overlay == b.overlay && live(&b));
+            && next.values().zip(self.overlays.values()).all(|(a, b)| a.content == b.content && live(&b));
         if same {
             self.renewals += 1;
             next.values_mut().for_each(|overlay| overlay.renewed = self.renewals);
@@ -140,7 +166,6 @@ impl Desired {
             self.generation += 1;
         }
         self.overlays = next;
-        Ok(())
     }
 
     /// Renews overlays. One whose time has passed is gone at the proxy, and is sent again in full.

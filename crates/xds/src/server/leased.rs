@@ -7,13 +7,16 @@ use std::{
 };
 
 use envoy_types::pb::{
-    envoy::service::{discovery::v3::Resource, runtime::v3::Runtime},
-    google::protobuf::{self, Any, Struct},
+    envoy::service::discovery::v3::Resource,
+    google::protobuf::{self, Any},
 };
 use prost::Message;
 
-use super::desired::Desired;
-use crate::resource::ResourceKind;
+use super::desired::{Desired, LeasedOverlay};
+use crate::{
+    codec::{self, Layer},
+    resource::ResourceKind,
+};
 
 /// What a stream has told of overlays.
 #[derive(Debug, Default)]
@@ -38,7 +41,7 @@ pub(super) struct Asked<'a> {
 /// What to send.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// Overlays have a time to live, layers have none.
+    /// What is leased has a time to live, an empty layer has none.
     pub resources: Vec<Resource>,
     /// All that there is, rather than renewals.
     pub whole: bool,
@@ -50,15 +53,17 @@ impl Leased {
         if !asked.outstanding {
             self.promise.answered(now);
         }
-        let wildcard = asked.names.is_none();
-        let renewable = wildcard && asked.accepted;
-        let told = if asked.news || (renewable && self.promise.late) {
+        let told = if asked.news || (asked.accepted && self.promise.late) {
             self.renewals = desired.renewals;
-            let resources = asked.names.map_or_else(|| all_overlays(desired, now), |names| layers(desired, names));
+            let resources = match asked.names {
+                None => all_overlays(desired, now),
+                Some(names) => names.iter().map(|name| layer(desired, name, now)).collect(),
+            };
             Told { resources, whole: true }
-        } else if renewable && desired.renewals > self.renewals {
+        } else if asked.accepted && desired.renewals > self.renewals {
             let seen = std::mem::replace(&mut self.renewals, desired.renewals);
-            let resources = heartbeats(desired, seen, now);
+            let mut resources = heartbeats(desired, seen, now);
+            resources.retain(|resource| asked.names.is_none_or(|names| names.contains(&resource.name)));
             if resources.is_empty() {
                 return None;
             }
@@ -126,21 +131,18 @@ fn leased(desired: &Desired, id: &str, left: Duration, body: Option<Any>) -> Res
     }
 }
 
-/// Layers that an Envoy asks for by name: it needs an answer to start. None of our overlays is a value that it reads.
-fn layers(desired: &Desired, names: &BTreeSet<String>) -> Vec<Resource> {
-    let layer = |name: &String| match desired.overlays.get(name) {
-        Some(overlay) => overlay.body.clone(),
-        None => {
-            let empty = Runtime { name: name.clone(), layer: Some(Struct::default()) };
-            Any { type_url: ResourceKind::Overlay.type_url().to_owned(), value: empty.encode_to_vec() }
-        }
-    };
-    let version = desired.generation.to_string();
-    let named = |name: &String| Resource {
-        name: name.clone(),
-        version: version.clone(),
-        resource: Some(layer(name)),
+/// A layer that an Envoy asks for by name: it needs an answer to start, whether or not there is one.
+fn layer(desired: &Desired, name: &str, now: Instant) -> Resource {
+    let live = |overlay: &LeasedOverlay| Some((overlay.left(now)?, overlay.body.clone()));
+    if let Some((left, body)) = desired.overlays.get(name).and_then(live) {
+        return leased(desired, name, left, Some(body));
+    }
+    let empty = codec::write_layer(name, &Layer::new());
+    let body = Any { type_url: ResourceKind::Overlay.type_url().to_owned(), value: empty.encode_to_vec() };
+    Resource {
+        name: name.to_owned(),
+        version: desired.generation.to_string(),
+        resource: Some(body),
         ..Resource::default()
-    };
-    names.iter().map(named).collect()
+    }
 }

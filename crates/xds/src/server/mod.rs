@@ -39,7 +39,7 @@ use tokio_stream::StreamExt;
 pub use self::book::{Load, Total};
 use self::{connection::Connection, loads::Lrs, service::Ads, shared::Shared};
 use crate::{
-    codec::{Beside, CodecError},
+    codec::{Beside, CodecError, Layer},
     node::NodeInfo,
     overlay::Overlay,
     resource::ResourceKind,
@@ -256,7 +256,17 @@ impl Server {
         self.shared.change(proxy, |desired| desired.set_overlays(overlays, Instant::now()))
     }
 
-    /// Renews overlays (by id) for their new times to live from now. Ids that the proxy has not got are passed over.
+    /// Makes this the layer of its runtime ([`LAYER`](crate::codec::LAYER)) that an Envoy is told, for its time to live from now, after which
+    /// Envoy drops it by itself unless it was renewed. An empty one is taken back at once.
+    pub fn set_layer(&self, proxy: &str, layer: Layer, ttl: Duration) {
+        if layer.is_empty() && !self.shared.has_overlays(proxy) {
+            return;
+        }
+        self.shared.change(proxy, |desired| desired.set_layer(layer, ttl, Instant::now()));
+    }
+
+    /// Renews overlays (by id) for their new times to live from now. Ids that the proxy has not got are passed over. A
+    /// layer is renewed by its name.
     pub fn heartbeat(&self, proxy: &str, overlays: &[(String, Duration)]) {
         self.shared.change(proxy, |desired| desired.heartbeat(overlays, Instant::now()));
     }

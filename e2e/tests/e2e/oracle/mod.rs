@@ -53,7 +53,7 @@ fn snapshot(cases: &[Arc<Case>], side: Side) -> Snapshot {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_proxy_does_what_envoy_does() {
-    let Some(envoy) = crate::envoy::envoy() else {
+    let Some(envoy) = e2e::plane::envoy() else {
         println!("skipped: no Envoy; make tools");
         return;
     };
