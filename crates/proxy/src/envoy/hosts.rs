@@ -172,7 +172,7 @@ mod tests {
             let set = EndpointSet { cluster: "fx".into(), localities: vec![locality] };
             let draining = if drains { BTreeSet::from([("fx".into(), format!("fx-{port}"))]) } else { BTreeSet::new() };
             let snapshot = Snapshot { endpoints: vec![set], ..Snapshot::default() };
-            Lowered { snapshot, draining, refused: BTreeMap::new() }
+            Lowered { draining, ..xds::lower::lower(&snapshot, []) }
         };
         let hosts = page(&json!({ "eds_health_status": "HEALTHY" }));
         for (told, expected) in [
