@@ -36,6 +36,7 @@ pub fn report(attempt: &Attempt, results: &Results, bundle: &str) -> String {
         probes(results),
         guards(results),
         residue(attempt, results),
+        requests(attempt, results),
         journal(attempt),
         about(attempt),
         verify(bundle),
@@ -500,6 +501,47 @@ fn residue(attempt: &Attempt, results: &Results) -> String {
         results.residue.proxies,
         table(&["proxy", "before", "after", ""], &rows)
     )
+}
+
+/// Bad requests that are shown; all of them are in the bundle.
+const SHOWN: usize = 50;
+
+fn requests(attempt: &Attempt, results: &Results) -> String {
+    let (Some(log), Some(counts)) = (&attempt.requests, &results.requests) else { return String::new() };
+    let code = |request: &Value| request["response_code"].as_u64().unwrap_or_default();
+    let bad = || log.entries.iter().filter(|entry| !(200..400).contains(&code(&entry.request)));
+    let rows: Vec<Vec<String>> = bad()
+        .take(SHOWN)
+        .map(|entry| {
+            let words = |name: &str| match &entry.request[name] {
+                Value::Null => String::new(),
+                Value::String(text) => escape(text),
+                other => escape(&other.to_string()),
+            };
+            let asked = format!("{} {}", words("method"), words("path"));
+            let tries = words("upstream_request_attempt_count");
+            let (code, flags) = (words("response_code"), words("response_flags"));
+            vec![escape(&entry.gateway), words("start_time"), asked, code, flags, words("upstream_host"), tries]
+        })
+        .collect();
+    let mut text = format!(
+        "<h2>Requests at gateways</h2><p>The bundle has {} of the access log; {} of them had no good answer.",
+        counts.entries,
+        bad().count()
+    );
+    if counts.beyond + counts.lost + counts.gaps > 0 {
+        text.push_str(&format!(
+            " <span class=\"no\">Not in it: {} beyond the bound of {}, {} that a gateway could not tell, and what there was in {} gaps.</span>",
+            counts.beyond, log.most, counts.lost, counts.gaps
+        ));
+    }
+    text.push_str("</p>");
+    if !rows.is_empty() {
+        let head = ["gateway", "begun", "request", "status", "flags", "endpoint", "sent"];
+        let shown = rows.len();
+        text.push_str(&format!("<details><summary>The first {shown}</summary>{}</details>", table(&head, &rows)));
+    }
+    text
 }
 
 fn journal(attempt: &Attempt) -> String {

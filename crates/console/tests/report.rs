@@ -4,8 +4,8 @@ use console::report;
 use evidence::{
     measure::measure,
     record::{
-        Anchor, Attempt, Ending, Finding, JournalEntry, Nanos, Objectives, Outcome, Phase, Point, ProbeRecord, Residue,
-        Sample, Severity, TimelinePoint,
+        Anchor, Attempt, Ending, Finding, JournalEntry, Nanos, Objectives, Outcome, Phase, Point, ProbeRecord,
+        RequestEntry, RequestLog, Residue, Sample, Severity, TimelinePoint,
     },
 };
 use serde_json::json;
@@ -36,6 +36,10 @@ fn point(point: Point, milliseconds: i64, observer: &str) -> TimelinePoint {
         observer: observer.into(),
         note: String::new(),
     }
+}
+
+fn request(path: &str, code: u16) -> RequestEntry {
+    RequestEntry { gateway: "edge".into(), request: json!({"path": path, "response_code": code}) }
 }
 
 fn attempt() -> Attempt {
@@ -101,6 +105,12 @@ fn attempt() -> Attempt {
             detail: json!({}),
         }],
         events: vec![],
+        requests: Some(RequestLog {
+            most: 2,
+            beyond: 7,
+            entries: vec![request("/accounts/<script>alert(2)</script>", 503), request("/accounts/42", 200)],
+            ..RequestLog::default()
+        }),
         programs: [("firedrill".to_owned(), "0.1.0".to_owned())].into(),
         ending: Ending::Completed,
     }
@@ -126,6 +136,8 @@ fn a_report_has_every_part_and_loads_nothing() {
         "does not show",
         "as before",
         "lose east",
+        "The bundle has 2 of the access log; 1 of them had no good answer.",
+        "7 beyond the bound of 2",
     ] {
         assert!(page.contains(part), "`{part}` is missing");
     }

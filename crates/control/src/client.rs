@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
     LoadReport, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration, ProxyReport, RecoveryReport,
-    RecoveryRequest, Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest, Trust,
+    RecoveryRequest, RequestsReport, Revision, RollbackRequest, RunFile, SourceOfEndpoints, SourceReport, TokenRequest,
+    Trust,
 };
 
 /// Limit of a call that does not wait for something.
@@ -266,6 +267,16 @@ impl Client {
     pub async fn proxy_configuration(&self, name: &str) -> Result<ProxyConfiguration, ClientError> {
         let path = format!("/v1/proxies/{}/config", escape(name));
         self.get(&path, &format!("tell the configuration of {name}")).await
+    }
+
+    /// Requests that were over at a proxy after a position; none without one, which is the beginning.
+    ///
+    /// # Errors
+    /// Refused if there is no proxy of this name, or it does not answer.
+    pub async fn requests(&self, name: &str, after: Option<u64>) -> Result<RequestsReport, ClientError> {
+        let query = after.map(|after| format!("?after={after}")).unwrap_or_default();
+        self.get(&format!("/v1/proxies/{}/requests{query}", escape(name)), &format!("tell the requests of {name}"))
+            .await
     }
 
     /// Takes a lease.

@@ -22,7 +22,8 @@ use crate::{
     api::{
         Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport,
         LeaseRequest, LoadReport, OverlayReport, OverlayRequest, Placement, Placements, ProxyConfiguration,
-        ProxyReport, RecoveryReport, RecoveryRequest, Revision, RollbackRequest, SourceReport, TokenRequest, Trust,
+        ProxyReport, RecoveryReport, RecoveryRequest, RequestsReport, Revision, RollbackRequest, SourceReport,
+        TokenRequest, Trust,
     },
     mesh::{Failure, Mesh},
     metrics,
@@ -62,6 +63,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/trust", get(trust))
         .route("/v1/proxies", get(report_proxies))
         .route("/v1/proxies/{name}/config", get(proxy_configuration))
+        .route("/v1/proxies/{name}/requests", get(requests))
         .route("/v1/loads", get(loads))
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{id}", put(take_lease).delete(release_lease))
@@ -85,6 +87,19 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 
 async fn loads(State(api): Shared) -> Json<Vec<LoadReport>> {
     Json(api.mesh.ads.loads().into_iter().map(LoadReport::from).collect())
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: Option<u64>,
+}
+
+async fn requests(
+    State(api): Shared,
+    Path(name): Path<String>,
+    Query(After { after }): Query<After>,
+) -> Answer<RequestsReport> {
+    Ok(Json(proxies::requests(&api.mesh, &name, after).await?))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

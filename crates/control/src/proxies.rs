@@ -22,13 +22,16 @@ use xds::{
 };
 
 use crate::{
-    api::{ControlEvent, NackReport, Placements, ProxyConfiguration, ProxyReport, Role},
+    api::{ControlEvent, NackReport, Placements, ProxyConfiguration, ProxyReport, RequestsReport, Role},
     client,
     mesh::{Basis, Mesh},
+    overlays::Refusal,
 };
 
 /// Bound on asking a proxy for its status: it is beside us, or it hangs.
 const STATUS_LIMIT: Duration = Duration::from_millis(400);
+/// Bound on asking one for its requests.
+const REQUESTS_LIMIT: Duration = Duration::from_secs(2);
 /// Proxies asked at once.
 const ASKED_AT_ONCE: usize = 64;
 /// Wait of one long poll.
@@ -150,6 +153,20 @@ pub(crate) fn configuration(mesh: &Mesh, proxy: &str) -> Option<ProxyConfigurati
         digest: xds::digest::digest(&snapshot, &overlays),
         overlays,
         snapshot: Arc::unwrap_or_clone(snapshot),
+    })
+}
+
+/// What a proxy says of its requests after a position.
+///
+/// # Errors
+/// When there is no such proxy, or it does not answer.
+pub(crate) async fn requests(mesh: &Mesh, proxy: &str, after: Option<u64>) -> Result<RequestsReport, Refusal> {
+    let placed = mesh.state().placements.proxies.iter().find(|placed| placed.proxy == proxy).map(|placed| placed.admin);
+    let admin = placed.ok_or_else(|| Refusal::Missing(format!("there is no proxy {proxy}")))?;
+    let path = after.map_or_else(|| "/requests".to_owned(), |after| format!("/requests?after={after}"));
+    ask(admin, &path, REQUESTS_LIMIT).await.map_err(|error| {
+        let (AdminError::Silent(reason) | AdminError::Foreign(reason)) = error;
+        Refusal::Conflict(format!("proxy {proxy} tells nothing of its requests: {reason}"))
     })
 }
 

@@ -458,6 +458,7 @@ impl<T: Target> Conductor<T> {
             residue: Residue { before: facts.before.clone(), after: facts.after.clone() },
             journal: Vec::new(),
             events: Vec::new(),
+            requests: None,
             programs: self.context.target.programs(),
             ending,
         }
@@ -478,6 +479,7 @@ impl<T: Target> Conductor<T> {
         attempt.journal = self.context.journal();
         attempt.events = std::mem::take(&mut self.events);
         attempt.events.sort_by_key(|event| event.time);
+        attempt.requests = self.context.facts().requests.take();
         let results = measure(&attempt);
         Ok((attempt, results))
     }

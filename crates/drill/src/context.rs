@@ -9,7 +9,7 @@ use std::{
 
 use evidence::{
     journal::Journal,
-    record::{JournalEntry, Nanos, Point, TimelinePoint},
+    record::{JournalEntry, Nanos, Point, RequestLog, TimelinePoint},
 };
 use model::config::{Drill, RecoveryPlan};
 use serde_json::{Value, json};
@@ -77,6 +77,8 @@ pub struct Facts {
     pub taken_out: BTreeSet<(String, String)>,
     /// When, after a stop, the last proxy was clear.
     pub cleared: Option<Nanos>,
+    /// Requests at gateways, if the drill asks for them.
+    pub requests: Option<RequestLog>,
     /// What went wrong in tasks without stopping the attempt.
     pub problems: Vec<String>,
 }
@@ -136,6 +138,7 @@ impl<T: Target> Context<T> {
             tries_end: None,
             taken_out: BTreeSet::new(),
             cleared: None,
+            requests: None,
             problems: Vec::new(),
         };
         Self {

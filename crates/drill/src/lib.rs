@@ -20,6 +20,7 @@ pub mod probe;
 pub mod progress;
 pub mod record;
 mod register;
+mod requests;
 mod shell;
 pub mod target;
 mod tasks;

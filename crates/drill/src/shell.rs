@@ -10,6 +10,7 @@ use crate::{
     context::{Context, Message},
     life::{Action, Input},
     probe::{Prober, SharedLog},
+    requests::Reader,
     target::Target,
     tasks::{after, before, out, step},
 };
@@ -20,12 +21,13 @@ pub struct Shell<T> {
     work: JoinSet<()>,
     heartbeats: JoinSet<()>,
     prober: Option<Prober>,
+    reader: Option<Reader>,
 }
 
 impl<T: Target> Shell<T> {
     /// Nothing runs.
     pub fn new(context: Arc<Context<T>>) -> Self {
-        Self { context, work: JoinSet::new(), heartbeats: JoinSet::new(), prober: None }
+        Self { context, work: JoinSet::new(), heartbeats: JoinSet::new(), prober: None, reader: None }
     }
 
     fn spawn<F>(&mut self, task: F)
@@ -67,8 +69,8 @@ impl<T: Target> Shell<T> {
             Action::FailBack => self.spawn(after::fail_back(context)),
             Action::AwaitSustained => self.spawn(after::await_sustained(context)),
             Action::StopProbes => {
-                let prober = self.prober.take();
-                self.spawn(stop(prober))
+                let (prober, reader) = (self.prober.take(), self.reader.take());
+                self.spawn(stop(prober, reader))
             }
             Action::Release => {
                 self.heartbeats.abort_all();
@@ -103,6 +105,7 @@ impl<T: Target> Shell<T> {
                 let logs: Vec<SharedLog> = prober.logs().to_vec();
                 self.context.facts().logs = logs;
                 self.prober = Some(prober);
+                self.reader = Reader::start(self.context.clone());
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
@@ -110,9 +113,12 @@ impl<T: Target> Shell<T> {
     }
 }
 
-async fn stop(prober: Option<Prober>) -> Input {
+async fn stop(prober: Option<Prober>, reader: Option<Reader>) -> Input {
     if let Some(prober) = prober {
         prober.stop().await;
+    }
+    if let Some(reader) = reader {
+        reader.stop().await;
     }
     Input::ProbesStopped
 }

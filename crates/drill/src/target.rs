@@ -184,6 +184,21 @@ pub struct Lost {
     pub overlays: Vec<String>,
 }
 
+/// Requests that were over at a gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Requests {
+    /// Random per start of its proxy: positions and counts are of one start.
+    pub boot: String,
+    /// Position of the last of these, from which to read on.
+    pub last: u64,
+    /// Requests after the asked position that were let go before they were asked for.
+    pub dropped: u64,
+    /// Requests since its start that the proxy could not tell at all.
+    pub lost: u64,
+    /// In order, with Envoy's field names.
+    pub requests: Vec<Value>,
+}
+
 /// Who may be asked what. Every effect is under the lease: when heartbeats stop, it goes away by itself.
 pub trait Target: Send + Sync + 'static {
     /// The present on the shared clock, and the bound on its error.
@@ -234,6 +249,10 @@ pub trait Target: Send + Sync + 'static {
     fn audit(&self, plan: &PlanName) -> impl Future<Output = Result<Vec<EndpointReport>, TargetError>> + Send;
     /// Events after a position, waiting at most this long for one.
     fn events(&self, after: u64, wait: Duration) -> impl Future<Output = Result<Vec<Observed>, TargetError>> + Send;
+    /// Requests at a gateway after a position; none without one, which is the beginning. They are collected as long as this
+    /// is asked every second or so.
+    fn requests(&self, gateway: &str, after: Option<u64>)
+    -> impl Future<Output = Result<Requests, TargetError>> + Send;
     /// Environment for the commands of `run` steps.
     fn environment(&self, region: Option<&RegionName>) -> BTreeMap<String, String>;
 }

@@ -102,6 +102,14 @@ async fn passes() {
     assert!(titles.contains(&"app in west calls fx in east"), "{titles:?}");
     assert!(titles.contains(&"step promote of plan plan has no undo"), "{titles:?}");
     assert_eq!((sealed.results.residue.proxies, sealed.results.residue.unchanged), (3, 3));
+    let kept = sealed.attempt.requests.as_ref().unwrap();
+    assert_eq!((kept.entries.len(), kept.lost, kept.gaps), (4, 0, 0));
+    assert!(
+        kept.beyond > 2 && kept.entries[3].gateway == "edge" && kept.entries[3].request["bytes_sent"] == 3,
+        "{kept:?}"
+    );
+    let counted = sealed.results.requests.as_ref().unwrap();
+    assert_eq!((counted.entries, counted.beyond), (4, kept.beyond));
     let order = [
         position(&lines, |l| matches!(l, P::Registered { attempt: 1, .. })),
         position(&lines, |l| matches!(l, P::Preflight { endpoints: 2, proxies: 3, .. })),

@@ -12,8 +12,11 @@ mod verdict;
 pub mod writes;
 
 use crate::{
-    record::{Attempt, Finding, GuardRecord, Nanos, Outcome, Point, Severity, TimelinePoint},
-    results::{Failback, GuardResult, Loss, Measured, PhaseTimes, ProbeResult, Recovery, ResidueResult, Results},
+    record::{Attempt, Finding, GuardRecord, Nanos, Outcome, Point, RequestLog, Severity, TimelinePoint},
+    results::{
+        Failback, GuardResult, Loss, Measured, PhaseTimes, ProbeResult, Recovery, RequestsResult, ResidueResult,
+        Results,
+    },
 };
 use figures::seconds;
 use recovery::{Frame, Outage, time_of};
@@ -54,8 +57,13 @@ pub fn measure(attempt: &Attempt) -> Results {
         guards: attempt.guards.iter().map(|guard| guard_result(guard, zero)).collect(),
         findings: derived.findings(),
         residue: residue(attempt),
+        requests: attempt.requests.as_ref().map(requests),
         measured,
     }
+}
+
+fn requests(log: &RequestLog) -> RequestsResult {
+    RequestsResult { entries: log.entries.len() as u64, beyond: log.beyond, lost: log.lost, gaps: log.gaps }
 }
 
 impl<'a> Derived<'a> {

@@ -334,6 +334,32 @@ pub struct EventRecord {
     pub event: serde_json::Value,
 }
 
+/// Requests at the gateways that probes go through, for a drill that asks for them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestLog {
+    /// Entries kept at most, as the drill says.
+    pub most: u64,
+    /// Requests beyond that.
+    pub beyond: u64,
+    /// Requests that a gateway counted and could not tell.
+    pub lost: u64,
+    /// Stretches of which nothing is known: a gateway did not answer, or was started anew.
+    pub gaps: u64,
+    /// In the order in which they came.
+    pub entries: Vec<RequestEntry>,
+}
+
+/// One request at a gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestEntry {
+    /// Name of the gateway.
+    pub gateway: String,
+    /// With Envoy's field names, whichever program the gateway is.
+    pub request: serde_json::Value,
+}
+
 /// Everything of an attempt that is sealed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -374,6 +400,9 @@ pub struct Attempt {
     pub journal: Vec<JournalEntry>,
     /// What was seen at proxies and control plane.
     pub events: Vec<EventRecord>,
+    /// Requests at gateways; `None` if the drill did not ask for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestLog>,
     /// Programs and their versions.
     pub programs: std::collections::BTreeMap<String, String>,
     /// How it ended.
@@ -435,6 +464,7 @@ impl Registration {
             residue: Residue::default(),
             journal: Vec::new(),
             events: Vec::new(),
+            requests: None,
             programs: std::collections::BTreeMap::new(),
             ending,
         })

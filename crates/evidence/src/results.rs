@@ -32,6 +32,23 @@ pub struct Results {
     pub findings: Vec<Finding>,
     /// Whether proxies are as before.
     pub residue: ResidueResult,
+    /// Requests kept of the gateways' access logs; absent if the drill did not ask for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestsResult>,
+}
+
+/// Requests kept of the gateways' access logs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestsResult {
+    /// Kept in the bundle.
+    pub entries: u64,
+    /// Came beyond the number that the drill allows.
+    pub beyond: u64,
+    /// Were counted by a gateway that could not tell them.
+    pub lost: u64,
+    /// Stretches of which nothing is known.
+    pub gaps: u64,
 }
 
 /// Measured values. What could not be measured is `null`, never zero.

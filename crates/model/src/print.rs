@@ -333,6 +333,9 @@ fn drill(drill: &Drill) -> Value {
     if !drill.purpose.is_empty() {
         spec.insert("purpose".into(), json!(drill.purpose));
     }
+    if let Some(entries) = drill.access_log {
+        spec.insert("evidence".into(), json!({"accessLog": {"entries": entries}}));
+    }
     Value::Object(spec)
 }
 

@@ -5,6 +5,7 @@
 //! rotates by other means renames the file and asks for it to be opened again.
 
 use std::{
+    borrow::Cow,
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -43,9 +44,9 @@ pub struct Line {
     pub response_code: u16,
     /// Envoy's flags, `-` for none.
     pub response_flags: String,
-    /// Why, in Envoy's words; where there is an authorization and it refused.
+    /// Why, in Envoy's words; a proxy of ours says it where there is an authorization and it refused.
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub response_code_details: &'static str,
+    pub response_code_details: Cow<'static, str>,
     /// `allow`, `deny`, or `shadow_deny` where a dry run let pass what would have been refused.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub authorization: &'static str,
@@ -77,7 +78,7 @@ pub struct Line {
     pub upstream_cluster: Option<String>,
     /// Endpoint address.
     pub upstream_host: Option<String>,
-    /// Tries beyond the first.
+    /// How often it was sent to an endpoint.
     pub upstream_request_attempt_count: u32,
     /// Overlays whose faults hit the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -104,7 +105,7 @@ enum Message {
 }
 
 /// Hands lines to the writer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AccessLog {
     messages: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
@@ -133,6 +134,15 @@ impl AccessLog {
     /// Has the file opened again, after those lines that wait; false when there are too many of them.
     pub fn reopen(&self) -> bool {
         self.messages.try_send(Message::Reopen).is_ok()
+    }
+
+    /// Has the file opened again at each signal.
+    pub async fn reopen_on(self, mut signals: tokio::signal::unix::Signal) {
+        while signals.recv().await.is_some() {
+            if !self.reopen() {
+                tracing::error!("too many lines wait for the access log to be opened again now");
+            }
+        }
     }
 
     /// Lines that were dropped.

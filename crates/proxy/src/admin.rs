@@ -24,6 +24,7 @@ use crate::{
     events::EventLog,
     metrics::{self, Elsewhere},
     state::Shared,
+    tap::{self, Tap},
     trace::Tracer,
 };
 
@@ -37,7 +38,7 @@ const CONNECTIONS: usize = 256;
 const LONGEST_FILTER: usize = 4096;
 
 /// All that can be asked for: method, path, and what it is.
-const PAGES: [(&str, &str, &str); 12] = [
+const PAGES: [(&str, &str, &str); 13] = [
     ("GET", "/", "this list"),
     ("GET", "/healthz", "200 as long as the process answers"),
     ("GET", "/ready", "200 while traffic is taken; 503 before the first snapshot, and from the start of a drain"),
@@ -45,6 +46,11 @@ const PAGES: [(&str, &str, &str); 12] = [
     ("GET", "/clusters", "share of each tier; health, ejection, load and failures of each endpoint"),
     ("GET", "/config_dump", "snapshot and overlays in force"),
     ("GET", "/events", "transitions in order; ?after=N only later ones, &wait_ms=N waits for one (at most 30 s)"),
+    (
+        "GET",
+        "/requests",
+        "requests that are over, as the access log has them, while this is asked every 3 s; ?after=N only later ones",
+    ),
     ("GET", "/metrics", "Prometheus text"),
     ("GET", "/logging", "which log lines are written"),
     ("PUT", "/logging", "write others from now on: the body is a filter, `debug` or `info,proxy=trace`"),
@@ -178,6 +184,9 @@ impl Admin {
                 let query = request.uri().query().unwrap_or_default();
                 events(&shared.around.events, &shared.boot, query).await
             }
+            (&Method::GET, "/requests") => {
+                requests(&shared.tap, &shared.boot, 0, request.uri().query().unwrap_or_default())
+            }
             (&Method::GET, "/metrics") => metrics(shared),
             (&Method::GET, "/logging") => match self.log {
                 Some(log) => text(StatusCode::OK, (log.get)() + "\n"),
@@ -255,7 +264,8 @@ fn limits(shared: &Shared) -> Vec<(String, u32)> {
     limits
 }
 
-fn reopen(access: Option<&AccessLog>) -> Response<Full<Bytes>> {
+/// Has the access log opened again, if there is one.
+pub fn reopen(access: Option<&AccessLog>) -> Response<Full<Bytes>> {
     match access.map(AccessLog::reopen) {
         None => text(StatusCode::NOT_FOUND, "there is no access log; --access-log FILE writes one\n"),
         Some(false) => text(StatusCode::SERVICE_UNAVAILABLE, "too many lines wait to be written; try again\n"),
@@ -281,6 +291,26 @@ pub async fn events(log: &EventLog, boot: &str, query: &str) -> Response<Full<By
     let _ = tokio::time::timeout_at(deadline, newest.wait_for(|newest| *newest > after)).await;
     let page = log.after(after, PAGE);
     json(&Events { boot, events: page.events, dropped: page.dropped })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Requests<'a> {
+    boot: &'a str,
+    /// Requests since the start that could not be told here at all.
+    lost: u64,
+    #[serde(flatten)]
+    page: tap::Page,
+}
+
+/// Requests after a position; none without one, which is the beginning.
+pub fn requests(tap: &Tap, boot: &str, lost: u64, query: &str) -> Response<Full<Bytes>> {
+    let after = match query.strip_prefix("after=").map(str::parse::<u64>) {
+        Some(Ok(after)) => Some(after),
+        None if query.is_empty() => None,
+        _ => return text(StatusCode::BAD_REQUEST, format!("`{query}` is not after=N\n")),
+    };
+    json(&Requests { boot, lost, page: tap.read(after, std::time::Instant::now()) })
 }
 
 /// A page of plain text.

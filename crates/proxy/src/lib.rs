@@ -37,6 +37,7 @@ mod run;
 mod seldom;
 mod sides;
 mod state;
+mod tap;
 mod tcp;
 mod tls;
 mod trace;

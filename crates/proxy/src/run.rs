@@ -194,9 +194,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let asked = Arc::new(Notify::new());
     let admin = Admin { shared: shared.clone(), drain: asked.clone(), log };
     let mut tasks = vec![tokio::spawn(admin.serve(listener)).abort_handle()];
-    if shared.access.is_some() {
+    if let Some(access) = &shared.access {
         let signals = signal(SignalKind::user_defined1()).map_err(Error::Signal)?;
-        tasks.push(tokio::spawn(reopen(shared.clone(), signals)).abort_handle());
+        tasks.push(tokio::spawn(access.clone().reopen_on(signals)).abort_handle());
     }
     let workers: Vec<Worker> = (0..workers.max(1))
         .map(|index| Worker::start(index, shared.clone(), give_back))
@@ -281,14 +281,6 @@ async fn settle(started: fn(), give_back: fn()) {
 }
 
 /// Opens the access log again at each signal.
-async fn reopen(shared: Arc<Shared>, mut signals: tokio::signal::unix::Signal) {
-    while signals.recv().await.is_some() {
-        if shared.access.as_ref().is_some_and(|access| !access.reopen()) {
-            tracing::error!("too many lines wait for the access log to be opened again now");
-        }
-    }
-}
-
 fn start_from_last_good(keeper: &mut Keeper, last_good: &LastGood) {
     match last_good.load() {
         Ok(None) => {}

@@ -18,6 +18,7 @@ use crate::{
     listener::Listener,
     metrics::Metrics,
     route::Table,
+    tap::Tap,
     tls::identity::Identity,
     trace::Tracer,
     upstream::cluster::{Cluster, Surroundings},
@@ -85,6 +86,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The access log, if wanted.
     pub access: Option<AccessLog>,
+    /// Requests for whoever asks.
+    pub tap: Tap,
     /// Traces, if wanted.
     pub tracer: Option<Tracer>,
     /// Whether the stream to the control plane is up.
@@ -130,6 +133,7 @@ impl Shared {
             identity: Identity::default(),
             metrics: Metrics::default(),
             access,
+            tap: Tap::default(),
             tracer,
             connected: AtomicBool::new(false),
             bound: AtomicBool::new(false),

@@ -24,7 +24,7 @@ pub struct Bootstrap {
 }
 
 /// Name of the bootstrap's own cluster; a service of this name would be hidden by it.
-const CONTROL: &str = "firedrill.control-plane";
+pub(crate) const CONTROL: &str = "firedrill.control-plane";
 
 impl Bootstrap {
     /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike. It holds no

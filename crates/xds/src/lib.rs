@@ -7,6 +7,7 @@
 //! drill is, and nothing outside sees a protobuf type.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod access;
 pub mod bootstrap;
 pub mod client;
 pub mod clock;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    codec::{Layer, Spot},
+    codec::{Layer, Share, Spot},
     overlay::{Delay, Effect, Fault, FaultAction, Overlay, SwitchState},
     snapshot::{
         Balancer, Direction, EndpointSet, Forward, ListenerProtocol, Locality, PanicPolicy, RouteAction, RouteFault,
@@ -140,7 +140,7 @@ pub fn lower<'a>(snapshot: &Snapshot, overlays: impl IntoIterator<Item = &'a Ove
                 fault_expressible(fault).and_then(|()| lay(&mut lowered.snapshot, fault)).map(|spots| {
                     let key = key(&overlay.id);
                     lowered.gates.extend(spots.into_iter().map(|spot| (spot, key.clone())));
-                    lowered.layer.insert(key, fault.percent);
+                    lowered.layer.insert(key, Share::Fine(fault.percent));
                 })
             }
             other => expressible(other),
@@ -410,7 +410,8 @@ mod tests {
         assert_eq!(lowered.snapshot.routes.iter().map(count).collect::<Vec<_>>(), [vec![0], vec![2, 1, 2]]);
         crate::codec::check(&lowered.snapshot).unwrap();
         // Only those that were laid wait for the layer, each for its own key.
-        assert_eq!(lowered.layer, Layer::from([("firedrill.a".into(), 50.0), ("firedrill.b".into(), 50.0)]));
+        let both = ["firedrill.a", "firedrill.b"].map(|key| (key.to_owned(), Share::Fine(50.0)));
+        assert_eq!(lowered.layer, Layer::from(both));
         let is_delay = |spot: &Spot| {
             assert_eq!(spot.table, "out");
             let RouteAction::Forward(forward) = &lowered.snapshot.routes[1].hosts[spot.host].routes[spot.route].action

@@ -41,8 +41,9 @@ fn short(text: String) -> String {
     text.replace("baseline: 8s", "baseline: 1s")
         .replace("hold: 15s", "hold: 4s")
         .replace("recoveryTime: 5s", "recoveryTime: 2s")
-        .replace("successRate: 99.9%, latencyP99: 250ms, sustain: 4s", "sustain: 1s")
+        .replace("successRate: 99.9%, latencyP99: 250ms, sustain: 4s", "successRate: 60%, sustain: 1s")
         .replace("    - {probe: balance, successRate: \"< 50%\", over: 5s}\n", "")
+        .replace("rate: 50/s", "rate: 20/s")
         .replace("rate: 200/s", "rate: 50/s")
         .replace("dwell: 3s", "dwell: 500ms")
 }

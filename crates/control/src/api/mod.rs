@@ -22,6 +22,7 @@
 //! GET    /v1/proxies                             → [ProxyReport]
 //! GET    /v1/loads                               → [LoadReport]
 //! GET    /v1/proxies/{name}/config               → ProxyConfiguration
+//! GET    /v1/proxies/{name}/requests?after=N     → RequestsReport (collected while it is asked every 3 s)
 //! PUT    /v1/leases/{id}                         LeaseRequest → LeaseReport
 //! POST   /v1/leases/{id}/heartbeat               → LeaseReport
 //! DELETE /v1/leases/{id}                         → {}

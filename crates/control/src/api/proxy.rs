@@ -57,6 +57,22 @@ pub struct LoadReport {
     pub age_ms: u64,
 }
 
+/// Requests that were over at a proxy, as its access log has them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestsReport {
+    /// Random per start of the proxy: positions are of one start.
+    pub boot: String,
+    /// Position of the last of these, from which to read on.
+    pub last: u64,
+    /// Requests after the asked position that were let go before they were asked for.
+    pub dropped: u64,
+    /// Requests since its start that the proxy could not tell at all.
+    pub lost: u64,
+    /// In order, with Envoy's field names.
+    pub requests: Vec<serde_json::Value>,
+}
+
 impl From<xds::server::Load> for LoadReport {
     fn from(load: xds::server::Load) -> Self {
         let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

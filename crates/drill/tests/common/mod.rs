@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use drill::target::{EndpointReport, Lost, Meaning, Observed, ProxyReport, Stamp, Target, TargetError};
+use drill::target::{EndpointReport, Lost, Meaning, Observed, ProxyReport, Requests, Stamp, Target, TargetError};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -453,6 +453,14 @@ impl Target for Handle {
         }
     }
 
+    async fn requests(&self, gateway: &str, after: Option<u64>) -> Result<Requests, TargetError> {
+        self.0.control()?;
+        // One at each question but the first.
+        let last = after.map_or(0, |after| after + 1);
+        let requests = after.map(|after| serde_json::json!({ "authority": gateway, "bytes_sent": after }));
+        Ok(Requests { boot: "b".into(), last, requests: requests.into_iter().collect(), ..Requests::default() })
+    }
+
     fn environment(&self, _: Option<&RegionName>) -> BTreeMap<String, String> {
         BTreeMap::from([("FIREDRILL_TEST".into(), "yes".into())])
     }
@@ -532,6 +540,7 @@ pub fn config() -> Config {
             probe: ProbeName::new("balance").unwrap(),
             condition: GuardCondition::SuccessRateBelow { percent: Percent(40.0), over: Duration::from_secs(1) },
         }],
+        access_log: Some(4),
     };
     Config {
         mesh: mesh(region("east"), region("west")),

@@ -17,13 +17,13 @@ const STATUS: u64 = 5;
 pub const MAX_INFLATED: usize = 128 << 20;
 
 /// Compresses with a fixed header: no time, no name.
-fn deflate(bytes: &[u8]) -> Result<Vec<u8>, String> {
+pub fn deflate(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::best());
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(|error| error.to_string())
 }
 
 /// Inflates at most `budget` bytes, and takes them off it.
-fn inflate(bytes: &[u8], budget: &mut usize) -> Result<Vec<u8>, String> {
+pub fn inflate(bytes: &[u8], budget: &mut usize) -> Result<Vec<u8>, String> {
     let mut decoder = GzDecoder::new(bytes);
     let mut out = Vec::new();
     (&mut decoder).take(*budget as u64 + 1).read_to_end(&mut out).map_err(|error| format!("is not gzip: {error}"))?;

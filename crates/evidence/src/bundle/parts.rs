@@ -15,6 +15,8 @@ pub const MANIFEST: &str = "manifest.json";
 pub const RESULTS: &str = "results.json";
 /// The canonical plan and drill: exactly the bytes whose digest was registered.
 pub const REGISTERED: &str = "registered.json";
+/// Requests at gateways, if the drill asked for them.
+const REQUESTS: &str = "requests.json.gz";
 /// What of the attempt has no part of its own.
 const HEAD: &str = "attempt.json";
 
@@ -124,6 +126,10 @@ pub fn split(attempt: &Attempt) -> Result<Vec<Part>, String> {
             parts.push(Part::new(writes_name(at), columns::encode_writes(writes)?));
         }
     }
+    if let Some(requests) = &attempt.requests {
+        let value = serde_json::to_value(requests).map_err(text)?;
+        parts.push(Part::new(REQUESTS, columns::deflate(&canonical(&value)?)?));
+    }
     Ok(parts)
 }
 
@@ -148,6 +154,7 @@ fn shallow(attempt: &Attempt) -> Attempt {
         residue: attempt.residue.clone(),
         journal: attempt.journal.clone(),
         events: attempt.events.clone(),
+        requests: None,
         programs: attempt.programs.clone(),
         ending: attempt.ending.clone(),
     }
@@ -181,6 +188,15 @@ pub fn join(parts: &[Part]) -> Result<Attempt, String> {
             probe.writes = Some(writes);
             used += 1;
         }
+    }
+    if attempt.requests.is_some() {
+        return Err(format!("{HEAD} has a field requests, which is a part of its own"));
+    }
+    if let Ok(part) = find(REQUESTS) {
+        let bytes = columns::inflate(&part.bytes, &mut budget).map_err(|why| format!("{REQUESTS} {why}"))?;
+        let value: Value = canonical::from_slice(&bytes).map_err(|error| format!("{REQUESTS} {error}"))?;
+        attempt.requests = serde_json::from_value(value).map_err(|error| format!("{REQUESTS} {error}"))?;
+        used += 1;
     }
     if used != parts.len() {
         return Err(format!("there are {} parts, and {used} belong to the attempt", parts.len()));

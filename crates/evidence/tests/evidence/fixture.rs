@@ -91,6 +91,15 @@ pub fn attempt(probes: Vec<ProbeRecord>, end: Nanos) -> Attempt {
         source: "proxy edge".to_owned(),
         event: json!({"kind": "ejected", "share": 0.1 + 0.2}),
     }];
+    attempt.requests = Some(RequestLog {
+        most: 1,
+        beyond: 2,
+        entries: vec![RequestEntry {
+            gateway: "edge".to_owned(),
+            request: json!({"path": "/accounts/42", "response_code": 503, "duration": 0.1 + 0.2}),
+        }],
+        ..RequestLog::default()
+    });
     attempt.programs = [("firedrill".to_owned(), "0.1.0".to_owned())].into();
     attempt
 }

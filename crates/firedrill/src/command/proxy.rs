@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
     /// Run this stock Envoy as the data plane, and answer for it
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["snapshot", "access_log"])]
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "snapshot")]
     envoy: Option<PathBuf>,
     /// Data workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -116,6 +116,8 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         delay: Duration::from_millis(args.drain_delay.into()),
         at_most: Duration::from_millis(args.drain_time.into()),
     };
+    let access =
+        args.access_log.map(|path| AccessLogOptions { path, bytes: u64::from(args.access_log_size) * 1024 * 1024 });
     let log = Some(LogFilter { get: logging::filter, set: logging::set_filter });
     if let Some(path) = args.envoy {
         let Source::Control(source) = source else {
@@ -126,7 +128,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         }
         let program = envoy::Program { path, through: own_shim(), workers: usize::from(args.workers) };
         let (service, admin, clock) = (args.service, args.admin, Clock::anchored());
-        let options = envoy::Options { name, service, admin, state, source, program, drain, log, clock };
+        let options = envoy::Options { name, service, admin, state, source, program, drain, access, log, clock };
         return here(async |stop| envoy::run(options, stop).await.map_err(|error| error.to_string()));
     }
     crate::allocator::starting();
@@ -137,9 +139,7 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         admin: args.admin,
         workers: usize::from(args.workers),
         source,
-        access_log: args
-            .access_log
-            .map(|path| AccessLogOptions { path, bytes: u64::from(args.access_log_size) * 1024 * 1024 }),
+        access_log: access,
         trace: args.otlp.map(|collector| TraceOptions { collector, ratio: args.trace_sampling }),
         drain,
         log,

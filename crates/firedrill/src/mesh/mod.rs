@@ -16,7 +16,7 @@ use control::{
     api::{LeaseRequest, OverlayEffect, OverlayRequest, RecoveryState, Targets},
     client::{Client as Control, ClientError as ControlError},
 };
-use drill::target::{EndpointReport, Lost, Observed, ProxyReport, Stamp, Target, TargetError};
+use drill::target::{EndpointReport, Lost, Observed, ProxyReport, Requests, Stamp, Target, TargetError};
 use model::{
     config::{Config, Fault, LoseHow},
     name::{PlanName, RegionName},
@@ -254,6 +254,16 @@ impl Target for MeshTarget {
     async fn events(&self, after: u64, wait: Duration) -> Result<Vec<Observed>, TargetError> {
         let mut feed = self.feed.lock().await;
         feed.after(after, wait, &self.control, &self.supervisor).await
+    }
+
+    async fn requests(&self, gateway: &str, after: Option<u64>) -> Result<Requests, TargetError> {
+        let Some(found) = self.mesh.gateways.iter().find(|found| found.gateway == gateway) else {
+            let reason = format!("there is no gateway {gateway}");
+            return Err(TargetError::Refused { who: CONTROL, what: "tell its requests".to_owned(), reason });
+        };
+        let report = self.control.requests(&found.proxy.process.name, after).await.map_err(of_control)?;
+        let control::api::RequestsReport { boot, last, dropped, lost, requests } = report;
+        Ok(Requests { boot, last, dropped, lost, requests })
     }
 
     fn environment(&self, region: Option<&RegionName>) -> BTreeMap<String, String> {

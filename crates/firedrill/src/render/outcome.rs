@@ -152,6 +152,15 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
         let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         say(label, same, as_before(number(residue.unchanged), number(residue.proxies)));
     }
+    if let Some(kept) = &results.requests {
+        let mut text = format!("{} kept", requests(kept.entries));
+        for (count, what) in [(kept.beyond, "beyond the bound"), (kept.lost, "lost"), (kept.gaps, "gaps")] {
+            if count > 0 {
+                text.push_str(&format!(", {} {what}", number(count)));
+            }
+        }
+        say("access log", kept.beyond + kept.lost + kept.gaps == 0, text);
+    }
 }
 
 fn objectives(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {

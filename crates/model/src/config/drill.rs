@@ -31,6 +31,8 @@ pub struct Drill {
     pub hold: Duration,
     /// What aborts it.
     pub guards: Vec<Guard>,
+    /// How many requests of the gateways' access logs are kept as evidence; `None` asks for none.
+    pub access_log: Option<u32>,
 }
 
 /// Whether faults are real.

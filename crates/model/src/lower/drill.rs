@@ -15,6 +15,10 @@ use crate::{
 
 /// Longest timeout of a probe: each unanswered request is held in memory.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests of access logs that are kept unless the drill says otherwise.
+const ENTRIES: u32 = 10_000;
+/// The same at most.
+const MOST_ENTRIES: u32 = 100_000;
 
 pub(crate) fn drill(name: DrillName, spec: &At<raw::Drill>, world: &World, cx: &mut Cx<'_>) -> Option<Drill> {
     let plan = &spec.plan;
@@ -30,6 +34,7 @@ pub(crate) fn drill(name: DrillName, spec: &At<raw::Drill>, world: &World, cx: &
     let probes = probes(spec, world, cx);
     let scenario = action::scenario(spec, hold, world, cx);
     let guards = guard::guards(spec, &probes, hold, cx);
+    let access_log = access_log(spec, &probes, cx);
     known.then(|| Drill {
         name,
         plan: plan.value.clone(),
@@ -41,7 +46,27 @@ pub(crate) fn drill(name: DrillName, spec: &At<raw::Drill>, world: &World, cx: &
         scenario,
         hold,
         guards,
+        access_log,
     })
+}
+
+fn access_log(spec: &At<raw::Drill>, probes: &[Probe], cx: &mut Cx<'_>) -> Option<u32> {
+    let written = spec.evidence.as_ref()?.access_log.as_ref()?;
+    let entries = written.entries.as_ref();
+    if let Some(odd) = entries.filter(|entries| !(1..=MOST_ENTRIES).contains(&entries.value)) {
+        cx.error("out-of-range", odd.at, format!("from 1 to {MOST_ENTRIES} requests can be kept"))
+            .mend(format!("write a number from 1 to {MOST_ENTRIES}"));
+    }
+    let through = |request: &HttpRequest| matches!(request.host, ProbeHost::Gateway(_));
+    let any = probes.iter().any(|probe| match &probe.kind {
+        ProbeKind::Http(request) => through(request),
+        ProbeKind::Writes { put, get } => through(put) || through(get),
+    });
+    if !any && !spec.probes.flawed {
+        cx.error("no-gateway", written.head, "the access log is that of gateways, and no probe goes through one")
+            .mend("send a probe through a gateway, as `GET http://edge/…`, or delete `accessLog`");
+    }
+    Some(entries.map_or(ENTRIES, |entries| entries.value))
 }
 
 fn stakeholders(written: Option<&At<raw::Stakeholders>>) -> Stakeholders {

@@ -32,10 +32,28 @@ mapping! {
         hold: Option<At<Time>>,
         /// What aborts it.
         guards: List<Guard>,
+        /// What is sealed beside what probes see.
+        evidence: Option<At<Evidence>>,
         /// When it is repeated.
         schedule: Option<At<Unsupported>>,
         /// When it may run.
         windows: Option<At<Unsupported>>,
+    }
+}
+
+mapping! {
+    /// What is sealed beside what probes see.
+    "`evidence`" Evidence {
+        /// Every request at the gateways that probes go through, as an access log has it; `{}` takes the default.
+        access_log: Option<At<AccessLog>>,
+    }
+}
+
+mapping! {
+    /// Requests as an access log has them.
+    "`accessLog`" AccessLog {
+        /// How many are kept, at most 100000; the rest is counted. Default 10000.
+        entries: Option<At<u32>>,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use xds::{
-    codec::{Layer, millionths},
+    codec::{Layer, REQUESTS},
     resource::ResourceKind,
 };
 
@@ -21,7 +21,7 @@ pub struct Dump {
     pub bodies: BTreeMap<(ResourceKind, String), String>,
     /// What is there beside what is in force: warming, draining, refused.
     pub beside: Vec<String>,
-    /// Shares in the layer of its runtime, in millionths by key; `None` is a value that is none.
+    /// The numbers in the layer of its runtime, by key; `None` is a value that is none.
     pub layer: BTreeMap<String, Option<u64>>,
 }
 
@@ -61,8 +61,9 @@ impl Dump {
     pub fn read_layer(&mut self, bytes: &[u8]) -> Result<(), String> {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let entries = value["entries"].as_object().ok_or("a runtime without `entries`")?;
-        self.layer =
-            entries.iter().map(|(key, entry)| (key.clone(), entry["final_value"].as_str().and_then(share))).collect();
+        // Whether requests are logged is no part of what is in force.
+        let entries = entries.iter().filter(|(key, _)| *key != REQUESTS);
+        self.layer = entries.map(|(key, entry)| (key.clone(), entry["final_value"].as_str().and_then(share))).collect();
         Ok(())
     }
 
@@ -90,7 +91,7 @@ impl Dump {
     pub fn differences(&self, wanted: &Versions, layer: &Layer) -> Vec<String> {
         let mut differences = self.beside.clone();
         let layer: BTreeMap<String, Option<u64>> =
-            layer.iter().map(|(key, percent)| (key.clone(), Some(millionths(*percent).into()))).collect();
+            layer.iter().map(|(key, share)| (key.clone(), Some(share.shown()))).collect();
         if self.layer != layer {
             differences.push(format!("the runtime has {:?}, not {layer:?}", self.layer));
         }
@@ -121,9 +122,9 @@ impl Dump {
     }
 }
 
-/// The one number in a fraction as protobuf's text shows it: its numerator.
+/// A number, or the one number in a fraction as protobuf's text shows it: its numerator.
 fn share(text: &str) -> Option<u64> {
-    let (_, rest) = text.split_once("number_value:")?;
+    let Some((_, rest)) = text.split_once("number_value:") else { return text.parse().ok() };
     rest.split_whitespace().next()?.parse().ok()
 }
 
@@ -167,6 +168,7 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use xds::codec::Share;
 
     use super::*;
 
@@ -212,7 +214,7 @@ mod tests {
              fields {\n  key: \"numerator\"\n  value {\n    number_value: 500000\n  }\n}\n";
         has.read_layer(runtime(&json!({ "firedrill.a": { "final_value": text, "layer_values": [text] } })).as_bytes())
             .unwrap();
-        let wanted = |percent| Layer::from([("firedrill.a".to_owned(), percent)]);
+        let wanted = |percent| Layer::from([("firedrill.a".to_owned(), Share::Fine(percent))]);
         assert_eq!(has.differences(&BTreeMap::new(), &wanted(50.0)), Vec::<String>::new());
         assert_eq!(has.differences(&BTreeMap::new(), &wanted(10.0)).len(), 1);
         let hurt = has.digest();
@@ -220,6 +222,9 @@ mod tests {
         assert_eq!(has.differences(&BTreeMap::new(), &wanted(50.0)).len(), 1);
         assert_eq!(has.differences(&BTreeMap::new(), &Layer::new()), Vec::<String>::new());
         assert_ne!(has.digest(), hurt);
+        has.read_layer(runtime(&json!({ REQUESTS: { "final_value": "100", "layer_values": ["100"] } })).as_bytes())
+            .unwrap();
+        assert_eq!(has.differences(&BTreeMap::new(), &Layer::new()), Vec::<String>::new());
         assert!(has.read_layer(b"{}").is_err());
     }
 

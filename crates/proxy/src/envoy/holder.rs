@@ -9,7 +9,7 @@ use std::{
 };
 
 use xds::{
-    codec::{Beside, IDENTITY, KeyPair, LAYER},
+    codec::{Beside, IDENTITY, KeyPair, Layer, REQUESTS, Share},
     digest::Parts,
     event::EventKind,
     lease::Leases,
@@ -64,6 +64,10 @@ pub struct Holder {
     /// Bodies that Envoy showed, by kind, name and version: one that changes under its version is no longer what was sent.
     bodies: BTreeMap<(ResourceKind, String, String), String>,
     refusals: BTreeMap<String, String>,
+    /// The percent of requests that Envoy tells of in any case.
+    logged: u8,
+    /// Until when somebody asks for all of them.
+    tapped: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -81,8 +85,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const REMEMBERED: usize = 1024;
 
 impl Holder {
-    /// With nothing yet.
-    pub fn new(told: Arc<Told>, server: Server, folder: &Path) -> Self {
+    /// With nothing yet; Envoy tells of `logged` percent of its requests though nobody asks.
+    pub fn new(told: Arc<Told>, server: Server, folder: &Path, logged: u8) -> Self {
         Self {
             told,
             server,
@@ -100,6 +104,8 @@ impl Holder {
             published: false,
             bodies: BTreeMap::new(),
             refusals: BTreeMap::new(),
+            logged,
+            tapped: None,
         }
     }
 
@@ -182,7 +188,7 @@ impl Holder {
             self.leases.release(id);
         }
         self.overlays_changed(&before, false);
-        self.renew_layer(now);
+        self.lay(now);
     }
 
     /// These live on.
@@ -190,24 +196,34 @@ impl Holder {
         for (id, ttl) in renewed {
             self.leases.renew_for(id, *ttl, now);
         }
-        self.renew_layer(now);
+        self.lay(now);
     }
 
     /// Faults are in force at Envoy as long as the first of their leases, and a little longer: it is we who take them back, but for a
     /// time in which we cannot.
-    fn layer_ttl(&self, now: Instant) -> Duration {
-        let gated = self.overlays.keys().filter(|id| self.lowered.layer.contains_key(&key(id)));
-        gated.filter_map(|id| self.leases.remaining(id, now)).min().unwrap_or_default().saturating_add(GRACE)
+    fn lay(&self, now: Instant) {
+        let mut layer: Layer = self.lowered.layer.clone();
+        let gated = self.overlays.keys().filter(|id| layer.contains_key(&key(id)));
+        let left = gated.filter_map(|id| self.leases.remaining(id, now)).min();
+        let tapped = self.tapped.map(|until| until.saturating_duration_since(now));
+        let ttl = left.into_iter().chain(tapped).min().unwrap_or_default().saturating_add(GRACE);
+        if tapped.is_some() {
+            layer.insert(REQUESTS.to_owned(), Share::Whole(100));
+        }
+        self.server.set_layer(&self.told.name, layer, ttl);
     }
 
-    fn renew_layer(&self, now: Instant) {
-        if !self.lowered.layer.is_empty() {
-            self.server.heartbeat(&self.told.name, &[(LAYER.to_owned(), self.layer_ttl(now))]);
-        }
+    /// Somebody asks for requests until then.
+    pub fn tap(&mut self, until: Option<Instant>, now: Instant) {
+        self.tapped = until.filter(|until| *until > now);
+        self.lay(now);
     }
 
     /// Takes back what was not renewed in time.
     pub fn expire(&mut self, now: Instant) {
+        if self.tapped.is_some_and(|until| until <= now) {
+            self.tap(None, now);
+        }
         let lapsed = self.leases.expire(now);
         if lapsed.is_empty() {
             return;
@@ -219,7 +235,7 @@ impl Holder {
 
     /// When to come again for [`Holder::expire`].
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.leases.next_deadline()
+        self.leases.next_deadline().into_iter().chain(self.tapped).min()
     }
 
     fn overlays_changed(&mut self, before: &BTreeMap<String, Overlay>, lapsed: bool) {
@@ -262,7 +278,12 @@ impl Holder {
         }
         let lowered = lower(&wanted.snapshot, self.overlays.values());
         let Lowered { draining, gates, .. } = &lowered;
-        let beside = Beside { draining: draining.clone(), gates: gates.clone(), identity: self.identity.clone() };
+        let beside = Beside {
+            draining: draining.clone(),
+            gates: gates.clone(),
+            requests: Some(self.logged),
+            identity: self.identity.clone(),
+        };
         let snapshot = Arc::new(lowered.snapshot.clone());
         self.server
             .publish_beside(&self.told.name, &wanted.name, snapshot, beside)
@@ -270,7 +291,7 @@ impl Holder {
         self.lowered = lowered;
         self.published = true;
         self.changed = Instant::now();
-        self.server.set_layer(&self.told.name, self.lowered.layer.clone(), self.layer_ttl(self.changed));
+        self.lay(self.changed);
         self.agreed = false;
         // Whoever asks now is told neither the digest before nor the one to come.
         let digest = hex(format!("{} {:?} is not there yet", wanted.name, self.overlays.keys()).as_bytes());

@@ -172,8 +172,7 @@ mod tests {
             let set = EndpointSet { cluster: "fx".into(), localities: vec![locality] };
             let draining = if drains { BTreeSet::from([("fx".into(), format!("fx-{port}"))]) } else { BTreeSet::new() };
             let snapshot = Snapshot { endpoints: vec![set], ..Snapshot::default() };
-            let (gates, layer, refused) = Default::default();
-            Lowered { snapshot, draining, gates, layer, refused }
+            Lowered { draining, ..xds::lower::lower(&snapshot, []) }
         };
         let hosts = page(&json!({ "eds_health_status": "HEALTHY" }));
         for (told, expected) in [

@@ -10,6 +10,8 @@ mod child;
 mod dump;
 mod holder;
 mod hosts;
+mod logs;
+mod lookout;
 mod serve;
 mod sight;
 mod told;
@@ -26,6 +28,7 @@ use std::{
 use tokio::{
     net::{TcpListener, UnixListener},
     process::Child,
+    signal::unix::{SignalKind, signal},
     sync::{Notify, broadcast, mpsc, watch},
 };
 use tokio_stream::wrappers::UnixListenerStream;
@@ -40,12 +43,13 @@ use xds::{
 pub use self::child::{Program, version};
 use self::{
     child::Place,
-    dump::Dump,
     holder::{Holder, Look},
+    lookout::SOON,
     serve::Desk,
     told::Told,
 };
 use crate::{
+    access::{self, AccessLog},
     admin::{self, LogFilter},
     certify::{Certifier, CertifyError},
     control,
@@ -53,12 +57,6 @@ use crate::{
     tls::identity::Identity,
 };
 
-/// Between two looks at Envoy's hosts.
-const LOOK: Duration = Duration::from_millis(100);
-/// Between two looks while something is awaited.
-const SOON: Duration = Duration::from_millis(25);
-/// Looks at hosts for one at the configuration, while nothing is awaited.
-const SELDOM: u32 = 20;
 /// The control plane waits this long for an Envoy that is up to take a snapshot; after that it hears of it by the digest.
 const VERDICT: Duration = Duration::from_secs(1);
 
@@ -79,6 +77,8 @@ pub struct Options {
     pub program: Program,
     /// How it ends.
     pub drain: Drain,
+    /// The access log, if wanted.
+    pub access: Option<access::Options>,
     /// Which log lines the process writes, if that can be asked.
     pub log: Option<LogFilter>,
     /// The process's clock.
@@ -94,6 +94,12 @@ pub enum Error {
     /// The program cannot be used.
     #[error("{0}")]
     Program(String),
+    /// The access log cannot be written.
+    #[error("the access log {0} cannot be opened: {1}")]
+    AccessLog(PathBuf, io::Error),
+    /// The system hands out no signals.
+    #[error("SIGUSR1 cannot be watched: {0}")]
+    Signal(io::Error),
     /// The folder of the sockets cannot be used.
     #[error("the sockets to Envoy: {0}")]
     Sockets(io::Error),
@@ -113,7 +119,7 @@ pub enum Error {
 /// # Errors
 /// When it cannot start, or Envoy ends by itself.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let Options { name, service, admin: address, state, source, program, drain, log, clock } = options;
+    let Options { name, service, admin: address, state, source, program, drain, access, log, clock } = options;
     let version = child::version(&program.path).map_err(Error::Program)?;
     let ours = env!("CARGO_PKG_VERSION");
     let told = Arc::new(Told::new(name.clone(), format!("envoy {version} (firedrill {ours})"), clock));
@@ -121,12 +127,30 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let listener = TcpListener::bind(address).await.map_err(|error| Error::Admin(address, error))?;
     let place = Place::new(&state.join("envoy")).map_err(Error::Sockets)?;
     let asked = Arc::new(Notify::new());
-    let desk = Desk { told: told.clone(), drain: asked.clone(), log, socket: place.admin.clone() };
+    let written = match &access {
+        Some(options) => Some(AccessLog::open(options).map_err(|error| Error::AccessLog(options.path.clone(), error))?),
+        None => None,
+    };
     let mut tasks = Tasks::default();
+    if let Some(written) = &written {
+        tasks.start(written.clone().reopen_on(signal(SignalKind::user_defined1()).map_err(Error::Signal)?));
+    }
+    let socket = place.admin.clone();
+    let desk = Desk { told: told.clone(), drain: asked.clone(), log, access: written.clone(), socket };
     tasks.start(admin::listen(listener, move |request| desk.clone().answer(request)));
 
     let own = name.clone();
-    let server = Server::new(move |_| Ok(own.clone())).beside_its_peer();
+    let logged = if written.is_some() { 100 } else { 0 };
+    let listening = told.clone();
+    let server = Server::new(move |_| Ok(own.clone())).beside_its_peer().logged_to(move |request| {
+        let line = Arc::new(logs::line(request));
+        if listening.tap.is_open(Instant::now()) {
+            listening.tap.line(Arc::clone(&line));
+        }
+        if let Some(written) = &written {
+            written.line(line);
+        }
+    });
     let notices = server.notices();
     let sockets = UnixListenerStream::new(UnixListener::bind(&place.control).map_err(Error::Sockets)?);
     let serving = server.clone();
@@ -136,7 +160,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         }
     });
 
-    let mut holder = Holder::new(told.clone(), server.clone(), &state);
+    let mut holder = Holder::new(told.clone(), server.clone(), &state, logged);
     holder.start_from_last_good();
     let node = NodeInfo {
         id: name.clone(),
@@ -162,10 +186,10 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let (looks, looked) = mpsc::channel(1);
     let look_now = Arc::new(Notify::new());
     let (busy, awaited) = watch::channel(true);
-    tasks.start(watch_envoy(place.admin.clone(), looks, look_now.clone(), awaited));
+    tasks.start(lookout::keep(place.admin.clone(), looks, look_now.clone(), awaited));
     let Client { updates, verdicts } = client;
     let mut agent = Agent { told: told.clone(), holder, server, verdicts, awaiting: None, look_now, busy };
-    let heard = Heard { updates, notices, looked, pair };
+    let heard = Heard { updates, notices, looked, pair, asked: told.tap.asked() };
     tokio::pin!(shutdown);
     let outcome = tokio::select! {
         () = &mut shutdown => Ok(()),
@@ -210,6 +234,8 @@ struct Heard {
     notices: broadcast::Receiver<Notice>,
     looked: mpsc::Receiver<Look>,
     pair: watch::Receiver<Option<xds::codec::KeyPair>>,
+    /// Until when somebody asks for requests.
+    asked: watch::Receiver<Option<Instant>>,
 }
 
 struct Agent {
@@ -260,6 +286,10 @@ impl Agent {
                         self.holder.identity(pair);
                         self.look_now.notify_one();
                     }
+                }
+                Ok(()) = heard.asked.changed() => {
+                    let until = *heard.asked.borrow_and_update();
+                    self.holder.tap(until, Instant::now());
                 }
                 () = due => {}
             }
@@ -323,63 +353,6 @@ impl Agent {
             tracing::error!("the control client takes no verdicts");
         }
     }
-}
-
-/// Looks at Envoy, for ever.
-async fn watch_envoy(socket: PathBuf, looks: mpsc::Sender<Look>, now: Arc<Notify>, awaited: watch::Receiver<bool>) {
-    let mut dump: Option<(Instant, Dump)> = None;
-    let mut count = 0_u32;
-    loop {
-        let began = Instant::now();
-        let busy = *awaited.borrow();
-        let whole = busy || dump.is_none() || count.is_multiple_of(SELDOM);
-        count = count.wrapping_add(1);
-        match look(&socket, whole).await {
-            Ok((new, hosts)) => {
-                if let Some(new) = new {
-                    dump = Some((began, new));
-                }
-                // The older part of a look says how old it is.
-                if let Some((began, dump)) = &dump
-                    && looks.send(Look { began: *began, dump: dump.clone(), hosts }).await.is_err()
-                {
-                    return;
-                }
-            }
-            Err(reason) => {
-                dump = None;
-                tracing::debug!(reason, "Envoy tells nothing of itself");
-            }
-        }
-        let pause = if *awaited.borrow() { SOON } else { LOOK };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = now.notified() => tokio::time::sleep(SOON).await,
-        }
-    }
-}
-
-async fn look(socket: &Path, whole: bool) -> Result<(Option<Dump>, hosts::Hosts), String> {
-    let told = |error: io::Error| error.to_string();
-    // Not before its main loop runs: until then it takes no traffic.
-    let pages = async {
-        if !whole {
-            return Ok(None);
-        }
-        tokio::try_join!(ask::get(socket, "/config_dump"), ask::get(socket, "/runtime")).map(Some)
-    };
-    let (state, pages, clusters) =
-        tokio::join!(ask::get(socket, "/ready"), pages, ask::get(socket, "/clusters?format=json"));
-    state.map_err(told)?;
-    let dump = match pages.map_err(told)? {
-        None => None,
-        Some((configuration, runtime)) => {
-            let mut dump = Dump::read(&configuration)?;
-            dump.read_layer(&runtime)?;
-            Some(dump)
-        }
-    };
-    Ok((dump, hosts::read(&clusters.map_err(told)?)?))
 }
 
 /// Takes no more connections, lets requests in flight finish, and ends Envoy.

@@ -9,10 +9,13 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use super::{ask, told::Told};
-use crate::admin::{LogFilter, events, json, text};
+use crate::{
+    access::AccessLog,
+    admin::{LogFilter, events, json, reopen, requests, text},
+};
 
 /// All that can be asked for: method, path, and what it is.
-const PAGES: [(&str, &str, &str); 9] = [
+const PAGES: [(&str, &str, &str); 11] = [
     ("GET", "/", "this list"),
     ("GET", "/healthz", "200 as long as the process answers"),
     ("GET", "/ready", "200 while Envoy takes traffic with what it should have"),
@@ -20,7 +23,13 @@ const PAGES: [(&str, &str, &str); 9] = [
     ("GET", "/clusters", "share of each tier; health, ejection, load and failures of each endpoint"),
     ("GET", "/config_dump", "Envoy's own"),
     ("GET", "/events", "transitions in order; ?after=N only later ones, &wait_ms=N waits for one (at most 30 s)"),
+    (
+        "GET",
+        "/requests",
+        "requests that are over, as an access log has them, while this is asked every 3 s; ?after=N only later ones",
+    ),
     ("GET", "/metrics", "Prometheus text, Envoy's own"),
+    ("POST", "/reopen_logs", "open the access log again, after its file was renamed (as SIGUSR1)"),
     ("POST", "/drain", "take no new connections, finish what is in flight, and end"),
 ];
 
@@ -33,6 +42,8 @@ pub struct Desk {
     pub drain: Arc<Notify>,
     /// Of the process, if it can be asked.
     pub log: Option<LogFilter>,
+    /// The access log, if wanted.
+    pub access: Option<AccessLog>,
     /// Envoy's admin interface.
     pub socket: PathBuf,
 }
@@ -53,16 +64,28 @@ impl Desk {
             (&Method::GET, "/events") => {
                 events(&told.events, &told.boot, request.uri().query().unwrap_or_default()).await
             }
+            (&Method::GET, "/requests") => {
+                let lost = self.lost().await;
+                requests(&told.tap, &told.boot, lost, request.uri().query().unwrap_or_default())
+            }
             (&Method::GET, "/logging") => match self.log {
                 Some(log) => text(StatusCode::OK, (log.get)() + "\n"),
                 None => text(StatusCode::NOT_FOUND, "the log of this process cannot be asked\n"),
             },
+            (&Method::POST, "/reopen_logs") => reopen(self.access.as_ref()),
             (&Method::POST, "/drain") => {
                 self.drain.notify_one();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
             (_, path) => text(StatusCode::NOT_FOUND, format!("there is no {path} here; GET / lists what there is\n")),
         }
+    }
+
+    /// Requests that Envoy had no room for on their way here, since it began.
+    async fn lost(&self) -> u64 {
+        let page = ask::get(&self.socket, "/stats?usedonly&filter=access_logs.grpc_access_log.logs_dropped").await;
+        let text = page.map(|page| String::from_utf8_lossy(&page).into_owned()).unwrap_or_default();
+        text.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
     async fn envoys(&self, page: &str, kind: &'static str) -> Response<Full<Bytes>> {

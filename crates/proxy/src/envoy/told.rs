@@ -7,7 +7,7 @@ use std::sync::{
 
 use xds::{clock::Clock, status::ProxyStatus};
 
-use crate::events::EventLog;
+use crate::{events::EventLog, tap::Tap};
 
 /// Written by the agent's one task, read by whoever asks.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Told {
     pub boot: String,
     /// What happened.
     pub events: EventLog,
+    /// Requests for whoever asks.
+    pub tap: Tap,
     /// Whether the stream to the control plane is up.
     pub connected: AtomicBool,
     /// Whether Envoy has what it should have, and knows its endpoints; stays so.
@@ -46,6 +48,7 @@ impl Told {
             name,
             boot,
             events: EventLog::new(clock),
+            tap: Tap::default(),
             connected: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

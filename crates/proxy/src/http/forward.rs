@@ -647,7 +647,7 @@ impl Race<'_> {
         }
         let host = &made.chosen.host;
         let tries = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
-        record.answered_by(host, tries.saturating_sub(1));
+        record.answered_by(host, tries);
         let Reply { mut head, body, held, overloaded: _ } = won.reply;
         let switched = head.headers.remove(UPGRADE).filter(|_| matches!(body, Some(Incoming::Switched(_))));
         record.status(head.status.as_u16());

@@ -51,7 +51,7 @@ pub struct Caller {
 pub struct Record {
     shared: Arc<Shared>,
     start: Instant,
-    /// `None` when there is neither an access log nor a trace that is recorded.
+    /// `None` when there is neither an access log nor a trace that is recorded, and nobody asks for requests.
     line: Option<Box<Line>>,
     /// Its span, if it is recorded.
     hop: Option<Hop>,
@@ -84,7 +84,7 @@ impl Record {
     ) -> Self {
         let start = Instant::now();
         let recorded = hop.filter(|hop| hop.context.sampled());
-        let line = (shared.access.is_some() || recorded.is_some()).then(|| {
+        let line = (shared.access.is_some() || recorded.is_some() || shared.tap.is_open(start)).then(|| {
             Box::new(Line {
                 trace_id: hop.map(|hop| format!("{:032x}", hop.context.trace)).unwrap_or_default(),
                 start_time: shared.clock.at(start).0,
@@ -145,7 +145,7 @@ impl Record {
             line.authorization = decision.name();
             line.authorization_rule = decision.rule();
             if decision == Decision::Deny {
-                line.response_code_details = DENIED;
+                line.response_code_details = DENIED.into();
             }
         }
     }
@@ -268,6 +268,9 @@ impl Record {
             let line = Arc::from(line);
             if let Some((tracer, hop)) = self.shared.tracer.as_ref().zip(self.hop) {
                 tracer.finished(Finished { hop, direction: self.direction, took, line: Arc::clone(&line) });
+            }
+            if self.shared.tap.is_open(Instant::now()) {
+                self.shared.tap.line(Arc::clone(&line));
             }
             if let Some(access) = &self.shared.access {
                 access.line(line);

@@ -192,7 +192,7 @@ fn span(finished: &Finished) -> Span {
         text("firedrill.response_flags", &line.response_flags),
         number("http.request.body.size", line.bytes_received),
         number("http.response.body.size", line.bytes_sent),
-        number("http.request.resend_count", line.upstream_request_attempt_count.into()),
+        number("http.request.resend_count", line.upstream_request_attempt_count.saturating_sub(1).into()),
     ];
     if *response_code != 0 {
         attributes.push(number("http.response.status_code", (*response_code).into()));

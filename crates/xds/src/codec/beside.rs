@@ -19,7 +19,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Resource, Spot, cluster, endpoints, layer, listener, routes,
+    Resource, Spot, cluster, endpoints, layer, listener, log, routes,
     wire::{ads, read_transport_socket, transport_socket},
 };
 use crate::{resource::ResourceKind, snapshot::RouteAction};
@@ -34,6 +34,8 @@ pub struct Beside {
     pub draining: BTreeSet<(String, String)>,
     /// Faults that are in force only as long as the layer of the runtime has this key.
     pub gates: BTreeMap<Spot, String>,
+    /// The percent of requests that are logged to whoever runs the Envoy, unless the layer says otherwise; `None` is no such log.
+    pub requests: Option<u8>,
     /// The own certificate by SDS; `None` leaves it to the bootstrap.
     pub identity: Option<KeyPair>,
 }
@@ -54,6 +56,11 @@ impl fmt::Debug for KeyPair {
 }
 
 impl Beside {
+    /// Whether it makes another of what has no mark, too.
+    pub(crate) fn amends(&self) -> bool {
+        self.identity.is_some() || self.requests.is_some()
+    }
+
     /// Stands behind a resource's version where this makes another of it.
     pub(crate) fn mark(&self, resource: &Resource) -> String {
         match resource {
@@ -114,10 +121,14 @@ impl Beside {
                 Some(message.encode_to_vec())
             }
             Resource::Listener(listener) => {
-                self.identity.as_ref()?;
                 let mut message = listener::write(listener);
                 for chain in &mut message.filter_chains {
-                    chain.transport_socket = Some(downstream(chain.transport_socket.as_ref()?)?);
+                    if let (Some(_), Some(socket)) = (&self.identity, &chain.transport_socket) {
+                        chain.transport_socket = Some(downstream(socket)?);
+                    }
+                    if let Some(percent) = self.requests {
+                        chain.filters.iter_mut().for_each(|filter| log::requests(filter, &listener.name, percent));
+                    }
                 }
                 Some(message.encode_to_vec())
             }

@@ -1,4 +1,4 @@
-//! The layer of an Envoy's runtime that says which leased faults are in force. It has a time to live, as a lease has: when
+//! The layer of an Envoy's runtime that says which leased faults are in force, and whether requests are logged. It has a time to live, as a lease has: when
 //! nobody renews it, Envoy itself drops it, and with it what the routes' fault filters do.
 
 use std::collections::BTreeMap;
@@ -20,8 +20,30 @@ use crate::{overlay::FaultAction, snapshot::RouteFault};
 /// Name of the layer, under which an Envoy asks for it.
 pub const LAYER: &str = "firedrill";
 
-/// Shares in percent, by key.
-pub type Layer = BTreeMap<String, f64>;
+/// Key of the share of requests that are logged to whoever runs the Envoy.
+pub const REQUESTS: &str = "firedrill.requests";
+
+/// What is in it, by key.
+pub type Layer = BTreeMap<String, Share>;
+
+/// A share, in the form in which what reads it takes one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Share {
+    /// Percent, as fine as Envoy's fractions are; of a fault.
+    Fine(f64),
+    /// Whole percent; of an access log.
+    Whole(u8),
+}
+
+impl Share {
+    /// The number in what an Envoy's page of its runtime shows of it.
+    pub fn shown(self) -> u64 {
+        match self {
+            Self::Fine(percent) => fraction(percent).numerator.into(),
+            Self::Whole(percent) => percent.into(),
+        }
+    }
+}
 
 /// A fault of a route: by the table's name, and the places of host, route and fault.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,20 +60,18 @@ pub struct Spot {
 
 /// An empty layer is one, too.
 pub(crate) fn write(name: &str, layer: &Layer) -> Runtime {
-    let fields = layer.iter().map(|(key, percent)| (key.clone(), share(*percent))).collect();
+    let fields = layer.iter().map(|(key, share)| (key.clone(), value(*share))).collect();
     Runtime { name: name.to_owned(), layer: Some(Struct { fields }) }
 }
 
-/// A share as an Envoy's page of its runtime shows it.
-pub fn millionths(percent: f64) -> u32 {
-    fraction(percent).numerator
-}
-
-/// As Envoy reads a fraction.
-fn share(percent: f64) -> Value {
+fn value(share: Share) -> Value {
+    let of = |kind| Value { kind: Some(kind) };
+    let percent = match share {
+        Share::Whole(percent) => return of(Kind::NumberValue(percent.into())),
+        Share::Fine(percent) => percent,
+    };
     let fraction = fraction(percent);
     let denominator = DenominatorType::try_from(fraction.denominator).unwrap_or(DenominatorType::Million);
-    let of = |kind| Value { kind: Some(kind) };
     let fields = [
         ("numerator".to_owned(), of(Kind::NumberValue(fraction.numerator.into()))),
         ("denominator".to_owned(), of(Kind::StringValue(denominator.as_str_name().to_owned()))),
@@ -86,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_share_is_written_as_a_fraction_of_a_million() {
-        let written = write(LAYER, &Layer::from([("firedrill.a".to_owned(), 12.5)]));
+        let written = write(LAYER, &Layer::from([("firedrill.a".to_owned(), Share::Fine(12.5))]));
         let Some(Kind::StructValue(fields)) = &written.layer.unwrap().fields["firedrill.a"].kind else {
             panic!("none")
         };

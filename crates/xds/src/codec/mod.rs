@@ -19,6 +19,7 @@ mod http;
 mod json;
 mod layer;
 mod listener;
+mod log;
 mod matching;
 mod overlay;
 mod redirect;
@@ -38,7 +39,7 @@ use self::wire::{Checked, Problem};
 pub use self::{
     beside::{Beside, IDENTITY, KeyPair},
     check::check,
-    layer::{LAYER, Layer, Spot, millionths},
+    layer::{LAYER, Layer, REQUESTS, Share, Spot},
 };
 pub(crate) use self::{check::missing_cluster, layer::write as write_layer};
 

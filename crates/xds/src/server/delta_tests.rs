@@ -6,9 +6,13 @@ use std::{
 };
 
 use envoy_types::pb::{
-    envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    envoy::service::{
+        discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        runtime::v3::Runtime,
+    },
     google::rpc::Status,
 };
+use prost::Message as _;
 
 use super::{
     bodies::Bodies,
@@ -19,6 +23,7 @@ use super::{
     tests::snapshot,
 };
 use crate::{
+    codec::{LAYER, Layer, Share},
     overlay::{Effect, Overlay},
     resource::ResourceKind as Kind,
     snapshot::Snapshot,
@@ -293,6 +298,36 @@ fn overlays_come_whole_are_renewed_without_a_body_and_are_removed_by_name() {
     talk.silent();
     talk.desired.set_overlays(vec![(overlay("b"), ttl)], talk.now).unwrap();
     assert_eq!(talk.settle(), ["2 Runtime +b -a"]);
+}
+
+#[test]
+fn an_envoys_layer_has_a_time_to_live_and_is_renewed_without_a_body() {
+    let ttl = Duration::from_secs(3);
+    let layer = || Layer::from([("firedrill.a".to_owned(), Share::Fine(50.0))]);
+    let fields = |response: &DeltaDiscoveryResponse| {
+        let runtime = Runtime::decode(response.resources[0].resource.as_ref().unwrap().value.as_slice()).unwrap();
+        runtime.layer.unwrap().fields.len()
+    };
+    let mut talk = Talk::new();
+    talk.ask(Kind::Overlay, &[LAYER]);
+    let first = talk.response().unwrap();
+    assert_eq!((told(&first).as_str(), fields(&first), first.resources[0].ttl), ("0 Runtime +firedrill", 0, None));
+    talk.answer(&first, None);
+    talk.desired.set_layer(layer(), ttl, talk.now);
+    let whole = talk.response().unwrap();
+    assert_eq!((told(&whole).as_str(), fields(&whole)), ("1 Runtime +firedrill", 1));
+    assert_eq!(whole.resources[0].ttl.unwrap().seconds, 3);
+    talk.answer(&whole, None);
+    talk.silent();
+    talk.now += Duration::from_secs(1);
+    talk.desired.set_layer(layer(), ttl, talk.now);
+    let beat = talk.response().unwrap();
+    assert_eq!((told(&beat).as_str(), &beat.resources[0].resource), ("1 Runtime +firedrill", &None));
+    assert_eq!(beat.resources[0].ttl.unwrap().seconds, 3);
+    talk.answer(&beat, None);
+    talk.desired.set_layer(Layer::new(), ttl, talk.now);
+    let gone = talk.response().unwrap();
+    assert_eq!((told(&gone).as_str(), fields(&gone), gone.resources[0].ttl), ("2 Runtime +firedrill", 0, None));
 }
 
 #[test]

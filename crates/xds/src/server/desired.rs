@@ -100,7 +100,7 @@ impl Desired {
         for resource in codec::resources(&snapshot) {
             let (kind, name) = (resource.kind(), resource.name().to_owned());
             let mark = beside.mark(&resource);
-            let body = if mark.is_empty() && beside.identity.is_none() {
+            let body = if mark.is_empty() && !beside.amends() {
                 bodies.get(kind, parts.digest(kind, &name), || encode(&resource, &beside))?
             } else {
                 Arc::new(encode(&resource, &beside)?)

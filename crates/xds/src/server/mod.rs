@@ -1,5 +1,6 @@
 //! The ADS server: one state machine per stream, and the gRPC service around it.
 
+mod als;
 mod bodies;
 mod book;
 mod connection;
@@ -25,6 +26,7 @@ use std::{
 };
 
 use envoy_types::pb::envoy::service::{
+    accesslog::v3::access_log_service_server::AccessLogServiceServer,
     discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     load_stats::v3::load_reporting_service_server::LoadReportingServiceServer,
 };
@@ -37,8 +39,15 @@ use tokio::{
 use tokio_stream::StreamExt;
 
 pub use self::book::{Load, Total};
-use self::{connection::Connection, loads::Lrs, service::Ads, shared::Shared};
+use self::{
+    als::{Als, Sink},
+    connection::Connection,
+    loads::Lrs,
+    service::Ads,
+    shared::Shared,
+};
 use crate::{
+    access::Request,
     codec::{Beside, CodecError, Layer},
     node::NodeInfo,
     overlay::Overlay,
@@ -136,10 +145,14 @@ pub struct ServeError(String);
 pub struct Server {
     shared: Arc<Shared>,
     sign_of_life: Option<Duration>,
+    sink: Option<Arc<Sink>>,
 }
 
 /// How often a silent connection is asked for a sign of life, and how long it may take to give one.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Streams of one connection where access logs are taken.
+const LOGS: u32 = 4096;
 
 /// How often proxies report their load.
 const REPORTS: Duration = Duration::from_secs(10);
@@ -156,7 +169,11 @@ impl Server {
         authenticator: impl Fn(Credentials<'_>) -> Result<String, String> + Send + Sync + 'static,
         every: Duration,
     ) -> Self {
-        Self { shared: Arc::new(Shared::new(Box::new(authenticator), every)), sign_of_life: Some(SIGN_OF_LIFE) }
+        Self {
+            shared: Arc::new(Shared::new(Box::new(authenticator), every)),
+            sign_of_life: Some(SIGN_OF_LIFE),
+            sink: None,
+        }
     }
 
     /// The same without asking for signs of life: for a peer on this machine, whose end the kernel tells, and which may be
@@ -164,6 +181,13 @@ impl Server {
     #[must_use]
     pub fn beside_its_peer(mut self) -> Self {
         self.sign_of_life = None;
+        self
+    }
+
+    /// The same, and takes access logs (ALS): each request goes to the sink, which must not wait.
+    #[must_use]
+    pub fn logged_to(mut self, sink: impl Fn(Request) + Send + Sync + 'static) -> Self {
+        self.sink = Some(Arc::new(sink));
         self
     }
 
@@ -204,12 +228,16 @@ impl Server {
             shutdown.await;
             shared.close_all();
         };
+        let logs = self.sink.clone().map(|sink| Als { shared: Arc::clone(&self.shared), sink });
+        let logs = logs.map(AccessLogServiceServer::new);
         tonic::transport::Server::builder()
             .http2_keepalive_interval(self.sign_of_life)
             .http2_keepalive_timeout(self.sign_of_life)
-            .max_concurrent_streams(8)
+            // Each listener's log is a stream of each worker's.
+            .max_concurrent_streams(if logs.is_some() { LOGS } else { 8 })
             .add_service(AggregatedDiscoveryServiceServer::new(Ads(Arc::clone(&self.shared))))
             .add_service(LoadReportingServiceServer::new(Lrs(Arc::clone(&self.shared))))
+            .add_optional_service(logs)
             .serve_with_incoming_shutdown(incoming, ending)
             .await
             .map_err(|error| ServeError(error.to_string()))
