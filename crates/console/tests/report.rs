@@ -101,6 +101,7 @@ fn attempt() -> Attempt {
             detail: json!({}),
         }],
         events: vec![],
+        requests: None,
         programs: [("firedrill".to_owned(), "0.1.0".to_owned())].into(),
         ending: Ending::Completed,
     }

@@ -163,6 +163,7 @@ fn attempt(probes: Vec<ProbeRecord>, fault: Nanos, end: Nanos) -> Attempt {
         residue: Residue::default(),
         journal: vec![],
         events: vec![],
+        requests: None,
         programs: BTreeMap::new(),
         ending: Ending::Completed,
     }
