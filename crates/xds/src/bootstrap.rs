@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::{codec::LAYER, node::NodeInfo};
+use crate::{
+    codec::{CONTROL, LAYER},
+    node::NodeInfo,
+};
 
 /// What an Envoy must know before its first message to the control plane.
 #[derive(Clone, Debug)]
@@ -22,9 +25,6 @@ pub struct Bootstrap {
     /// PEM file with its private key.
     pub key: PathBuf,
 }
-
-/// Name of the bootstrap's own cluster; a service of this name would be hidden by it.
-pub(crate) const CONTROL: &str = "firedrill.control-plane";
 
 impl Bootstrap {
     /// Renders the bootstrap as JSON, which Envoy reads from a file named `*.json` or `*.yaml` alike. It holds no

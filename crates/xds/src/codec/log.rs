@@ -23,8 +23,9 @@ use super::{
     layer::REQUESTS,
     wire::{duration, pack, unpack},
 };
-use crate::bootstrap::CONTROL;
 
+/// Name of the bootstrap's own cluster, over which an Envoy talks to us; a service of this name would be hidden by it.
+pub(crate) const CONTROL: &str = "firedrill.control-plane";
 /// Entries wait this long for others.
 const FLUSH: Duration = Duration::from_millis(200);
 /// What may wait, in bytes, before it is sent at once.

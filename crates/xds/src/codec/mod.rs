@@ -41,7 +41,7 @@ pub use self::{
     check::check,
     layer::{LAYER, Layer, REQUESTS, Share, Spot},
 };
-pub(crate) use self::{check::missing_cluster, layer::write as write_layer};
+pub(crate) use self::{check::missing_cluster, layer::write as write_layer, log::CONTROL};
 
 use crate::{
     overlay::Overlay,
