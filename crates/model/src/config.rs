@@ -1,12 +1,13 @@
 //! A validated set of manifests. A value that exists is consistent: every reference resolves, every default is filled in.
 
 mod federation;
+mod identity;
 mod route;
 mod upstream;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-pub use self::{federation::*, route::*, upstream::*};
+pub use self::{federation::*, identity::*, route::*, upstream::*};
 use crate::{
     name::{DrillName, GatewayName, PlanName, ProbeName, RegionName, ServiceName, WorkloadName},
     spiffe::SpiffeId,
@@ -37,7 +38,9 @@ pub struct Mesh {
     pub trust_domain: String,
     /// In order of preference; at least one.
     pub regions: Vec<RegionName>,
-    /// Lifetime of a workload's certificate. Default 24 h.
+    /// Who issues certificates.
+    pub identity: Identity,
+    /// Lifetime of a certificate that the control plane signs. Default 24 h.
     pub certificate_lifetime: Duration,
     /// Other meshes whose ids are believed.
     pub federation: Vec<Federated>,

@@ -47,8 +47,9 @@ use self::{
 };
 use crate::{
     admin::{self, LogFilter},
-    certify::{Certifier, CertifyError},
+    certify::CertifyError,
     control,
+    credentials::Uses,
     run::{ControlSource, Drain},
     tls::identity::Identity,
 };
@@ -151,9 +152,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let pairs = watch::Sender::new(None);
     let pair = pairs.subscribe();
     let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe(), None);
-    let certifier =
-        Certifier { name, api: source.api, token: source.token, folder: state, identity, beside: Some(pairs) };
-    let certifying = tokio::spawn(certifier.run(trust));
+    let uses = Uses { identity, trust, beside: Some(pairs) };
+    let certifying = tokio::spawn(source.credentials.keep(name, state, uses));
     tasks.0.push(certifying.abort_handle());
 
     let mut envoy = place.start(&program, node).map_err(Error::Start)?;
