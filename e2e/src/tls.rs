@@ -65,10 +65,17 @@ impl Authority {
 
     /// One that nobody knows.
     pub fn stranger() -> Self {
+        Self::with_root().0
+    }
+
+    /// The same, with its root in PEM for those who are to know it.
+    pub fn with_root() -> (Self, String) {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self(Issuer::new(params, KeyPair::generate().expect("a key")))
+        let key = KeyPair::generate().expect("a key");
+        let root = params.self_signed(&key).expect("signed").pem();
+        (Self(Issuer::new(params, key)), root)
     }
 
     /// A certificate for either side, valid from `from` days ago for `days`.

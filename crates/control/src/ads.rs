@@ -2,15 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use model::config::Identity;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use xds::svid::Svid;
 
 use crate::{
     authority::{Authority, OwnTls},
+    compile::control_id,
     denial::Denial,
     mesh::Mesh,
 };
@@ -77,36 +80,58 @@ fn denial(error: &std::io::Error) -> Option<Denial> {
     }
 }
 
-/// Keeps the control plane's own certificate fresh, for the trust domain in force; for ever.
-pub(crate) async fn own_certificate(mesh: Arc<Mesh>, tls: watch::Sender<Option<OwnTls>>) {
+/// Keeps the control plane's own certificate fresh, for the trust domain in force; for ever. One that another authority issues
+/// is used as it comes.
+pub(crate) async fn own_certificate(
+    mesh: Arc<Mesh>,
+    mut issued: watch::Receiver<Option<Svid>>,
+    tls: watch::Sender<Option<OwnTls>>,
+) {
     let mut changes = mesh.changes();
     let mut authority = mesh.authority.subscribe();
-    let mut current: Option<(String, Instant)> = None;
+    let mut current: Option<(Wanted, Instant)> = None;
     loop {
-        let domain = mesh.state().config.as_ref().map(|config| config.mesh.trust_domain.clone());
-        let fresh = |(of, renew_at): &(String, Instant)| Some(of) == domain.as_ref() && *renew_at > Instant::now();
+        let wanted = mesh.state().config.as_ref().map(|config| match config.mesh.identity {
+            Identity::Builtin => Wanted::Signed(control_id(config)),
+            _ => Wanted::Issued(issued.borrow().clone()),
+        });
+        let fresh = |(of, renew_at): &(Wanted, Instant)| Some(of) == wanted.as_ref() && *renew_at > Instant::now();
         // Seldom enough, and often enough for what lasts a year. What it writes is followed.
         if let Err(error) = mesh.ca.renew_in_time() {
             tracing::error!(%error, "the intermediate could not be renewed");
         }
-        if let Some(domain) = domain.clone().filter(|_| !current.as_ref().is_some_and(fresh)) {
-            match mesh.authority().own_tls(&format!("spiffe://{domain}/control")) {
+        if let Some(wanted) = wanted.clone().filter(|_| !current.as_ref().is_some_and(fresh)) {
+            let made = match &wanted {
+                Wanted::Signed(id) => mesh.authority().own_tls(id).map(Some),
+                Wanted::Issued(svid) => svid.as_ref().map(OwnTls::issued).transpose(),
+            };
+            match made {
                 Ok(own) => {
-                    tls.send_replace(Some(own));
-                    current = Some((domain, Authority::renew_own_at(std::time::Instant::now()).into()));
+                    tls.send_replace(own);
+                    current = Some((wanted, Authority::renew_own_at(std::time::Instant::now()).into()));
                 }
-                Err(error) => tracing::error!(%error, "the control plane's own certificate could not be made"),
+                Err(error) => tracing::error!(%error, "the control plane's own certificate cannot be used"),
             }
         }
         let retry = Instant::now() + Duration::from_secs(10);
         let wake = current.as_ref().map_or(retry, |(_, renew_at)| (*renew_at).max(retry));
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            changed = authority.changed() => match changed {
+            issued = issued.changed() => if issued.is_err() { return },
+            authority = authority.changed() => match authority {
                 Ok(()) => current = None,
                 Err(_) => return,
             },
             () = sleep_until(wake) => {}
         }
     }
+}
+
+/// Whose certificate the control plane presents.
+#[derive(Clone, PartialEq, Eq)]
+enum Wanted {
+    /// Of this id, by our authority.
+    Signed(String),
+    /// As another authority issued it; `None`: it did not yet.
+    Issued(Option<Svid>),
 }

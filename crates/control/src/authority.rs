@@ -17,7 +17,12 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use thiserror::Error;
-use xds::{clock::Clock, spiffe};
+use xds::{
+    clock::Clock,
+    snapshot::{TrustBundle, TrustDomain},
+    spiffe,
+    svid::Svid,
+};
 
 use crate::{
     api::{Certificate, Stamp},
@@ -106,6 +111,37 @@ pub struct OwnTls {
     pub ads: Arc<ServerConfig>,
     /// Anybody may ask for our trust bundle.
     pub bundle: Arc<ServerConfig>,
+}
+
+impl OwnTls {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+        callers: Arc<dyn ClientCertVerifier>,
+    ) -> Result<Self, rustls::Error> {
+        let builder = || ServerConfig::builder_with_provider(spiffe::provider()).with_safe_default_protocol_versions();
+        let ads = builder()?.with_client_cert_verifier(callers);
+        let mut ads = ads.with_single_cert(chain.clone(), key.clone_key())?;
+        ads.alpn_protocols = vec![b"h2".to_vec()];
+        let bundle = builder()?.with_no_client_auth().with_single_cert(chain, key.clone_key())?;
+        Ok(Self { ads: Arc::new(ads), bundle: Arc::new(bundle) })
+    }
+
+    /// With a certificate that another authority issued; its roots vouch for clients of its own trust domain.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn issued(svid: &Svid) -> Result<Self, AuthorityError> {
+        let unusable = |e: &dyn std::fmt::Display| AuthorityError::Sign(e.to_string());
+        let name = spiffe::trust_domain(&svid.id).unwrap_or_default().to_owned();
+        let own = TrustDomain { name: name.clone(), roots: svid.roots.clone() };
+        let bundle = TrustBundle { name, domains: vec![own], ..TrustBundle::default() };
+        let roots = spiffe::Roots::read(&bundle).map_err(|e| unusable(&e))?;
+        let callers = spiffe::ClientVerifier::new(&roots).map_err(|e| unusable(&e))?;
+        let chain = CertificateDer::pem_slice_iter(svid.certificate.as_bytes()).collect::<Result<_, _>>();
+        let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).map_err(|e| unusable(&e))?;
+        Self::new(chain.map_err(|e| unusable(&e))?, &key, Arc::new(callers)).map_err(|e| unusable(&e))
+    }
 }
 
 impl Authority {
@@ -204,18 +240,9 @@ impl Authority {
     /// # Errors
     /// If signing failed.
     pub fn own_tls(&self, spiffe_id: &str) -> Result<OwnTls, AuthorityError> {
-        let sign = |e: &dyn std::fmt::Display| AuthorityError::Sign(e.to_string());
         let (key, chain) = self.own(spiffe_id)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| sign(&e))?;
-        let builder = || {
-            let builder = ServerConfig::builder_with_provider(spiffe::provider());
-            builder.with_safe_default_protocol_versions().map_err(|e| sign(&e))
-        };
-        let ads = builder()?.with_client_cert_verifier(self.callers.clone());
-        let mut ads = ads.with_single_cert(chain.clone(), key.clone_key()).map_err(|e| sign(&e))?;
-        ads.alpn_protocols = vec![b"h2".to_vec()];
-        let bundle = builder()?.with_no_client_auth().with_single_cert(chain, key).map_err(|e| sign(&e))?;
-        Ok(OwnTls { ads: Arc::new(ads), bundle: Arc::new(bundle) })
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| AuthorityError::Sign(e.to_string()))?;
+        OwnTls::new(chain, &key, self.callers.clone()).map_err(|e| AuthorityError::Sign(e.to_string()))
     }
 
     /// When the control plane's own certificate made at `now` should be replaced.

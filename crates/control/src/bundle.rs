@@ -191,11 +191,19 @@ struct Noted {
 /// # Errors
 /// If it cannot be read, or its number not be noted.
 pub fn own(state_dir: &Path, lifetime: Option<Duration>) -> Result<Bundle, String> {
-    let folder = state_dir.join("ca");
-    let (path, noted_at) = (folder.join("trust.pem"), folder.join(NOTED));
-    let failed = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let path = state_dir.join("ca").join("trust.pem");
     let text = fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
-    let bundle = Bundle::of_pem(&text).map_err(|e| failed(&path, &e))?;
+    numbered(state_dir, &text, lifetime).map_err(|e| failed(&path, &e))
+}
+
+fn failed(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("{}: {error}", path.display())
+}
+
+/// The same of other roots, PEM: those of whoever issues the mesh's certificates.
+pub(crate) fn numbered(state_dir: &Path, roots: &str, lifetime: Option<Duration>) -> Result<Bundle, String> {
+    let noted_at = state_dir.join("ca").join(NOTED);
+    let bundle = Bundle::of_pem(roots)?;
     let digest = bundle.roots.iter().fold(Sha256::new(), |digest, root| digest.chain_update(Sha256::digest(root)));
     let digest = secret::hex(&digest.finalize());
     let before = match fs::read(&noted_at) {

@@ -17,6 +17,7 @@ mod federation;
 mod foreign;
 mod health;
 mod http;
+mod issued;
 mod log;
 mod mesh;
 mod metrics;

@@ -20,7 +20,7 @@ use xds::{clock::Clock, server::Notice};
 use crate::{
     ads,
     api::{ControlEvent, RunFile},
-    discovery, federation, http,
+    discovery, federation, http, issued,
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
@@ -117,7 +117,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     let (stop, stopping) = watch::channel(false);
     let mut parts = JoinSet::new();
     let (tls, tls_config) = watch::channel(None);
-    parts.spawn(ads::own_certificate(mesh.clone(), tls));
+    let (issuing, issued) = watch::channel(None);
+    parts.spawn(issued::follow(mesh.clone(), issuing));
+    parts.spawn(ads::own_certificate(mesh.clone(), issued, tls));
     mesh.publish_all();
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));
     parts.spawn(proxies::collect(mesh.clone()));

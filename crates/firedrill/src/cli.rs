@@ -83,7 +83,7 @@ enum Command {
     /// Run a control plane (`up` starts one by itself)
     Control(command::control::Args),
     /// Run one proxy: a sidecar or a gateway (`up` starts them by itself)
-    Proxy(command::proxy::Args),
+    Proxy(Box<command::proxy::Args>),
     /// Write what a stock Envoy needs to be a proxy of the running mesh
     Render(command::render::Args),
     /// Make join tokens for proxies that are started by hand
@@ -145,7 +145,7 @@ impl Cli {
             Command::Get(args) => command::get::run(&args, terminal),
             Command::Events(args) => command::events::run(&args, terminal),
             Command::Control(args) => command::control::run(args),
-            Command::Proxy(args) => command::proxy::run(args),
+            Command::Proxy(args) => command::proxy::run(*args),
             Command::Render(args) => command::render::run(&args, terminal),
             Command::Token(command) => command::token::run(&command, terminal),
             Command::Ca(command) => command::ca::run(&command, terminal),

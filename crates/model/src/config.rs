@@ -6,6 +6,7 @@ mod drill;
 mod endpoint;
 mod fault;
 mod federation;
+mod identity;
 mod mesh;
 mod plan;
 mod policy;
@@ -16,8 +17,8 @@ mod upstream;
 use std::collections::BTreeMap;
 
 pub use self::{
-    authorization::*, backup::*, drill::*, endpoint::*, fault::*, federation::*, mesh::*, plan::*, policy::*, route::*,
-    service::*, upstream::*,
+    authorization::*, backup::*, drill::*, endpoint::*, fault::*, federation::*, identity::*, mesh::*, plan::*,
+    policy::*, route::*, service::*, upstream::*,
 };
 use crate::name::{DrillName, PlanName, ServiceName};
 

@@ -10,9 +10,9 @@ use crate::{
     config::{
         Allow, Authorization, AuthorizationMode, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill,
         Endpoint, Fault, FaultAction, FaultStep, Federated, Gateway, Guard, GuardCondition, Hedge, HttpRequest,
-        LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Principal, Probe, ProbeHost, ProbeKind, Protocol,
-        RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step, Tier, TlsFault,
-        TrafficPolicy, Trigger, Way,
+        Identity, IdentityFiles, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Principal, Probe, ProbeHost,
+        ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step,
+        Tier, TlsFault, TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -88,7 +88,7 @@ fn mesh(mesh: &Mesh) -> Value {
     let mut spec = object(json!({
         "trustDomain": mesh.trust_domain,
         "regions": mesh.regions,
-        "identity": {"builtin": {"certificateLifetime": print_duration(mesh.certificate_lifetime)}},
+        "identity": identity(mesh),
         "gateways": mesh.gateways.iter().map(gateway).collect::<Vec<_>>(),
         "defaults": defaults(mesh),
     }));
@@ -98,8 +98,19 @@ fn mesh(mesh: &Mesh) -> Value {
     Value::Object(spec)
 }
 
+fn identity(mesh: &Mesh) -> Value {
+    match &mesh.identity {
+        Identity::Builtin => json!({"builtin": {"certificateLifetime": print_duration(mesh.certificate_lifetime)}}),
+        Identity::Files(IdentityFiles { certificate, key, bundle }) => {
+            json!({"files": {"certificate": certificate, "key": key, "bundle": bundle}})
+        }
+        Identity::Spire { socket } => json!({"spire": {"socket": format!("unix://{socket}")}}),
+    }
+}
+
 fn federated(federated: &Federated) -> Value {
-    let mut out = object(json!({"trustDomain": federated.trust_domain, "bundle": federated.bundle}));
+    let mut out = object(json!({"trustDomain": federated.trust_domain}));
+    out.extend(federated.bundle.as_ref().map(|bundle| ("bundle".to_owned(), json!(bundle))));
     let endpoint = federated.endpoint.as_ref();
     let endpoint = endpoint.map(|e| json!({"url": e.url.to_string(), "id": e.id.as_str()}));
     out.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint)));

@@ -168,7 +168,6 @@ impl FromNode for Unsupported {
         let name = cx.text(node.head);
         let help = match name {
             "activeActive" | "canary" | "blueGreen" => "write `activePassive: {primary: …, standby: […]}`",
-            "spire" | "files" => "write `builtin: {}`",
             _ => "delete it",
         };
         cx.error("not-supported", node.head, format!("`{name}` is not supported yet")).mend(help);

@@ -16,6 +16,7 @@ mod certify;
 mod check;
 mod checks;
 mod control;
+mod credentials;
 pub mod envoy;
 mod events;
 mod fault;
@@ -46,5 +47,6 @@ mod worker;
 
 pub use access::Options as AccessLogOptions;
 pub use admin::LogFilter;
-pub use run::{ControlSource, Drain, Error, FileSource, IdentityFiles, Options, Source, run};
+pub use credentials::{Credentials, Issued};
+pub use run::{ControlSource, Drain, Error, FileSource, Options, Source, run};
 pub use trace::Options as TraceOptions;

@@ -19,18 +19,19 @@ use xds::{
     event::EventKind,
     node::NodeInfo,
     snapshot::Snapshot,
+    svid,
 };
 
 use crate::{
     access::{self, AccessLog},
     admin::{Admin, LogFilter},
     apply::Keeper,
-    certify::{Certifier, CertifyError},
+    certify::CertifyError,
     control::{self, Inbox},
+    credentials::{self, Credentials, Issued, Uses},
     lastgood::LastGood,
     resident,
     state::{Setting, Shared},
-    tls::identity::IdentityError,
     trace::{self, Tracer},
     worker::Worker,
 };
@@ -104,10 +105,8 @@ pub enum Source {
 pub struct ControlSource {
     /// Its ADS address.
     pub ads: SocketAddr,
-    /// Its API's address.
-    pub api: SocketAddr,
-    /// Join token for the first certificate; empty: there is one in the state folder.
-    pub token: String,
+    /// Where the proxy's certificate comes from.
+    pub credentials: Credentials,
     /// The region that this proxy runs in.
     pub region: String,
     /// The protocol that it speaks.
@@ -119,17 +118,8 @@ pub struct ControlSource {
 pub struct FileSource {
     /// A snapshot, as [`xds::file`] reads it.
     pub snapshot: PathBuf,
-    /// Certificate and key, if its snapshot has mutual TLS.
-    pub identity: Option<IdentityFiles>,
-}
-
-/// PEM files.
-#[derive(Debug)]
-pub struct IdentityFiles {
-    /// The certificate chain, leaf first.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
+    /// Where the certificate comes from, if its snapshot has mutual TLS.
+    pub identity: Option<Issued>,
 }
 
 /// Why a proxy cannot start.
@@ -156,9 +146,9 @@ pub enum Error {
     /// Nothing that this proxy has lets it into the mesh, and its certificate is none or has ended.
     #[error("{0}; start it again with a join token (`firedrill token create`)")]
     Stranded(CertifyError),
-    /// The identity files cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
+    /// There is no certificate.
+    #[error("{0}")]
+    Identity(String),
 }
 
 /// Runs a proxy until `shutdown`, then drains it. The calling runtime carries admin, control and health checks; data has
@@ -207,7 +197,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let last_good = LastGood::new(&state);
     let mut certifying = None;
     let (mut updates, verdicts) = match source {
-        Source::File(file) => (follow_file(&shared, &mut keeper, file)?, None),
+        Source::File(file) => (follow_file(&shared, &mut keeper, file).await?, None),
         Source::Control(source) => {
             let trust = Arc::new(watch::Sender::new(None));
             let node = NodeInfo {
@@ -227,9 +217,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             let client = control::start(node, source.ads, source.transport, identity, trusted, loads);
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
-            let certifier =
-                Certifier { name, api: source.api, token: source.token, folder: state, identity, beside: None };
-            certifying = Some(tokio::spawn(certifier.run(trust)));
+            let uses = Uses { identity, trust, beside: None };
+            certifying = Some(tokio::spawn(source.credentials.keep(name, state, uses)));
             (updates, Some(verdicts))
         }
     };
@@ -339,11 +328,9 @@ async fn end(shared: &Shared, inbox: Inbox, workers: Vec<Worker>, at_most: Durat
     }
 }
 
-fn follow_file(shared: &Shared, keeper: &mut Keeper, file: FileSource) -> Result<mpsc::Receiver<Update>, Error> {
-    if let Some(IdentityFiles { certificate, key }) = file.identity {
-        let read =
-            |path: PathBuf| fs::read_to_string(&path).map_err(|error| Error::File(path.display().to_string(), error));
-        shared.identity.set_pem(&read(certificate)?, &read(key)?)?;
+async fn follow_file(shared: &Shared, keeper: &mut Keeper, file: FileSource) -> Result<mpsc::Receiver<Update>, Error> {
+    if let Some(Issued { source, id }) = file.identity {
+        identify(shared, source, id).await?;
     }
     let path = file.snapshot;
     let unusable = |reason| Error::Snapshot(path.display().to_string(), reason);
@@ -352,6 +339,19 @@ fn follow_file(shared: &Shared, keeper: &mut Keeper, file: FileSource) -> Result
     let (updates, received) = mpsc::channel(1);
     tokio::spawn(follow(path, first.0, updates));
     Ok(received)
+}
+
+/// Waits for the first certificate, and follows its source from then on.
+async fn identify(shared: &Shared, source: svid::Source, id: Option<String>) -> Result<(), Error> {
+    let mut known = svid::follow(source, id);
+    let first = known.wait_for(|known| known.svid.is_some() || known.failing.is_some()).await;
+    let first = first.map_err(|e| Error::Identity(e.to_string()))?.clone();
+    let svid = first.svid.ok_or_else(|| Error::Identity(first.failing.unwrap_or_default()))?;
+    let uses = Uses { identity: shared.identity.clone(), trust: Arc::new(watch::Sender::new(None)), beside: None };
+    credentials::take(svid, &uses).map_err(|e| Error::Identity(e.to_string()))?;
+    known.mark_unchanged();
+    tokio::spawn(async move { credentials::follow(known, &uses).await });
+    Ok(())
 }
 
 async fn follow(path: PathBuf, mut seen: Option<SystemTime>, updates: mpsc::Sender<Update>) {

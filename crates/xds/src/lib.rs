@@ -29,3 +29,4 @@ pub mod server;
 pub mod snapshot;
 pub mod spiffe;
 pub mod status;
+pub mod svid;

@@ -25,7 +25,7 @@ use tokio::{
 const MOMENT: Duration = Duration::from_secs(30);
 
 /// A Python that has what the control plane needs, by the environment, or where `make tools` puts it.
-async fn python() -> Option<PathBuf> {
+pub async fn python() -> Option<PathBuf> {
     let usual = || workspace().join(".venv/bin/python");
     let python = std::env::var_os("FIREDRILL_PYTHON").map_or_else(usual, PathBuf::from);
     let mut has = Command::new(&python);

@@ -9,6 +9,7 @@ mod envoy_plane;
 mod failover;
 mod federation;
 mod foreign;
+mod issued;
 mod kill;
 mod nginx;
 mod oracle;

@@ -207,6 +207,16 @@ pub enum ControlEvent {
         /// Why.
         reason: String,
     },
+    /// The control plane has another certificate of its own, or other roots, from whoever issues the mesh's.
+    IdentityApplied {
+        /// Number of roots of our trust domain.
+        roots: u64,
+    },
+    /// Whoever issues the mesh's certificates says nothing of use; what came last stays in force.
+    IdentityFailing {
+        /// Why.
+        reason: String,
+    },
     /// A join token was handed out.
     TokenCreated {
         /// `service/NAME` or `gateway/NAME`.

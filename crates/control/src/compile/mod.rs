@@ -58,6 +58,11 @@ pub fn service_id(config: &Config, service: &str) -> String {
     format!("spiffe://{}/service/{service}", config.mesh.trust_domain)
 }
 
+/// SPIFFE id of the control plane.
+pub fn control_id(config: &Config) -> String {
+    format!("spiffe://{}/control", config.mesh.trust_domain)
+}
+
 /// SPIFFE id of a gateway.
 pub fn gateway_id(config: &Config, gateway: &str) -> String {
     format!("spiffe://{}/gateway/{gateway}", config.mesh.trust_domain)

@@ -58,12 +58,13 @@ pub(crate) async fn follow(mesh: Arc<Mesh>, folder: PathBuf) {
             }
             keep
         });
-        for federated in wanted {
+        // One without a file is known by the Workload API.
+        for (federated, file) in wanted.iter().filter_map(|one| Some((one, one.bundle.clone()?))) {
             let domain = &federated.trust_domain;
             if !running.contains_key(domain) {
-                mesh.add_foreign(domain, words(federated));
+                mesh.add_foreign(domain, words(federated, &file));
                 let kept = folder.join(format!("{domain}.json"));
-                let follower = Follower { mesh: mesh.clone(), kept, federated: federated.clone() };
+                let follower = Follower { mesh: mesh.clone(), kept, file: file.into(), federated: federated.clone() };
                 running.insert(domain.clone(), (federated.clone(), tasks.spawn(follower.run())));
             }
         }
@@ -74,8 +75,8 @@ pub(crate) async fn follow(mesh: Arc<Mesh>, folder: PathBuf) {
     }
 }
 
-fn words(federated: &Federated) -> String {
-    let file = || format!("file {}", federated.bundle);
+fn words(federated: &Federated, file: &str) -> String {
+    let file = || format!("file {file}");
     federated.endpoint.as_ref().map_or_else(file, |endpoint| endpoint.url.to_string())
 }
 
@@ -83,6 +84,7 @@ fn words(federated: &Federated) -> String {
 struct Follower {
     mesh: Arc<Mesh>,
     federated: Federated,
+    file: PathBuf,
     kept: PathBuf,
 }
 
@@ -152,7 +154,7 @@ impl Follower {
 
     /// The file's digest and the bundle in it.
     async fn file(&self) -> Result<(String, Bundle), String> {
-        let path = PathBuf::from(&self.federated.bundle);
+        let path = self.file.clone();
         let read = tokio::task::spawn_blocking(move || {
             let text = read(&path).and_then(|text| Ok((secret::hex(&Sha256::digest(&text)), Bundle::parse(&text)?)));
             text.map_err(|e| format!("{}: {e}", path.display()))

@@ -6,15 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use model::config::Identity;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
-use xds::{server::Credentials, spiffe};
+use xds::{server::Credentials, spiffe, svid::Svid};
 
 use super::{Failure, Mesh, revision_of};
 use crate::{
     api::{Certificate, CertificateRequest, ControlEvent, JoinToken, Renewal, TokenRequest},
     authority::{Authority, AuthorityError, Request},
-    compile,
+    compile::{self, Change},
     denial::Denial,
     overlays::Refusal,
     peer, secret,
@@ -101,6 +102,11 @@ impl Mesh {
             return Err(Denial::Nothing);
         }
         let Wanted { id, subject, lifetime } = self.wanted_identity(&request.proxy)?;
+        if self.state().config.as_ref().is_some_and(|config| config.mesh.identity != Identity::Builtin) {
+            return Err(Denial::Request(
+                "certificates of this mesh are issued elsewhere (`identity` of the Mesh)".to_owned(),
+            ));
+        }
         let signed = |error: AuthorityError| match error {
             AuthorityError::Request(_) => Denial::Request(error.to_string()),
             other => Denial::Internal(other.to_string()),
@@ -137,6 +143,30 @@ impl Mesh {
                 }
             }
             Err(reason) => self.log.say(ControlEvent::AuthorityRefused { reason }),
+        }
+    }
+
+    /// Another SVID of the control plane's own came, or there is none any more.
+    pub(crate) fn take_svid(&self, svid: Option<Svid>) {
+        let mut state = self.state();
+        let foreign = svid.as_ref().is_some_and(|svid| self.foreign_issued(&mut state, svid));
+        let other = state.issued != svid;
+        state.issued = svid;
+        if foreign || other {
+            self.publish(&mut state, &Change::Everything);
+        }
+        let roots = state.issued.as_ref().filter(|_| other).map(|svid| trust::count(&svid.roots).unwrap_or_default());
+        drop(state);
+        if let Some(roots) = roots {
+            self.log.say(ControlEvent::IdentityApplied { roots });
+        }
+    }
+
+    /// Whether newer ones come; a reason is told once.
+    pub(crate) fn svid_failing(&self, failing: Option<String>) {
+        let told = std::mem::replace(&mut self.state().issue_failing, failing.clone());
+        if let Some(reason) = failing.filter(|reason| told.as_ref() != Some(reason)) {
+            self.log.say(ControlEvent::IdentityFailing { reason });
         }
     }
 

@@ -1,12 +1,23 @@
 //! Foreign trust domains: what their bundles said, and what of it counts; and what ours says to them.
 
-use super::Mesh;
+use xds::svid::Svid;
+
+use super::{Mesh, State};
 use crate::{
     api::{ControlEvent, FederatedReport, Stamp},
     bundle::{self, Bundle},
     compile::Change,
-    foreign::News,
+    foreign::{Foreign, News},
 };
+
+fn foreign_event(domain: &str, foreign: &Foreign, news: News) -> ControlEvent {
+    let trust_domain = domain.to_owned();
+    let roots = foreign.bundle.as_ref().map_or(0, Bundle::count);
+    match news {
+        News::Taken | News::Mended => ControlEvent::FederationRefreshed { trust_domain, roots },
+        News::Failing(reason) => ControlEvent::FederationFailing { trust_domain, reason, kept: roots },
+    }
+}
 
 impl Mesh {
     /// Begins to follow a trust domain, or to follow it by another source.
@@ -37,16 +48,31 @@ impl Mesh {
         let mut state = self.state();
         let Some(foreign) = state.foreign.get_mut(domain) else { return };
         let Some(news) = foreign.saw(seen, at) else { return };
-        let roots = foreign.bundle.as_ref().map_or(0, Bundle::count);
-        let trust_domain = domain.to_owned();
-        if news == News::Taken {
+        let taken = news == News::Taken;
+        let event = foreign_event(domain, foreign, news);
+        if taken {
             self.publish(&mut state, &Change::Everything);
         }
         drop(state);
-        self.log.say(match news {
-            News::Taken | News::Mended => ControlEvent::FederationRefreshed { trust_domain, roots },
-            News::Failing(reason) => ControlEvent::FederationFailing { trust_domain, reason, kept: roots },
-        });
+        self.log.say(event);
+    }
+
+    /// What came with our own SVID of trust domains that have no other source. Answers whether anything changed.
+    pub(super) fn foreign_issued(&self, state: &mut State, svid: &Svid) -> bool {
+        let (now, config) = (self.clock.now(), state.config.clone());
+        let federated = config.iter().flat_map(|config| &config.mesh.federation).filter(|one| one.bundle.is_none());
+        let mut changed = false;
+        for name in federated.map(|one| &one.trust_domain) {
+            let none = || "it came with no SVID: the issuer is not federated with it".to_owned();
+            let seen = svid.federated.get(name).ok_or_else(none).and_then(|pem| Bundle::of_pem(pem));
+            let foreign = state.foreign.entry(name.clone()).or_default();
+            foreign.source = "the Workload API".to_owned();
+            let news = foreign.saw(seen, now);
+            changed |= news == Some(News::Taken);
+            let event = news.map(|news| foreign_event(name, foreign, news));
+            event.into_iter().for_each(|event| self.log.say(event));
+        }
+        changed
     }
 
     /// The roots of a trust domain as they are known, PEM.
@@ -72,7 +98,14 @@ impl Mesh {
 
     /// Our bundle as others are told it.
     pub(crate) fn own_bundle(&self) -> Result<Bundle, String> {
-        let lifetime = self.state().config.as_ref().map(|config| config.mesh.certificate_lifetime);
-        bundle::own(&self.state_dir, lifetime)
+        let (roots, lifetime) = {
+            let state = self.state();
+            let lifetime = state.config.as_ref().map(|config| config.mesh.certificate_lifetime);
+            (state.issued.is_some().then(|| state.own_roots().to_owned()), lifetime)
+        };
+        match roots {
+            Some(roots) => bundle::numbered(&self.state_dir, &roots, lifetime),
+            None => bundle::own(&self.state_dir, lifetime),
+        }
     }
 }

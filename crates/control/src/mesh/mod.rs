@@ -25,7 +25,7 @@ use model::{
     name::{PlanName, RegionName, ServiceName},
 };
 use tokio::sync::{Notify, mpsc, watch};
-use xds::{clock::Clock, overlay::SwitchState, server::Server, snapshot::Snapshot};
+use xds::{clock::Clock, overlay::SwitchState, server::Server, snapshot::Snapshot, svid::Svid};
 
 use crate::{
     api::{ControlEvent, Placements, SourceReport, Stamp},
@@ -90,6 +90,10 @@ pub(crate) struct State {
     pub(crate) views: Views,
     /// Trust bundle of traffic, PEM.
     pub(crate) trust: String,
+    /// The control plane's own SVID, where another authority issues it.
+    pub(crate) issued: Option<Svid>,
+    /// Why no newer one comes.
+    issue_failing: Option<String>,
     /// Foreign trust domains, by name.
     pub(crate) foreign: BTreeMap<String, Foreign>,
     /// How watched manifests stand, if somebody watches some.

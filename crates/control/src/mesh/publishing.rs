@@ -53,7 +53,12 @@ impl State {
     /// Whom proxies believe.
     fn roots(&self) -> Roots {
         let known = |(domain, foreign): (&String, &Foreign)| Some((domain.clone(), foreign.roots()?));
-        Roots { own: self.trust.clone(), federated: self.foreign.iter().filter_map(known).collect() }
+        Roots { own: self.own_roots().to_owned(), federated: self.foreign.iter().filter_map(known).collect() }
+    }
+
+    /// The roots of our trust domain that traffic trusts, PEM.
+    pub(crate) fn own_roots(&self) -> &str {
+        self.issued.as_ref().map_or(&self.trust, |svid| &svid.roots)
     }
 
     /// The snapshot published for a proxy.

@@ -556,6 +556,7 @@ fn mesh(east: RegionName, west: RegionName) -> Mesh {
         name: "test".into(),
         trust_domain: "test.example".into(),
         regions: vec![east, west],
+        identity: model::config::Identity::Builtin,
         certificate_lifetime: Duration::from_secs(86_400),
         federation: vec![],
         gateways: vec![],

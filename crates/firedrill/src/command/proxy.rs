@@ -5,9 +5,9 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time
 use miette::IntoDiagnostic;
 use model::name::WorkloadName;
 use proxy::{
-    AccessLogOptions, ControlSource, Drain, FileSource, IdentityFiles, LogFilter, Source, TraceOptions, envoy,
+    AccessLogOptions, ControlSource, Credentials, Drain, FileSource, Issued, LogFilter, Source, TraceOptions, envoy,
 };
-use xds::{client::Transport, clock::Clock};
+use xds::{client::Transport, clock::Clock, svid};
 
 use crate::{arguments::State, failure::Failure, logging};
 
@@ -24,10 +24,10 @@ pub struct Args {
     #[arg(long, default_value = "")]
     region: String,
     /// ADS address of the control plane
-    #[arg(long, value_name = "ADDRESS", requires = "api", required_unless_present = "snapshot")]
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "snapshot")]
     control: Option<SocketAddr>,
-    /// Address of the control plane's API
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address of the control plane's API, where the control plane signs certificates
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["certificate", "workload_api"])]
     api: Option<SocketAddr>,
     /// Join token; better given in the environment
     #[arg(long, env = "FIREDRILL_TOKEN", hide_env_values = true, default_value = "")]
@@ -41,12 +41,22 @@ pub struct Args {
     /// Follow a snapshot in a file instead of a control plane: YAML or JSON (`firedrill schema Snapshot`)
     #[arg(long, value_name = "FILE", conflicts_with = "control")]
     snapshot: Option<PathBuf>,
-    /// Certificate chain (PEM) for a snapshot with mutual TLS
-    #[arg(long, value_name = "FILE", requires_all = ["key", "snapshot"])]
+    /// Certificate chain (PEM) that another tool issues and replaces in time, instead of the control plane
+    #[arg(long, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
-    /// Private key (PEM) for a snapshot with mutual TLS
+    /// Its private key (PEM)
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// Roots (PEM) that the control plane's certificate chains to
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    roots: Option<PathBuf>,
+    /// Take the certificate from a SPIFFE Workload API, as `unix:///run/spire/agent.sock`; without a value from the one that
+    /// SPIFFE_ENDPOINT_SOCKET names
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = "", conflicts_with = "certificate")]
+    workload_api: Option<String>,
+    /// The only SPIFFE id that is taken from there
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<String>,
     /// Run this stock Envoy as the data plane, and answer for it
     #[arg(long, value_name = "PROGRAM", conflicts_with = "snapshot")]
     envoy: Option<PathBuf>,
@@ -94,18 +104,28 @@ fn share(text: &str) -> Result<f64, String> {
 /// When it cannot be started.
 pub fn run(args: Args) -> miette::Result<ExitCode> {
     logging::to_stderr();
-    let source = match (args.snapshot, args.control.zip(args.api)) {
-        (Some(snapshot), _) => {
-            let identity = args.certificate.zip(args.key);
-            let identity = identity.map(|(certificate, key)| IdentityFiles { certificate, key });
-            Source::File(FileSource { snapshot, identity })
-        }
-        (None, Some((ads, api))) => {
+    let (issued, without_roots) = (issued(&args)?, args.certificate.is_some() && args.roots.is_none());
+    let source = match (args.snapshot, args.control) {
+        (Some(snapshot), _) => Source::File(FileSource { snapshot, identity: issued }),
+        (None, Some(ads)) => {
+            let credentials = match (issued, args.api) {
+                (Some(_), _) if without_roots => {
+                    return Err(
+                        Failure::usage("name the roots of the control plane's certificate: `--roots FILE`").into()
+                    );
+                }
+                (Some(issued), _) => Credentials::Issued(issued),
+                (None, Some(api)) => Credentials::Signed { api, token: args.token },
+                (None, None) => {
+                    let text = "say where its certificate comes from: `--api ADDRESS`, `--certificate FILE` or `--workload-api SOCKET`";
+                    return Err(Failure::usage(text).into());
+                }
+            };
             let transport = match args.xds {
                 Protocol::Delta => Transport::Delta,
                 Protocol::Sotw => Transport::StateOfTheWorld,
             };
-            Source::Control(ControlSource { ads, api, token: args.token, region: args.region, transport })
+            Source::Control(ControlSource { ads, credentials, region: args.region, transport })
         }
         (None, None) => return Err(Failure::usage("name a control plane, or a snapshot").into()),
     };
@@ -148,6 +168,23 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
         give_back: crate::allocator::give_back,
     };
     here(async |stop| proxy::run(options, stop).await.map_err(|error| error.to_string()))
+}
+
+/// The certificate that is not the control plane's to sign, if there is one.
+fn issued(args: &Args) -> Result<Option<Issued>, Failure> {
+    let files = args.certificate.clone().zip(args.key.clone());
+    let source = match (files, &args.workload_api) {
+        (Some((certificate, key)), _) => {
+            svid::Source::Files(svid::Files { certificate, key, bundle: args.roots.clone() })
+        }
+        (None, Some(text)) => {
+            let named = || std::env::var("SPIFFE_ENDPOINT_SOCKET").map_err(|e| format!("SPIFFE_ENDPOINT_SOCKET: {e}"));
+            let text = if text.is_empty() { named().map_err(Failure::usage)? } else { text.clone() };
+            svid::Source::WorkloadApi(svid::socket(&text).map_err(Failure::usage)?)
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Issued { source, id: args.spiffe_id.clone() }))
 }
 
 /// Admin, control and health checks: one thread is enough for them. Data workers have threads of their own.

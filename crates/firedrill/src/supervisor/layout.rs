@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use control::api::{Placement, Placements, Role};
-use model::config::{Config, Place, Protocol};
+use control::{
+    api::{Placement, Placements, Role},
+    compile::{gateway_id, service_id},
+};
+use model::config::{Config, Identity, Place, Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::api::OutsideReport;
@@ -95,6 +98,8 @@ pub struct WorkloadPlace {
     pub region: String,
     /// Its version.
     pub version: String,
+    /// Its SPIFFE id.
+    pub id: String,
     /// What to run.
     pub argv: Vec<String>,
     /// Path that answers 200 when it is ready; without, it is ready when it listens.
@@ -118,6 +123,8 @@ pub struct GatewayPlace {
     pub listen: SocketAddr,
     /// Admin interface.
     pub admin: SocketAddr,
+    /// Its SPIFFE id.
+    pub id: String,
 }
 
 /// Every process of a mesh but the control plane.
@@ -129,6 +136,8 @@ pub struct Layout {
     pub regions: Vec<String>,
     /// Where it lives.
     pub subnet: Subnet,
+    /// Who issues certificates.
+    pub identity: Identity,
     /// Gateways.
     pub gateways: Vec<GatewayPlace>,
     /// Workloads.
@@ -158,7 +167,8 @@ impl Layout {
         let mut ports = || hosts.next().map(|host| subnet.ports(host)).ok_or(TooMany { asked });
         let gateways = config.mesh.gateways.iter().map(|gateway| {
             let name = gateway.name.to_string();
-            Ok(GatewayPlace { name, listen: gateway.listen, admin: ports()?.admin })
+            let id = gateway_id(config, &name);
+            Ok(GatewayPlace { name, listen: gateway.listen, admin: ports()?.admin, id })
         });
         let gateways = gateways.collect::<Result<_, TooMany>>()?;
         let (mut workloads, mut outside) = (Vec::new(), Vec::new());
@@ -177,6 +187,7 @@ impl Layout {
                         let Ports { app, inbound, outbound, admin } = ports()?;
                         let (argv, version, health) = (argv.clone(), endpoint.version.clone(), health.clone());
                         workloads.push(WorkloadPlace {
+                            id: service_id(config, &service),
                             name,
                             service,
                             region,
@@ -193,7 +204,8 @@ impl Layout {
             }
         }
         let regions = config.mesh.regions.iter().map(ToString::to_string).collect();
-        Ok(Self { mesh: config.mesh.name.clone(), regions, subnet, gateways, workloads, outside })
+        let (mesh, identity) = (config.mesh.name.clone(), config.mesh.identity.clone());
+        Ok(Self { mesh, regions, subnet, identity, gateways, workloads, outside })
     }
 
     /// What the control plane is told.

@@ -13,6 +13,7 @@ use control::{
     client::Client as ControlClient,
     store::StoreAddress,
 };
+use model::config::Identity;
 use tokio::{sync::watch, task::JoinHandle};
 use xds::clock::Clock;
 
@@ -297,7 +298,7 @@ impl Running {
     /// `service` is that of a sidecar's workload; empty for a gateway.
     fn proxy_recipe(
         &self,
-        name: &str,
+        (name, id): (&str, &str),
         admin: std::net::SocketAddr,
         service: &str,
         role: &[&str],
@@ -306,8 +307,16 @@ impl Running {
         let subnet = self.view.layout.subnet;
         let (control, api, admin) =
             (subnet.control_ads().to_string(), subnet.control_api().to_string(), admin.to_string());
-        let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--api", &api, "--admin", &admin];
+        let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--admin", &admin];
         arguments.extend(role);
+        let issued = issued(&self.view.layout.identity, name);
+        match &issued {
+            Some(issued) => {
+                arguments.extend(issued.iter().map(String::as_str));
+                arguments.extend(["--spiffe-id", id]);
+            }
+            None => arguments.extend(["--api", &api]),
+        }
         let envoy = plane.envoy(name).map(|program| program.display().to_string());
         if let Some(program) = &envoy {
             arguments.extend(["--envoy", program]);
@@ -317,7 +326,7 @@ impl Running {
             argv: self.own(&arguments),
             environment: BTreeMap::new(),
             log: self.log(&format!("{name}.proxy.log")),
-            join: Some(Join { state, proxy: name.to_owned(), service: service.to_owned() }),
+            join: issued.is_none().then(|| Join { state, proxy: name.to_owned(), service: service.to_owned() }),
         }
     }
 
@@ -325,7 +334,7 @@ impl Running {
         Task {
             key: Key { kind: Kind::Gateway, name: place.name.clone() },
             region: None,
-            recipe: self.proxy_recipe(&place.name, place.admin, "", &[], plane),
+            recipe: self.proxy_recipe((&place.name, &place.id), place.admin, "", &[], plane),
             ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
         }
     }
@@ -335,7 +344,7 @@ impl Running {
         Task {
             key: Key { kind: Kind::Sidecar, name: place.name.clone() },
             region: Some(place.region.clone()),
-            recipe: self.proxy_recipe(&place.name, place.admin, &place.service, &role, plane),
+            recipe: self.proxy_recipe((&place.name, &place.id), place.admin, &place.service, &role, plane),
             ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
         }
     }
@@ -426,5 +435,17 @@ fn not_ready(culprit: &Doubt) -> StartError {
         reason: culprit.reason.clone(),
         lines: last_lines(&culprit.log, SHOWN_LINES),
         log: culprit.log.clone(),
+    }
+}
+
+/// What a proxy is told of its certificate where the control plane does not sign it.
+fn issued(identity: &Identity, proxy: &str) -> Option<Vec<String>> {
+    match identity {
+        Identity::Builtin => None,
+        Identity::Files(files) => {
+            let [certificate, key, bundle] = files.of(proxy);
+            Some(["--certificate", &certificate, "--key", &key, "--roots", &bundle].map(str::to_owned).to_vec())
+        }
+        Identity::Spire { socket } => Some(vec!["--workload-api".to_owned(), format!("unix://{socket}")]),
     }
 }

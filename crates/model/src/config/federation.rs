@@ -7,8 +7,8 @@ use crate::spiffe::SpiffeId;
 pub struct Federated {
     /// Its name.
     pub trust_domain: String,
-    /// Absolute path of its bundle; with an endpoint, of the first one.
-    pub bundle: String,
+    /// Absolute path of its bundle; with an endpoint, of the first one. `None`: the Workload API hands it out.
+    pub bundle: Option<String>,
     /// Where newer ones are fetched from.
     pub endpoint: Option<BundleEndpoint>,
 }

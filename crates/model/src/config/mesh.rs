@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Federated, ListenerLimits, TrafficPolicy};
+use super::{Federated, Identity, ListenerLimits, TrafficPolicy};
 use crate::name::{GatewayName, RegionName, ServiceName};
 
 /// Kind `Mesh`.
@@ -14,7 +14,9 @@ pub struct Mesh {
     pub trust_domain: String,
     /// In order of preference; at least one.
     pub regions: Vec<RegionName>,
-    /// Lifetime of a workload's certificate. Default 24 h.
+    /// Who issues certificates.
+    pub identity: Identity,
+    /// Lifetime of a certificate that the control plane signs. Default 24 h.
     pub certificate_lifetime: Duration,
     /// Other meshes whose ids are believed.
     pub federation: Vec<Federated>,

@@ -29,19 +29,25 @@ pub(crate) fn federation(spec: &raw::Mesh, cx: &mut Cx<'_>) -> Vec<Federated> {
                 .see(first, "first named here");
         }
     }
-    written.iter().filter_map(|one| federated(one, cx)).collect()
+    let spire = spec.identity.as_ref().is_some_and(|identity| identity.spire.is_some());
+    written.iter().filter_map(|one| federated(one, spire, cx)).collect()
 }
 
-fn federated(one: &At<raw::Federated>, cx: &mut Cx<'_>) -> Option<Federated> {
-    if !one.bundle.starts_with('/') {
-        cx.error("relative-path", one.bundle.at, format!("`{}` is not an absolute path", one.bundle.value))
+fn federated(one: &At<raw::Federated>, spire: bool, cx: &mut Cx<'_>) -> Option<Federated> {
+    if one.bundle.is_none() && (!spire || one.endpoint.is_some()) && !one.flawed {
+        cx.error("missing-field", one.head, "`bundle` is missing: by nothing else the trust domain is known")
+            .mend("write `bundle: /etc/firedrill/partner.json`, of `firedrill ca bundle` over there");
+    }
+    if let Some(bundle) = one.bundle.as_ref().filter(|bundle| !bundle.starts_with('/')) {
+        cx.error("relative-path", bundle.at, format!("`{}` is not an absolute path", bundle.value))
             .mend("write it from `/` on: the control plane reads it, wherever it was started");
     }
     let endpoint = match &one.endpoint {
         None => None,
         Some(endpoint) => Some(bundle_endpoint(endpoint, &one.trust_domain, cx)?),
     };
-    let (trust_domain, bundle) = (one.trust_domain.value.clone(), one.bundle.value.clone());
+    let (trust_domain, bundle) =
+        (one.trust_domain.value.clone(), one.bundle.as_ref().map(|bundle| bundle.value.clone()));
     Some(Federated { trust_domain, bundle, endpoint })
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    World, federation, no_repeats, not_empty, path,
+    World, federation, identity, no_repeats, not_empty, path,
     policy::{Said, policy},
     upstream::listeners,
 };
@@ -38,6 +38,7 @@ pub(crate) fn mesh(manifest: &Manifest, spec: &At<raw::Mesh>, world: &World, cx:
         name: manifest.name.as_str().to_owned(),
         trust_domain: spec.trust_domain.value.clone(),
         regions: spec.regions.iter().map(|r| r.value.clone()).collect(),
+        identity: identity::identity(spec, cx),
         certificate_lifetime: lifetime.map_or(Duration::from_secs(24 * 3600), |t| t.value.0),
         federation: federation::federation(spec, cx),
         gateways,

@@ -7,6 +7,7 @@ mod fault;
 mod federation;
 mod guard;
 mod header;
+mod identity;
 mod mesh;
 mod plan;
 mod policy;

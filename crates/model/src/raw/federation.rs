@@ -9,8 +9,8 @@ mapping! {
         /// SPIFFE trust domain of the other mesh, as `partner.example`.
         trust_domain: Text,
         /// Its bundle: an absolute path on the control plane's machine, of a file in SPIFFE form (JSON) or PEM; read again when it
-        /// changes. With `endpoint`, the first one.
-        bundle: Text,
+        /// changes. With `endpoint`, the first one. Left out where `identity` is `spire`, whose Workload API hands it out.
+        bundle: Option<Text>,
         /// Where newer bundles are fetched from.
         endpoint: Option<At<BundleEndpoint>>,
     }

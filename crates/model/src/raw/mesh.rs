@@ -4,7 +4,7 @@ use super::{FailurePercentage, Federated, List, Listeners, SuccessRate, Text};
 use crate::{
     name::{GatewayName, RegionName, ServiceName},
     read::{At, mapping, words},
-    scalar::{HostPort, OrOff, Time, Unsupported, Word},
+    scalar::{HostPort, OrOff, Time, Word},
     unit::Percent,
 };
 
@@ -27,14 +27,14 @@ mapping! {
 }
 
 mapping! {
-    /// Where identities come from.
+    /// Where identities come from: one of these.
     "`identity`" Identity {
         /// The certificate authority of the control plane.
         builtin: Option<At<Builtin>>,
-        /// SPIRE.
-        spire: Option<At<Unsupported>>,
-        /// Files.
-        files: Option<At<Unsupported>>,
+        /// A SPIFFE Workload API, as that of a SPIRE agent.
+        spire: Option<At<Spire>>,
+        /// Files that another tool writes, and replaces in time.
+        files: Option<At<IdentityFiles>>,
     }
 }
 
@@ -43,6 +43,28 @@ mapping! {
     "`builtin`" Builtin {
         /// Lifetime of a workload's certificate; renewed at half of it. Default 24h.
         certificate_lifetime: Option<At<Time>>,
+    }
+}
+
+mapping! {
+    /// A SPIFFE Workload API. It must hand out `spiffe://TRUST-DOMAIN/service/NAME` to sidecars, `…/gateway/NAME` to gateways and
+    /// `…/control` to the control plane; of several each takes its own.
+    "`spire`" Spire {
+        /// Its Unix socket, as `unix:///run/spire/agent.sock`.
+        socket: Text,
+    }
+}
+
+mapping! {
+    /// PEM files by absolute paths on each proxy's machine, looked at again and again. `{proxy}` in a path stands for the proxy's name,
+    /// and for `control` at the control plane.
+    "`files`" IdentityFiles {
+        /// Certificate chain, leaf first, as `/run/svid/{proxy}.pem`.
+        certificate: Text,
+        /// Its private key, as `/run/svid/{proxy}.key`.
+        key: Text,
+        /// Roots of the trust domain, as `/run/svid/bundle.pem`.
+        bundle: Text,
     }
 }
 

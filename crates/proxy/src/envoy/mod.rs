@@ -51,8 +51,9 @@ use self::{
 use crate::{
     access::{self, AccessLog},
     admin::{self, LogFilter},
-    certify::{Certifier, CertifyError},
+    certify::CertifyError,
     control,
+    credentials::Uses,
     run::{ControlSource, Drain},
     tls::identity::Identity,
 };
@@ -177,9 +178,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let reporting = told.clone();
     let loads = control::loads(move || reporting.now().clusters);
     let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe(), loads);
-    let certifier =
-        Certifier { name, api: source.api, token: source.token, folder: state, identity, beside: Some(pairs) };
-    let certifying = tokio::spawn(certifier.run(trust));
+    let uses = Uses { identity, trust, beside: Some(pairs) };
+    let certifying = tokio::spawn(source.credentials.keep(name, state, uses));
     tasks.0.push(certifying.abort_handle());
 
     let mut envoy = place.start(&program, node).map_err(Error::Start)?;

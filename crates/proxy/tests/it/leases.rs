@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use proxy::{ControlSource, Drain, Options, Source};
+use proxy::{ControlSource, Credentials, Drain, Options, Source};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -63,8 +63,7 @@ impl Control {
             state: folder.to_owned(),
             source: Source::Control(ControlSource {
                 ads: self.ads,
-                api: self.api,
-                token: "join".into(),
+                credentials: Credentials::Signed { api: self.api, token: "join".into() },
                 region: "east".into(),
                 transport: xds::client::Transport::default(),
             }),

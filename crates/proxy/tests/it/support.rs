@@ -15,7 +15,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use proxy::{AccessLogOptions, Drain, FileSource, IdentityFiles, Options, Source};
+use proxy::{AccessLogOptions, Drain, FileSource, Issued, Options, Source};
 use serde_json::Value;
 use tokio::{net::TcpStream, sync::oneshot};
 use xds::{
@@ -25,6 +25,7 @@ use xds::{
         ListenerProtocol, Locality, OutlierDetection, PathMatch, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch,
         RouteTable, Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
     },
+    svid,
 };
 
 /// A loopback address that no other test of any process uses.
@@ -201,10 +202,11 @@ impl Proxy {
         let path = folder.path().join("snapshot.json");
         std::fs::write(&path, serde_json::to_vec(snapshot).unwrap()).unwrap();
         let identity = identity.map(|(certificate, key)| {
-            let files = IdentityFiles { certificate: folder.path().join("c.pem"), key: folder.path().join("k.pem") };
+            let at = |name: &str| folder.path().join(name);
+            let files = svid::Files { certificate: at("c.pem"), key: at("k.pem"), bundle: None };
             std::fs::write(&files.certificate, certificate).unwrap();
             std::fs::write(&files.key, key).unwrap();
-            files
+            Issued { source: svid::Source::Files(files), id: None }
         });
         let mut options = Options {
             name: "test".into(),

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::codegen::{Service, http::Uri};
 
 /// Calls the caller's function, whatever the address: it knows where the control plane is.
-pub(super) struct Connector<C, IO> {
+pub(crate) struct Connector<C, IO> {
     connect: Arc<C>,
     connection: PhantomData<fn() -> IO>,
 }

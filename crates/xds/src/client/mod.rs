@@ -19,6 +19,7 @@ use tokio::{
     sync::mpsc,
 };
 
+pub(crate) use self::connector::Connector;
 pub use self::reports::Loads;
 use self::{delta::DeltaCore, whole::WholeCore};
 use crate::{node::NodeInfo, overlay::Overlay, resource::ResourceKind, snapshot::Snapshot};

@@ -49,9 +49,11 @@ fn federated(config: &Config) -> Result<BTreeMap<String, String>, Failure> {
         let text = std::fs::read_to_string(path).map_err(|e| manifests::reason(&e).to_string())?;
         Ok(Bundle::parse(&text)?.pem())
     };
-    let domains = config.mesh.federation.iter().map(|federated| {
-        let failed = |e: String| Failure::usage(format!("{}: {e}", federated.bundle));
-        Ok((federated.trust_domain.clone(), read(&federated.bundle).map_err(failed)?))
+    // What a Workload API would hand out is not known here.
+    let files = config.mesh.federation.iter().filter_map(|one| Some((&one.trust_domain, one.bundle.as_ref()?)));
+    let domains = files.map(|(domain, file)| {
+        let failed = |e: String| Failure::usage(format!("{file}: {e}"));
+        Ok((domain.clone(), read(file).map_err(failed)?))
     });
     domains.collect()
 }

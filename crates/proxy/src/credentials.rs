@@ -1,0 +1,96 @@
+//! How a proxy comes by its certificate: the control plane signs it, or somebody else issues it.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+use xds::{
+    codec::KeyPair,
+    svid::{self, Known, Svid},
+};
+
+use crate::{
+    certify::{Certifier, CertifyError, ControlTrust},
+    tls::identity::{Identity, IdentityError},
+};
+
+/// Where a proxy's certificate comes from.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// The control plane signs it.
+    Signed {
+        /// Of the control plane's API.
+        api: SocketAddr,
+        /// Join token for the first one; empty: there is one in the state folder.
+        token: String,
+    },
+    /// Files, or a Workload API.
+    Issued(Issued),
+}
+
+/// An SVID that somebody else issues.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// Where.
+    pub source: svid::Source,
+    /// The only id that is taken; `None`: whichever comes.
+    pub id: Option<String>,
+}
+
+/// Where a certificate is used.
+pub(crate) struct Uses {
+    /// For traffic, and towards the control plane.
+    pub identity: Identity,
+    /// Is told whom the control plane is known by.
+    pub trust: Arc<watch::Sender<Option<ControlTrust>>>,
+    /// Is given each certificate with its key, where another process beside us uses them too.
+    pub beside: Option<watch::Sender<Option<KeyPair>>>,
+}
+
+impl Credentials {
+    /// Obtains certificates in time, for ever. Answers when nothing lets the proxy in any more.
+    pub(crate) async fn keep(self, name: String, folder: PathBuf, uses: Uses) -> CertifyError {
+        let Uses { identity, trust, beside } = uses;
+        match self {
+            Self::Signed { api, token } => Certifier { name, api, token, folder, identity, beside }.run(trust).await,
+            Self::Issued(Issued { source, id }) => {
+                follow(svid::follow(source, id), &Uses { identity, trust, beside }).await;
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+/// Uses what comes, for as long as anything can. Connections that are up keep what they have.
+pub(crate) async fn follow(mut known: watch::Receiver<Known>, uses: &Uses) {
+    while known.changed().await.is_ok() {
+        let Known { svid, failing } = known.borrow_and_update().clone();
+        if let Some(reason) = failing {
+            tracing::warn!(reason, "no newer certificate comes");
+        }
+        if let Some(svid) = svid
+            && let Err(error) = take(svid, uses)
+        {
+            tracing::error!(%error, "a certificate cannot be used");
+        }
+    }
+}
+
+/// Uses an SVID from now on.
+///
+/// # Errors
+/// If the TLS library cannot.
+pub(crate) fn take(svid: Svid, uses: &Uses) -> Result<(), IdentityError> {
+    let Svid { id, certificate, key, roots, .. } = svid;
+    let validity = uses.identity.set_pem(&certificate, &key)?;
+    tracing::info!(%id, until = validity.until, "a certificate is used");
+    if let Some(beside) = &uses.beside {
+        beside.send_replace(Some(KeyPair { certificate, key }));
+    }
+    let new = Some(ControlTrust { roots, spiffe_id: id.to_string() });
+    uses.trust.send_if_modified(|present| {
+        let changed = *present != new;
+        *present = new;
+        changed
+    });
+    Ok(())
+}
