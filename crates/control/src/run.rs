@@ -55,8 +55,8 @@ pub struct Options {
     pub api: SocketAddr,
     /// Where ADS listens. Port 0 takes a free one.
     pub ads: SocketAddr,
-    /// Where other trust domains ask for ours. Port 0 takes a free one.
-    pub bundle: SocketAddr,
+    /// Where other trust domains ask for ours; `None`: nowhere. Port 0 takes a free one.
+    pub bundle: Option<SocketAddr>,
     /// The process's clock.
     pub clock: Clock,
 }
@@ -106,7 +106,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh::prepare_folder(&options.state_dir).map_err(|e| state(e.into()))?;
     let token_path = options.state_dir.join("run").join("api.token");
     let token = secret::read_or_make(&token_path, || secret::random_hex(32)).map_err(|e| state(e.into()))?;
-    let (api, ads, bundle) = (bind(options.api).await?, bind(options.ads).await?, bind(options.bundle).await?);
+    let (api, ads) = (bind(options.api).await?, bind(options.ads).await?);
+    let bundle = match options.bundle {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let mesh = Mesh::open(&options.state_dir, &options.store, options.clock).await.map_err(state)?;
     // Alone it leads from the beginning.
     let (lead, leading) = watch::channel(if mesh.store.is_shared() { None } else { Some(0) });
@@ -147,9 +151,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
         None => Some(lead),
     };
 
-    let run_file = write_run_file(&options, [&api, &ads, &bundle], token.clone()).map_err(|e| state(e.into()))?;
+    let run_file =
+        write_run_file(&options, [&api, &ads], bundle.as_ref(), token.clone()).map_err(|e| state(e.into()))?;
     let (ready, incoming) = mpsc::channel(64);
-    parts.spawn(federation::serve(mesh.clone(), bundle, tls_config.clone()));
+    if let Some(bundle) = bundle {
+        parts.spawn(federation::serve(mesh.clone(), bundle, tls_config.clone()));
+    }
     parts.spawn(ads::accept(mesh.clone(), ads, tls_config, ready));
     let mut servers = JoinSet::new();
     let server = mesh.ads.clone();
@@ -208,11 +215,13 @@ async fn drain(
 
 fn write_run_file(
     options: &Options,
-    [api, ads, bundle]: [&TcpListener; 3],
+    [api, ads]: [&TcpListener; 2],
+    bundle: Option<&TcpListener>,
     token: String,
 ) -> Result<RunFile, std::io::Error> {
     let pid = std::process::id();
-    let file = RunFile { api: api.local_addr()?, ads: ads.local_addr()?, bundle: bundle.local_addr()?, token, pid };
+    let bundle = bundle.map(TcpListener::local_addr).transpose()?;
+    let file = RunFile { api: api.local_addr()?, ads: ads.local_addr()?, bundle, token, pid };
     let text = serde_json::to_vec_pretty(&file)?;
     secret::replace_private(&options.state_dir.join("run").join("control.json"), &text)?;
     Ok(file)

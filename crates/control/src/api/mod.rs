@@ -61,8 +61,9 @@ pub struct RunFile {
     pub api: SocketAddr,
     /// ADS (gRPC over TLS).
     pub ads: SocketAddr,
-    /// Bundle endpoint (HTTPS).
-    pub bundle: SocketAddr,
+    /// Bundle endpoint (HTTPS), where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<SocketAddr>,
     /// Bearer token of the API. Stays the same over restarts.
     pub token: String,
     /// Process id of the control plane that wrote it.

@@ -48,11 +48,11 @@ async fn report(plane: &Plane) -> FederatedReport {
 #[tokio::test]
 async fn a_foreign_bundle_is_refreshed_kept_and_only_believed_from_who_serves_it() {
     let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let foreign = Plane::start(other.path()).await;
+    let foreign = Plane::start_bundle(other.path(), "127.0.0.1:0".parse().unwrap()).await;
     foreign.client.apply(&apply(&partner())).await.unwrap();
     let file = own.path().join("partner.json");
     std::fs::write(&file, bundle::own(other.path(), None).unwrap().json().unwrap()).unwrap();
-    let at = read_run_file(other.path()).unwrap().bundle;
+    let at = read_run_file(other.path()).unwrap().bundle.unwrap();
 
     let plane = Plane::start(own.path()).await;
     let endpoint = format!(", endpoint: {{url: \"https://{at}/\"}}");

@@ -80,15 +80,15 @@ impl Plane {
     }
 
     pub async fn start_at(state: &Path, store: StoreAddress, ads: SocketAddr) -> Self {
-        Self::start_with(state, store, ads, "127.0.0.1:0".parse().unwrap()).await
+        Self::start_with(state, store, ads, None).await
     }
 
     /// With its bundle endpoint there.
     pub async fn start_bundle(state: &Path, bundle: SocketAddr) -> Self {
-        Self::start_with(state, StoreAddress::of_state(state), "127.0.0.1:0".parse().unwrap(), bundle).await
+        Self::start_with(state, StoreAddress::of_state(state), "127.0.0.1:0".parse().unwrap(), Some(bundle)).await
     }
 
-    async fn start_with(state: &Path, store: StoreAddress, ads: SocketAddr, bundle: SocketAddr) -> Self {
+    async fn start_with(state: &Path, store: StoreAddress, ads: SocketAddr, bundle: Option<SocketAddr>) -> Self {
         let _ = std::fs::remove_file(state.join("run/control.json"));
         let free = "127.0.0.1:0".parse().unwrap();
         let clock = Clock::anchored();

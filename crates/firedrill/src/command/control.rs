@@ -17,9 +17,9 @@ pub struct Args {
     /// Where proxies connect (ADS: gRPC over TLS)
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7001")]
     ads: SocketAddr,
-    /// Where meshes that are federated with this one ask for its trust bundle (HTTPS)
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7003")]
-    bundle: SocketAddr,
+    /// Where meshes that are federated with this one ask for its trust bundle (HTTPS) [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    bundle: Option<SocketAddr>,
     /// Where revisions are kept: `postgres://USER:PASSWORD@HOST/DATABASE`, or `sqlite:FILE`
     /// [default: control.db in the state folder]
     #[arg(long, value_name = "URL", env = "FIREDRILL_STORE", hide_env_values = true)]
