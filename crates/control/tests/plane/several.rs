@@ -128,7 +128,7 @@ async fn a_control_plane_with_another_authority_is_refused() {
         store: store.clone(),
         api: free,
         ads: free,
-        bundle: free,
+        bundle: None,
         clock: Clock::anchored(),
     };
     let error = control::run(options, std::future::ready(())).await.unwrap_err().to_string();
