@@ -41,7 +41,7 @@ async fn the_admin_interface_says_what_it_has() {
             page
         })
         .collect();
-    assert_eq!(pages.len(), 12);
+    assert_eq!(pages.len(), 13);
     for (method, path) in pages {
         if method == "GET" {
             assert_eq!(proxy.admin(path).unwrap().0, 200, "{path}");
