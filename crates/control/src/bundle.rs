@@ -235,12 +235,7 @@ pub(crate) fn refresh_after(bundle: Option<&Bundle>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authority::Authority;
-
-    fn root() -> String {
-        let state = tempfile::tempdir().unwrap();
-        Authority::open(state.path(), xds::clock::Clock::anchored()).unwrap().roots().to_owned()
-    }
+    use crate::testing::root;
 
     #[test]
     fn a_bundle_is_read_as_it_is_written() {

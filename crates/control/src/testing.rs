@@ -1,10 +1,19 @@
-//! What tests of this crate share: the bank of the examples, placed on one loopback subnet.
+//! What tests of this crate share: the bank of the examples, placed on one loopback subnet; roots.
 
 use std::{net::SocketAddr, path::Path};
 
 use model::config::{Config, Place};
 
-use crate::api::{ManifestFile, Placement, Placements, Role};
+use crate::{
+    api::{ManifestFile, Placement, Placements, Role},
+    authority::Authority,
+};
+
+/// A root that signs nothing, PEM.
+pub(crate) fn root() -> String {
+    let state = tempfile::tempdir().unwrap();
+    Authority::open(state.path(), xds::clock::Clock::anchored()).unwrap().roots().to_owned()
+}
 
 /// The manifests of `examples/bank`.
 pub(crate) fn bank_files() -> Vec<ManifestFile> {

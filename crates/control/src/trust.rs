@@ -135,12 +135,7 @@ pub(crate) async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authority::Authority;
-
-    fn root() -> String {
-        let state = tempfile::tempdir().unwrap();
-        Authority::open(state.path(), xds::clock::Clock::anchored()).unwrap().roots().to_owned()
-    }
+    use crate::testing::root;
 
     #[test]
     fn the_file_begins_as_the_root_and_is_the_operators_after_that() {
