@@ -197,9 +197,9 @@ impl Scene<'_> {
         self.primary.as_mut().map_or(Ok(()), |primary| primary.tell(behaviour))
     }
 
-    fn kill(&mut self) {
+    async fn kill(&mut self) {
         if let Some(primary) = self.primary.take() {
-            primary.kill();
+            primary.kill().await;
         }
     }
 
@@ -207,7 +207,7 @@ impl Scene<'_> {
     async fn hurt(&mut self) -> Result<(), Failure> {
         let end = tokio::time::Instant::now() + self.case.outage;
         match self.case.mode {
-            Mode::Kill | Mode::Half | Mode::Overloaded => self.kill(),
+            Mode::Kill | Mode::Half | Mode::Overloaded => self.kill().await,
             Mode::Stop => self.primary.iter().for_each(Server::stop),
             Mode::Unavailable => self.tell(Behaviour::Unavailable)?,
             Mode::Reset => self.tell(Behaviour::Reset)?,
@@ -215,7 +215,7 @@ impl Scene<'_> {
             Mode::OneWay => self.tell(Behaviour::Silent)?,
             Mode::Flap => {
                 while tokio::time::Instant::now() < end {
-                    self.kill();
+                    self.kill().await;
                     tokio::time::sleep(FLAP).await;
                     self.start_primary().await?;
                     tokio::time::sleep(FLAP).await;

@@ -50,9 +50,11 @@ impl Server {
         input.write_all(behaviour.line().as_bytes()).map_err(|_| what())
     }
 
-    /// Kills it at once.
-    pub fn kill(self) {
+    /// Kills it at once, and waits for its end on another thread: on this one, client and requests would wait too.
+    pub async fn kill(self) {
         self.process.kill();
+        // What can fail is a destructor that panics.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
     /// Stops it, as a machine that hangs.
