@@ -1,8 +1,7 @@
-//! One request's tries: the first, its repeats, and a hedge beside a slow one. The first answer wins.
+//! The tries of one request: whom they go to, what is done by time, and what follows from the end of each.
 
 use std::{
     future::poll_fn,
-    net::IpAddr,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,29 +9,22 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode,
-    header::{SET_COOKIE, UPGRADE},
-    request::Parts,
-    uri::Authority,
-};
-use xds::snapshot::{self, Bound, RoutingPriority};
+use http::{HeaderValue, Method, StatusCode, header::UPGRADE, request::Parts, uri::Authority};
+use xds::snapshot;
 
+use super::{Refusal, Way};
 use crate::{
     admission::ATTEMPT,
-    fault::{self, Asked, Faults, Hit, Instead, Shape},
+    fault::{self, Faults, Hit, Instead, Shape},
     grpc,
     http::{
         alarm::Alarm,
-        attempt::{self, Failed, Held, Job, Reply},
-        body::{Answer, BodyError, Incoming, Replay, Watch},
-        message, mirror,
-        pool::Pool,
+        attempt::{self, Failed, Job, Reply},
+        body::{Incoming, Replay},
+        mirror,
         record::{Flag, Record},
     },
     retry::{Failure, Plan, Repeat},
-    route::{self, Entry, Rewrite},
-    state::{Shared, State},
     upstream::{
         affinity,
         cluster::Cluster,
@@ -41,211 +33,49 @@ use crate::{
     },
 };
 
-/// What forwarding needs beside the request.
-#[derive(Debug)]
-pub struct Way<'a> {
-    /// What all threads share.
-    pub shared: &'a Arc<Shared>,
-    /// What was in force when the request came.
-    pub state: &'a State,
-    /// This worker's connections.
-    pub pool: &'a Arc<Pool>,
-    /// Where the caller connects from.
-    pub address: IpAddr,
-    /// Who calls: our workload, or a gateway's client, if it has an identity.
-    pub caller: Option<Arc<str>>,
-    /// Whether faults apply and the answering endpoint is told: at the side that chooses for the client.
-    pub caller_side: bool,
-}
-
-/// An answer of our own instead of an endpoint's.
-#[derive(Debug)]
-pub struct Refusal {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// Status for a gRPC client, where it is not that of the HTTP status.
-    pub grpc: Option<u8>,
-    /// For the access log.
-    pub flag: Flag,
-    /// For the caller.
-    pub text: String,
-}
-
-impl Refusal {
-    /// Of this flag.
-    pub fn new(status: StatusCode, flag: Flag, text: impl Into<String>) -> Self {
-        Self { status, grpc: None, flag, text: text.into() }
-    }
-}
-
-/// Forwards a request along a route. The alarm is lent: a connection has one for all its requests.
-///
-/// # Errors
-/// When no endpoint's answer can be given.
-pub async fn forward(
-    way: &Way<'_>,
-    entry: &Arc<Entry>,
-    policy: &snapshot::Forward,
-    request: (Parts, Authority, Incoming),
-    alarm: &mut Alarm,
-    mut record: Record,
-) -> Result<Response<Answer>, (Refusal, Record)> {
-    let (mut head, mut authority, body) = request;
-    let mut random = fastrand::Rng::new();
-    let choice = route::choose(policy, &head, &mut random);
-    let cluster = choice.as_ref().and_then(|choice| way.state.clusters.get(choice.cluster)).cloned();
-    let (Some(choice), Some(cluster)) = (choice, cluster) else {
-        return Err((
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, "no such cluster"),
-            record,
-        ));
-    };
-    let view = cluster.view();
-    record.routed(&view.config);
-    let Some(counted) = InFlight::new(&cluster, &view, policy.priority) else {
-        let text = "too many requests in flight";
-        return Err((Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::UpstreamOverflow, text), record));
-    };
-    let upgrade = head.headers.get(UPGRADE);
-    if let Some(protocol) = upgrade
-        && !policy.upgrades.iter().any(|allowed| protocol.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
-    {
-        let text = "the route allows no such upgrade";
-        return Err((Refusal::new(StatusCode::FORBIDDEN, Flag::UnauthorizedExternalService, text), record));
-    }
-    let plan = match upgrade {
-        Some(_) => Plan::of_upgrade(policy.retry.as_ref()),
-        None => Plan::new(policy.retry.as_ref(), &head.method),
-    };
-    let mut faults = Faults::default();
-    if way.caller_side && !way.state.faults.is_empty() {
-        let service = &view.config.service;
-        faults = way.state.faults.of(&Asked { service, caller: way.caller.as_deref(), head: &head });
-    }
-    if let Some(rewrite) = &entry.rewrite
-        && let Err(refusal) = rewritten(rewrite, &mut head, &mut authority)
-    {
-        return Err((refusal, record));
-    }
-    let bound = match record.is_grpc() {
-        true => grpc::bound(policy.timeout, &mut head.headers),
-        false => Some(policy.timeout).filter(|timeout| !timeout.is_zero()),
-    };
-    let deadline = bound.and_then(|bound| record.began().checked_add(bound));
-    let body = Replay::new(body);
-    record.receives(body.received());
-    let mut race = Race {
-        way,
-        policy,
-        random,
-        head: Arc::new(head),
-        authority,
-        body,
-        cluster,
-        view,
-        faults,
-        hit: Hit::default(),
-        made: Vec::new(),
-        running: FuturesUnordered::new(),
-        last: None,
-        plan,
-        patience: policy.hedge.as_ref().map(|hedge| entry.latency.hedge_after(hedge)),
-        hedged: false,
-        due: Due { over: deadline, ..Due::default() },
-    };
-    // A copy needs the whole body: it goes now, or when the request is answered.
-    let copied = race.body.complete();
-    if copied {
-        race.mirror();
-    }
-    let outcome = race.run(alarm, &mut record).await;
-    if !copied {
-        race.mirror();
-    }
-    match outcome {
-        Ok(won) => {
-            let mut response = race.answer(won, entry, deadline, counted, record);
-            if let Some(cookie) = choice.cookie {
-                response.headers_mut().append(SET_COOKIE, cookie);
-            }
-            Ok(response)
-        }
-        Err(refusal) => Err((refusal, record)),
-    }
-}
-
-/// What the endpoint sees instead of what the caller wrote.
-fn rewritten(rewrite: &Rewrite, head: &mut Parts, authority: &mut Authority) -> Result<(), Refusal> {
-    rewrite
-        .request(head, authority)
-        .map_err(|reason| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Flag::NoRouteFound, reason))?;
-    match message::refuse(head) {
-        None => Ok(()),
-        Some(reason) => Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, reason)),
-    }
-}
-
-/// A request that counts against its cluster's breaker.
-pub struct InFlight {
-    cluster: Arc<Cluster>,
-    priority: RoutingPriority,
-}
-
-impl InFlight {
-    /// `None` when there are as many as may be.
-    pub fn new(cluster: &Arc<Cluster>, view: &View, priority: RoutingPriority) -> Option<Self> {
-        let most = view.config.breakers_of(priority).requests;
-        cluster.enter(priority, Bound::Requests, most).then(|| Self { cluster: cluster.clone(), priority })
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.cluster.counters(self.priority).leave(Bound::Requests);
-    }
-}
-
 /// A try that was started.
-struct Made {
-    chosen: Chosen,
-    sent: Instant,
-    over: bool,
+pub(super) struct Made {
+    pub(super) chosen: Chosen,
+    pub(super) sent: Instant,
+    pub(super) over: bool,
 }
 
-struct Won {
-    index: usize,
-    reply: Reply,
+/// The answer that the caller gets, of the try with this number.
+pub(super) struct Won {
+    pub(super) index: usize,
+    pub(super) reply: Reply,
 }
 
-struct Race<'a> {
-    way: &'a Way<'a>,
-    policy: &'a snapshot::Forward,
-    plan: Plan<'a>,
-    random: fastrand::Rng,
-    head: Arc<Parts>,
-    authority: Authority,
-    body: Replay,
-    cluster: Arc<Cluster>,
-    view: Arc<View>,
+/// A request on its way, with all its tries.
+pub(super) struct Race<'a> {
+    pub(super) way: &'a Way<'a>,
+    pub(super) policy: &'a snapshot::Forward,
+    pub(super) plan: Plan<'a>,
+    pub(super) random: fastrand::Rng,
+    pub(super) head: Arc<Parts>,
+    pub(super) authority: Authority,
+    pub(super) body: Replay,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) view: Arc<View>,
     /// Those that may take the request.
-    faults: Faults,
-    hit: Hit,
-    made: Vec<Made>,
+    pub(super) faults: Faults,
+    pub(super) hit: Hit,
+    pub(super) made: Vec<Made>,
     /// Tries after the first.
-    running: FuturesUnordered<BoxFuture<'static, Tried>>,
+    pub(super) running: FuturesUnordered<BoxFuture<'static, Tried>>,
     /// What came of the try that failed last.
-    last: Option<Lost>,
+    pub(super) last: Option<Lost>,
     /// How long a try is waited for before one is made beside it, or, where it may not be sent twice, before its silence
     /// is told; `None` is for ever.
-    patience: Option<Duration>,
+    pub(super) patience: Option<Duration>,
     /// One beside the others is enough.
-    hedged: bool,
-    due: Due,
+    pub(super) hedged: bool,
+    pub(super) due: Due,
 }
 
 /// What is done by time, unless something happens before.
 #[derive(Debug, Default)]
-struct Due {
+pub(super) struct Due {
     /// The request is given up.
     over: Option<Instant>,
     /// The first try is given up. Later ones mind their time themselves.
@@ -255,13 +85,18 @@ struct Due {
 }
 
 impl Due {
+    /// Nothing but the end.
+    pub(super) fn until(over: Option<Instant>) -> Self {
+        Self { over, ..Self::default() }
+    }
+
     fn next(&self) -> Option<Instant> {
         let repeat = self.repeat.map(|(at, _)| at);
         [self.over, self.first, self.hedge, repeat].into_iter().flatten().min()
     }
 }
 
-type Tried = (usize, Result<Reply, Failed>);
+pub(super) type Tried = (usize, Result<Reply, Failed>);
 
 enum Event {
     Ended(Tried),
@@ -275,14 +110,15 @@ enum Step {
     GiveUp,
 }
 
-enum Lost {
+/// How a try ended that did not win.
+pub(super) enum Lost {
     /// A status that is repeated: given to the caller when nothing better comes.
     Answered(Box<Won>),
     Failed(Failed),
 }
 
 impl Race<'_> {
-    async fn run(&mut self, alarm: &mut Alarm, record: &mut Record) -> Result<Won, Refusal> {
+    pub(super) async fn run(&mut self, alarm: &mut Alarm, record: &mut Record) -> Result<Won, Refusal> {
         self.meet_faults(record).await?;
         self.cluster.deposit(&self.view, self.policy.priority);
         let Some(job) = self.prepare(Aim::Load, record) else {
@@ -510,7 +346,7 @@ impl Race<'_> {
     }
 
     /// A request that changes nothing is what an endpoint can be asked again before it is trusted again.
-    fn remember(&self, host: &Host) {
+    pub(super) fn remember(&self, host: &Host) {
         if matches!(self.head.method, Method::GET | Method::HEAD) {
             host.remember(self.head.uri.path());
         }
@@ -616,71 +452,11 @@ impl Race<'_> {
         Refusal { grpc: Some(grpc::DEADLINE_EXCEEDED), ..refusal }
     }
 
-    fn mirror(&mut self) {
+    pub(super) fn mirror(&mut self) {
         // A copy of an upgrade would be a connection that nobody uses.
         if !self.policy.mirrors.is_empty() && !self.head.headers.contains_key(UPGRADE) {
             mirror::send(self.way, self.policy, (&self.head, &self.authority, &self.body), &mut self.random);
         }
-    }
-
-    /// The winner's answer. The losers are dropped with the race, which cancels them.
-    fn answer(
-        self,
-        won: Won,
-        entry: &Arc<Entry>,
-        deadline: Option<Instant>,
-        counted: InFlight,
-        mut record: Record,
-    ) -> Response<Answer> {
-        let now = Instant::now();
-        let made = &self.made[won.index];
-        if won.reply.overloaded {
-            record.flag(Flag::UpstreamOverflow);
-        } else {
-            entry.latency.observe(now.saturating_duration_since(made.sent), now);
-        }
-        if let Some(waited) = self.patience {
-            for loser in self.made.iter().filter(|other| !other.over && other.sent < made.sent) {
-                self.remember(&loser.chosen.host);
-                self.cluster.unanswered(&loser.chosen.host, loser.sent, waited, now);
-            }
-        }
-        let host = &made.chosen.host;
-        let tries = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
-        record.answered_by(host, tries);
-        let Reply { mut head, body, held, overloaded: _ } = won.reply;
-        let switched = head.headers.remove(UPGRADE).filter(|_| matches!(body, Some(Incoming::Switched(_))));
-        record.status(head.status.as_u16());
-        record.told(&head.headers);
-        let head_is_grpc = grpc::is_call(&head.headers);
-        let mut response = Response::from_parts(
-            head,
-            match body {
-                Some(body) => Answer::upstream(body, deadline.map(Into::into)),
-                None if head_is_grpc => Answer::text(""),
-                None => Answer::text(attempt::FAULT),
-            },
-        );
-        message::strip_hop_by_hop(response.headers_mut());
-        if let Some(rewrite) = &entry.rewrite {
-            rewrite.response(response.headers_mut());
-        }
-        // A workload may not say it, and whoever called us would not know who did.
-        response.headers_mut().remove(message::OVERLOADED);
-        if let Some(protocol) = switched {
-            response.headers_mut().insert(UPGRADE, protocol);
-        }
-        if self.way.caller_side {
-            response.headers_mut().remove(message::ANSWERED_BY);
-            if self.head.headers.contains_key(message::PROBE) {
-                let text = format!("{};{};{};tries={tries}", host.region, host.name, host.version);
-                if let Ok(value) = HeaderValue::try_from(text) {
-                    response.headers_mut().insert(message::ANSWERED_BY, value);
-                }
-            }
-        }
-        let (cluster, host) = (self.cluster.clone(), host.clone());
-        response.map(|body| body.watched(Box::new(Streaming { record, cluster, host, _held: held, _counted: counted })))
     }
 }
 
@@ -694,40 +470,5 @@ fn answered(reply: &Reply) -> Failure {
     match grpc::status(&reply.head.headers).or_else(trailers) {
         Some(status) if status != 0 && grpc::is_call(&reply.head.headers) => Failure::Grpc(status),
         _ => Failure::Status(reply.head.status.as_u16()),
-    }
-}
-
-/// Follows a response's body to its end.
-struct Streaming {
-    record: Record,
-    cluster: Arc<Cluster>,
-    host: Arc<Host>,
-    _held: Held,
-    _counted: InFlight,
-}
-
-impl Watch for Streaming {
-    fn passed(&mut self, bytes: u64) {
-        self.record.passed(bytes);
-    }
-
-    fn received(&mut self, bytes: u64) {
-        self.record.received(bytes);
-    }
-
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        self.record.trailers(trailers);
-    }
-
-    fn finished(&mut self) {
-        self.cluster.came_whole(&self.host);
-        self.record.finished();
-    }
-
-    fn broken(&mut self, error: &BodyError) {
-        if matches!(error, BodyError::Upstream(_) | BodyError::Timeout) {
-            self.cluster.broke_off(&self.host, Instant::now());
-        }
-        self.record.broken(error);
     }
 }
