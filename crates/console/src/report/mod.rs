@@ -1,21 +1,27 @@
 //! One self-contained HTML file for one attempt: reads well on a screen and on paper, loads nothing, runs nothing.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+mod graphs;
+mod timeline;
+
+use std::fmt::Write as _;
 
 use evidence::{
-    record::{Attempt, Nanos, Point, ProbeRecord, Severity, Verdict},
+    record::{Attempt, Severity, Verdict},
     results::{ObjectiveResult, Results},
 };
 use serde_json::Value;
 
+use self::{
+    graphs::{charts, origin},
+    timeline::timeline,
+};
 use crate::{
-    chart::{Chart, Frame, Line, Mark, Scale, Shade, number},
+    chart::number,
     html::{escape, table},
-    series::{Second, by_second},
     waterfall::waterfall,
 };
 
-const STYLE: &str = include_str!("report.css");
+const STYLE: &str = include_str!("../report.css");
 
 /// Writes the report. `bundle` is the file name that its reader should verify.
 pub fn report(attempt: &Attempt, results: &Results, bundle: &str) -> String {
@@ -162,18 +168,6 @@ fn objectives(results: &Results) -> String {
     format!("<h2>Objectives</h2>{}", table(&["objective", "asked", "measured", "error bound", ""], &rows))
 }
 
-/// The time of an RFC 3339 instant to the millisecond; the date stands in the page's head.
-fn time_of_day(instant: &str) -> &str {
-    let time = instant.split_once('T').map_or(instant, |(_, time)| time);
-    let end = time.char_indices().nth(12).map_or(time.trim_end_matches('Z').len(), |(at, _)| at);
-    &time[..end]
-}
-
-/// An error bound in its own unit.
-fn error_bound(seconds: f64) -> String {
-    if seconds < 0.001 { "under 1 ms".to_owned() } else { format!("{} ms", number(seconds * 1e3)) }
-}
-
 /// Enough digits for milliseconds.
 fn precise(value: f64) -> String {
     if value != 0.0 && value.abs() < 1.0 { number_of(value, 4) } else { number_of(value, 3) }
@@ -189,192 +183,6 @@ fn recovery(results: &Results) -> String {
     format!(
         r#"<h2>Recovery, phase by phase</h2>{picture}<p class="soft">Each phase was observed at the proxies and the control plane; the last bar is what clients saw. A phase whose points were not seen in this order is left out.</p>"#
     )
-}
-
-/// Where zero of the charts lies: the fault, else the first sample.
-fn origin(attempt: &Attempt) -> Nanos {
-    let point = |p: Point| attempt.timeline.iter().find(|t| t.point == p).map(|t| t.time);
-    point(Point::T0c)
-        .or_else(|| point(Point::T0e))
-        .or_else(|| attempt.probes.iter().filter_map(|p| p.samples.first()).map(|s| s.due).min())
-        .unwrap_or(0)
-}
-
-fn frame(attempt: &Attempt, results: &Results) -> Option<Frame> {
-    let origin = origin(attempt);
-    let seconds = |nanos: Nanos| (nanos - origin) as f64 / 1e9;
-    let dues = || attempt.probes.iter().flat_map(|p| p.samples.iter().map(|s| s.due));
-    let (from, to) = (seconds(dues().min()?).floor(), seconds(dues().max()?).ceil());
-    if to <= from {
-        return None;
-    }
-    let shades = attempt
-        .phases
-        .iter()
-        .map(|p| Shade {
-            from: seconds(p.from).clamp(from, to),
-            to: p.to.map_or(to, seconds).clamp(from, to),
-            name: p.name.clone(),
-        })
-        .collect();
-    let marks = results
-        .timeline
-        .iter()
-        .map(|p| Mark {
-            at: p.offset,
-            label: label(p.point).to_owned(),
-            title: format!("{} at +{:.3} s: {}", label(p.point), p.offset, meaning(p.point)),
-        })
-        .collect();
-    Some(Frame { from, to, shades, marks })
-}
-
-fn charts(attempt: &Attempt, results: &Results) -> String {
-    let Some(frame) = frame(attempt, results) else { return String::new() };
-    let origin = origin(attempt);
-    let mut out = String::from("<h2>What clients saw</h2>");
-    for probe in &attempt.probes {
-        let seconds = by_second(probe, origin);
-        let rate = 1e9 / probe.interval.max(1) as f64;
-        let _ = write!(
-            out,
-            "<h3>{} <span class=\"soft\">({} requests a second)</span></h3>",
-            escape(&probe.name),
-            number(rate)
-        );
-        out.push_str(&outcomes(&frame, &seconds, rate));
-        out.push_str(&latency(&frame, &seconds));
-        out.push_str(&regions(&frame, probe, &seconds));
-    }
-    out
-}
-
-fn points(seconds: &BTreeMap<i64, Second>, value: impl Fn(&Second) -> Option<f64>) -> Vec<(f64, Option<f64>)> {
-    seconds.iter().map(|(at, second)| (*at as f64, value(second))).collect()
-}
-
-fn outcomes(frame: &Frame, seconds: &BTreeMap<i64, Second>, rate: f64) -> String {
-    let band = |class: &str, name: &str, value: &dyn Fn(&Second) -> f64| Line {
-        name: name.to_owned(),
-        class: class.to_owned(),
-        points: points(seconds, |s| Some(value(s))),
-    };
-    let bands = [band("ok", "answered", &|s| f64::from(s.ok)), band("failed", "failed", &|s| f64::from(s.failed))];
-    let worst = seconds.values().filter_map(Second::success).fold(100.0, f64::min);
-    format!(
-        r#"<p class="legend"><span class="key ok"></span>answered<span class="key failed"></span>failed, requests by the second in which they were due; worst second {} %</p>{}"#,
-        number(worst),
-        Chart::new(frame, 90.0, Scale::Linear(rate.ceil()), "/s", "Requests answered and failed over time")
-            .stack(&bands)
-            .finish()
-    )
-}
-
-fn latency(frame: &Frame, seconds: &BTreeMap<i64, Second>) -> String {
-    let line = |class: &str, share: f64| Line {
-        name: class.to_owned(),
-        class: class.to_owned(),
-        points: points(seconds, |s| s.quantile(share)).into_iter().map(|(at, v)| (at + 0.5, v)).collect(),
-    };
-    let lines = [line("p50", 0.5), line("p99", 0.99)];
-    let values = || lines.iter().flat_map(|l| l.points.iter().filter_map(|p| p.1));
-    let low = 10_f64.powf(values().fold(1.0, f64::min).max(0.01).log10().floor());
-    let high = 10_f64.powf(values().fold(10.0, f64::max).log10().ceil());
-    let [p50, p99] = &lines;
-    format!(
-        r#"<p class="legend"><span class="key p50"></span>median<span class="key p99"></span>99th percentile of good answers, from the time a request was due</p>{}"#,
-        Chart::new(frame, 110.0, Scale::Log(low, high), "ms", "Latency over time").line(p50).line(p99).finish()
-    )
-}
-
-fn regions(frame: &Frame, probe: &ProbeRecord, seconds: &BTreeMap<i64, Second>) -> String {
-    let known: Vec<&String> =
-        probe.regions.iter().filter(|r| seconds.values().any(|s| s.regions.contains_key(*r))).collect();
-    if known.is_empty() {
-        return String::new();
-    }
-    let share = |second: &Second, region: &str| {
-        let total: u32 = second.regions.values().sum();
-        (total > 0).then(|| 100.0 * f64::from(second.regions.get(region).copied().unwrap_or(0)) / f64::from(total))
-    };
-    let bands: Vec<Line> = known
-        .iter()
-        .enumerate()
-        .map(|(index, region)| Line {
-            name: format!("{region} %"),
-            class: format!("r{}", index % 4),
-            points: points(seconds, |s| share(s, region)),
-        })
-        .collect();
-    let keys: String = known
-        .iter()
-        .enumerate()
-        .map(|(index, region)| format!(r#"<span class="key r{}"></span>{}"#, index % 4, escape(region)))
-        .collect();
-    format!(
-        r#"<p class="legend">{keys}, share of good answers by region</p>{}"#,
-        Chart::new(frame, 60.0, Scale::Linear(100.0), "%", "Traffic share by region").stack(&bands).finish()
-    )
-}
-
-fn label(point: Point) -> &'static str {
-    match point {
-        Point::T0c => "t0c",
-        Point::T0e => "t0e",
-        Point::T1 => "t1",
-        Point::T2 => "t2",
-        Point::T3 => "t3",
-        Point::T4 => "t4",
-        Point::T5 => "t5",
-        Point::T6 => "t6",
-        Point::T7 => "t7",
-        Point::T8 => "t8",
-        Point::T9 => "t9",
-        Point::T10 => "t10",
-    }
-}
-
-fn meaning(point: Point) -> &'static str {
-    match point {
-        Point::T0c => "fault commanded",
-        Point::T0e => "fault effective",
-        Point::T1 => "first failure a client saw",
-        Point::T2 => "detected",
-        Point::T3 => "decided",
-        Point::T4 => "shift commanded",
-        Point::T5 => "last proxy has the shift",
-        Point::T6 => "first success from the recovery region",
-        Point::T7 => "start of the first window in which every objective holds",
-        Point::T8 => "failback commanded",
-        Point::T9 => "failback sustained",
-        Point::T10 => "all clear",
-    }
-}
-
-fn timeline(results: &Results) -> String {
-    if results.timeline.is_empty() {
-        return String::new();
-    }
-    let rows: Vec<Vec<String>> = results
-        .timeline
-        .iter()
-        .map(|p| {
-            vec![
-                format!("<b>{}</b>", label(p.point)),
-                meaning(p.point).to_owned(),
-                format!("<span class=\"nowrap\">{:+.3} s</span>", p.offset),
-                format!("<span class=\"nowrap\">± {}</span>", error_bound(p.error)),
-                escape(&p.observer),
-                escape(&p.note),
-                format!(
-                    "<span class=\"soft nowrap\" title=\"{}\">{}</span>",
-                    escape(&p.time),
-                    escape(time_of_day(&p.time))
-                ),
-            ]
-        })
-        .collect();
-    format!("<h2>Timeline</h2>{}", table(&["", "point", "offset", "error", "seen by", "note", "time (UTC)"], &rows))
 }
 
 fn losses(results: &Results) -> String {
