@@ -460,7 +460,9 @@ async fn one_takes_the_place_of_another(protocol: &str) {
     let control = serve(&server, pki.acceptor(CONTROL)).await;
     let (origin, gateway) = (origin().await, free_address().await);
     let publish = |n: u32| {
-        let snapshot = fixture::gateway(gateway, &format!("origin-{n}"), &[origin]);
+        let mut snapshot = fixture::gateway(gateway, &format!("origin-{n}"), &[origin]);
+        // A first check that is late on a busy machine would make an endpoint of a new cluster ill.
+        snapshot.clusters[0].health_check.as_mut().unwrap().timeout = PATIENCE;
         server.publish("gate", &n.to_string(), Arc::new(snapshot)).unwrap();
     };
     publish(0);
