@@ -141,16 +141,22 @@ async fn check(pool: &Arc<Pool>, target: &Target) -> Instant {
     let began = Instant::now();
     // Who is not checked is no target.
     let Some(policy) = target.policy() else { return began + Duration::from_secs(1) };
-    let finding = match timeout(policy.timeout, find(pool, cluster, host, policy)).await {
-        Ok(finding) => finding,
-        Err(_) => Finding::Unreachable("no answer in time".into()),
+    let (finding, mut link) = match timeout(policy.timeout, find(pool, cluster, host, policy)).await {
+        Ok(found) => found,
+        Err(_) => (Finding::Unreachable("no answer in time".into()), None),
     };
     let proof = if finding.passed() && host.ejected.load(Ordering::Relaxed) {
-        timeout(policy.timeout, Box::pin(prove(pool, cluster, host, policy))).await.unwrap_or(Proof::None)
+        Box::pin(prove(pool, target, policy, link.take())).await
     } else {
         Proof::None
     };
     let out = cluster.checked(host.id, &finding, proof, began, Instant::now());
+    if let Some(link) = link
+        && !out
+        && target.config.protocol == UpstreamProtocol::Tcp
+    {
+        learn(host, *link, policy).await;
+    }
     let every = match policy.every_without_traffic {
         _ if out => policy.every_when_out(),
         Some(every) if !cluster.is_used() => every,
@@ -160,29 +166,67 @@ async fn check(pool: &Arc<Pool>, target: &Target) -> Instant {
     (began + every).max(Instant::now() + Duration::from_millis(1))
 }
 
-/// What a check needs that asks is boxed: most of them only connect, and a thousand may be under way.
-async fn find(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Finding {
+/// What the check finds, and the connection of one that only connects. What a check needs that asks is boxed: most of them
+/// only connect, and a thousand may be under way.
+async fn find(
+    pool: &Arc<Pool>,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    policy: &HealthCheck,
+) -> (Finding, Option<Box<Link>>) {
     if let Some(service) = &policy.grpc_service {
-        return Box::pin(grpc::find(cluster, host, policy, service)).await;
+        return (Box::pin(grpc::find(cluster, host, policy, service)).await, None);
     }
     let Some(path) = &policy.http_path else {
-        let connect = Link::connect(cluster, host, (RoutingPriority::Default, u32::MAX), policy.timeout).await;
-        return connect.map_or_else(|error| Finding::Unreachable(error.to_string()), |_| Finding::Passed);
+        return match Link::connect(cluster, host, (RoutingPriority::Default, u32::MAX), policy.timeout).await {
+            Ok(link) => (Finding::Passed, Some(Box::new(link))),
+            Err(error) => (Finding::Unreachable(error.to_string()), None),
+        };
     };
-    match Box::pin(attempt::ask(pool, cluster, host, (Method::GET, path), message::CHECK_AGENT)).await {
+    let finding = match Box::pin(attempt::ask(pool, cluster, host, (Method::GET, path), message::CHECK_AGENT)).await {
         Ok(head) if head.status != StatusCode::OK => Finding::Unexpected(format!("status {}", head.status.as_u16())),
         Ok(head) if head.headers.contains_key(DEGRADED) => Finding::Degraded,
         Ok(_) => Finding::Passed,
         Err(cause) => Finding::Unreachable(cause),
+    };
+    (finding, None)
+}
+
+/// Finds out what an endpoint that is in does at the end of a connection, unless that is known. The check has its result.
+async fn learn(host: &Host, link: Link, policy: &HealthCheck) {
+    if host.farewells().is_due(Instant::now()) {
+        let answered = Box::pin(link.farewell(policy.timeout.min(HealthCheck::LONGEST_WHEN_OUT))).await;
+        // Who hangs says nothing of what it does when it is well.
+        if !host.ejected.load(Ordering::Relaxed) {
+            host.farewells().bidden(answered, Instant::now());
+        }
     }
 }
 
 /// Asks an ejected endpoint what it failed at, so that nobody's request has to find out. A request that may not be sent
 /// twice is not asked again; the check that has passed, or an answer to a harmless question, stands in for it.
-async fn prove(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Proof {
-    if cluster.view().config.protocol == UpstreamProtocol::Tcp {
-        return if host.has_spoken() { Proof::Well } else { Proof::Seeming };
+async fn prove(pool: &Arc<Pool>, target: &Target, policy: &HealthCheck, link: Option<Box<Link>>) -> Proof {
+    if target.config.protocol != UpstreamProtocol::Tcp {
+        let asking = ask(pool, &target.cluster, &target.host, policy);
+        return timeout(policy.timeout, asking).await.unwrap_or(Proof::None);
     }
+    let host = &target.host;
+    let answers = host.farewells().answers();
+    // Who is not known to answer is not waited for longer than the looks are apart.
+    let patience = if answers { policy.timeout } else { policy.timeout.min(policy.every_when_out()) };
+    let farewell = match link {
+        Some(link) => Some(link.farewell(patience).await),
+        None => None,
+    };
+    match farewell {
+        _ if host.has_spoken() => Proof::Well,
+        Some(true) => Proof::Farewell,
+        Some(false) if answers => Proof::None,
+        _ => Proof::Seeming,
+    }
+}
+
+async fn ask(pool: &Arc<Pool>, cluster: &Arc<Cluster>, host: &Arc<Host>, policy: &HealthCheck) -> Proof {
     let question = host.question();
     if question.is_none() && (policy.http_path.is_some() || policy.grpc_service.is_some()) {
         return Proof::Seeming;

@@ -9,8 +9,9 @@ use std::{
 };
 
 use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -61,11 +62,14 @@ pub enum ConnectError {
 impl Stream {
     /// Whether reading might bring something at once.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> bool {
-        let tcp = match self {
+        self.tcp().poll_read_ready(cx).is_ready()
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream.get_ref(),
             Self::Tls(stream) => stream.get_ref().0.get_ref(),
-        };
-        tcp.poll_read_ready(cx).is_ready()
+        }
     }
 }
 
@@ -84,6 +88,22 @@ impl Link {
             Err(_) => return Err(ConnectError::Timeout),
         };
         Ok(Self { stream, chain, h2, counted })
+    }
+
+    /// Ends our half of it, with nothing asked; whether the endpoint answers that within `patience`: by its own end or by
+    /// bytes, as a server does that lives. A sidecar passes both ends on, so that it is the process behind it that answers.
+    /// A connection that breaks is no answer: those of a process that is killed break, too.
+    pub async fn farewell(mut self, patience: Duration) -> bool {
+        let answer = async {
+            self.stream.shutdown().await?;
+            self.stream.read(&mut [0]).await
+        };
+        let answered = matches!(tokio::time::timeout(patience, answer).await, Ok(Ok(_)));
+        if !answered {
+            // Whoever waits for more from us, or passes it on, is to know that nothing comes. It is gone either way.
+            let _ = SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
+        }
+        answered
     }
 }
 

@@ -27,6 +27,10 @@ const PIECE: usize = 64 * 1024;
 /// or the process drains.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long a caller is waited for who said nothing, has ended its half, and has heard nothing. It may be a check that found
+/// the endpoint hanging, and gone: over TLS nothing more can be read from it that would tell.
+const UNASKED: Duration = Duration::from_secs(10);
+
 /// Bytes to and from a peer.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -53,6 +57,8 @@ pub struct Relay {
     idle: Duration,
     /// Bytes that had passed when the silence began.
     seen: u64,
+    /// The caller ended its half, and nothing has passed.
+    unasked: bool,
     since: Option<Instant>,
     alarm: Alarm,
 }
@@ -75,10 +81,11 @@ enum Broken {
 }
 
 impl Relay {
-    /// Ends when nothing passed for as long as `idle`; zero is for ever. `sent` is what the caller has sent already.
+    /// Ends when nothing passed for as long as `idle`; zero is for ever, except for who ends its half before it said anything:
+    /// the endpoint has ten seconds to speak then. `sent` is what the caller has sent already.
     pub fn new(idle: Duration, sent: BytesMut) -> Self {
         let up = Way { waiting: sent, ..Way::default() };
-        Self { up, down: Way::default(), idle, seen: 0, since: None, alarm: Alarm::default() }
+        Self { up, down: Way::default(), idle, seen: 0, unasked: false, since: None, alarm: Alarm::default() }
     }
 
     /// Tells how it ended, and how much passed.
@@ -118,11 +125,13 @@ impl Relay {
             return Poll::Ready(Ended::Whole);
         }
         let passed = self.up.passed + self.down.passed;
-        if passed != std::mem::replace(&mut self.seen, passed) {
-            self.since = None;
+        let unasked = up && passed == 0;
+        if (self.seen, self.unasked) != (passed, unasked) {
+            (self.seen, self.unasked, self.since) = (passed, unasked, None);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        match since.checked_add(self.idle).filter(|_| !self.idle.is_zero()) {
+        let idle = if self.idle.is_zero() { Duration::MAX } else { self.idle };
+        match since.checked_add(if unasked { idle.min(UNASKED) } else { idle }) {
             Some(until) => self.alarm.poll(until, cx).map(|()| Ended::Idle),
             None => Poll::Pending,
         }
@@ -226,6 +235,27 @@ mod tests {
         let (ended, _) = running.await.unwrap();
         assert!(matches!(ended, Ended::Idle), "{ended:?}");
         assert_eq!(began.elapsed().as_secs(), 24);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_before_it_asked_anything_is_not_waited_for_long() {
+        for (idle, heard) in [(HOUR, false), (Duration::ZERO, false), (HOUR, true)] {
+            let (mut caller, mut endpoint, running) = relay(idle, "", 100);
+            let (began, running) = (Instant::now(), tokio::spawn(running));
+            tokio::time::sleep_until(began + Duration::from_secs(7)).await;
+            caller.shutdown().await.unwrap();
+            tokio::time::sleep_until(began + Duration::from_secs(14)).await;
+            if heard {
+                // It has asked without a word.
+                endpoint.write_all(b"x").await.unwrap();
+                tokio::time::sleep_until(began + Duration::from_secs(100)).await;
+                assert!(!running.is_finished());
+                continue;
+            }
+            let (ended, _) = running.await.unwrap();
+            assert!(matches!(ended, Ended::Idle), "{ended:?}");
+            assert_eq!(began.elapsed().as_secs(), 17, "{idle:?}");
+        }
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use crate::{
         health::{Finding, Health},
         host::{Host, HostId},
         members::{Member, Members},
-        outlier::{Proof, Record},
+        outlier::{Fault, Proof, Record},
         silence::Patience,
         view::View,
     },
@@ -170,7 +170,7 @@ impl Cluster {
         if member.health.result(&policy, finding) {
             events.push(member.changed(name.clone(), finding.cause()));
         }
-        if finding.passed() && member.record.check_passed(began, proof, now) {
+        if member.record.checked(began, if finding.passed() { proof } else { Proof::None }, now) {
             events.push(member.readmitted(name));
         }
         let out = !member.available();
@@ -208,7 +208,7 @@ impl Cluster {
         let Some(policy) = &view.config.outlier else { return };
         host.tally.count(policy, Ended::Answered(status));
         if host.rows.count(policy, Ended::Answered(status)) && !host.ejected.load(Ordering::Relaxed) {
-            self.eject(host.id, &format!("status {status}"), true, now);
+            self.eject(host.id, &format!("status {status}"), Fault::Answers, now);
         }
     }
 
@@ -222,7 +222,7 @@ impl Cluster {
         let Some(policy) = &view.config.outlier else { return };
         host.tally.count(policy, ended);
         if host.rows.count(policy, ended) && !host.ejected.load(Ordering::Relaxed) {
-            self.eject(host.id, cause, false, now);
+            self.eject(host.id, cause, Fault::Silence, now);
         }
     }
 
@@ -233,7 +233,7 @@ impl Cluster {
         let view = self.view.load();
         let Some(policy) = &view.config.outlier else { return };
         if host.rows.ended(policy, true) && !host.ejected.load(Ordering::Relaxed) {
-            self.eject(host.id, CAUSE, true, now);
+            self.eject(host.id, CAUSE, Fault::Answers, now);
         }
     }
 
@@ -256,7 +256,7 @@ impl Cluster {
             self.around.wake.notify_one();
         } else if !host.ejected.load(Ordering::Relaxed) {
             host.failures.fetch_add(1, Ordering::Relaxed);
-            self.eject(host.id, "no answer", kernel_answers(&view.config), now);
+            self.eject(host.id, "no answer", no_answer(&view.config), now);
         }
     }
 
@@ -292,18 +292,18 @@ impl Cluster {
         let mut core = self.core();
         let hanging = core.members.iter().filter(|m| !m.record.ejected());
         let hanging = hanging.filter(|m| m.host.hangs_at().is_some_and(|at| at <= now));
-        let mut found: Vec<(Arc<Host>, String, bool)> =
-            hanging.map(|member| (member.host.clone(), "no answer".to_owned(), kernel_answers(&core.config))).collect();
+        let mut found: Vec<(Arc<Host>, String, Fault)> =
+            hanging.map(|member| (member.host.clone(), "no answer".to_owned(), no_answer(&core.config))).collect();
         let policy = core.config.outlier.clone();
         if let Some(policy) = policy.filter(|_| core.next_sweep().is_some_and(|at| at <= now)) {
             core.swept = Some(now);
             let rates: Vec<_> = core.members.iter().map(|member| member.host.tally.take()).collect();
             let out = detect::out_of_line(&policy, &rates).into_iter();
-            found.extend(out.map(|(index, cause)| (core.members[index].host.clone(), cause, true)));
+            found.extend(out.map(|(index, cause)| (core.members[index].host.clone(), cause, Fault::Answers)));
         }
         drop(core);
-        for (host, cause, answering) in found {
-            if !self.eject(host.id, &cause, answering, now) {
+        for (host, cause, fault) in found {
+            if !self.eject(host.id, &cause, fault, now) {
                 // It may not be ejected: it serves on, and is judged anew.
                 host.answered();
             }
@@ -367,7 +367,7 @@ impl Cluster {
     }
 
     /// Takes an endpoint out, if that is allowed.
-    fn eject(&self, host: HostId, cause: &str, answering: bool, now: Instant) -> bool {
+    fn eject(&self, host: HostId, cause: &str, fault: Fault, now: Instant) -> bool {
         let mut core = self.core();
         let Some(policy) = core.config.outlier.clone() else { return false };
         let Some(index) = core.members.iter().position(|member| member.host.id == host) else { return false };
@@ -375,7 +375,7 @@ impl Cluster {
             return false;
         }
         let member = &mut core.members[index];
-        member.record.eject(&policy, answering, now);
+        member.record.eject(&policy, fault, now);
         member.host.ejected.store(true, Ordering::Relaxed);
         let event = EventKind::Ejected {
             cluster: self.name.to_string(),
@@ -413,8 +413,7 @@ impl Cluster {
     }
 }
 
-/// Whether a connection that is made is no sign that the endpoint has ended its silence, since there is no question to ask
-/// over it.
-fn kernel_answers(config: &snapshot::Cluster) -> bool {
-    config.protocol == UpstreamProtocol::Tcp
+/// What silence is: over TCP there is no question to ask that ends it.
+fn no_answer(config: &snapshot::Cluster) -> Fault {
+    if config.protocol == UpstreamProtocol::Tcp { Fault::Hang } else { Fault::Silence }
 }

@@ -17,6 +17,7 @@ use crate::{
         detect::{Rows, Tally},
         epoch::Epoch,
         ewma::PeakEwma,
+        farewell::Farewells,
         silence::{Patience, Silence},
     },
 };
@@ -104,6 +105,7 @@ pub struct Host {
     silence: Mutex<Silence>,
     /// It sent something over TCP when it was ejected for silence.
     spoke: AtomicBool,
+    farewells: Mutex<Farewells>,
     latency: Mutex<PeakEwma>,
     /// Path of the safe request that failed last: the question that proves that the endpoint is well again.
     question: Mutex<Option<String>>,
@@ -130,6 +132,7 @@ impl Host {
             silent: AtomicBool::new(false),
             silence: Mutex::default(),
             spoke: AtomicBool::new(false),
+            farewells: Mutex::default(),
             latency: Mutex::default(),
             question: Mutex::default(),
             epoch: Epoch::default(),
@@ -164,6 +167,11 @@ impl Host {
     /// Whether it sent something over TCP after it was ejected for silence, which proves that its silence is over.
     pub fn has_spoken(&self) -> bool {
         self.spoke.load(Ordering::Relaxed)
+    }
+
+    /// What it does at the end of connections.
+    pub fn farewells(&self) -> MutexGuard<'_, Farewells> {
+        lock(&self.farewells)
     }
 
     /// A try sent at `sent` is unanswered for too long; when the endpoint counts as hanging. See [`Silence`].

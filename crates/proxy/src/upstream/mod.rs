@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod detect;
 mod epoch;
 mod ewma;
+pub mod farewell;
 mod hashing;
 pub mod health;
 pub mod host;

@@ -12,9 +12,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use xds::snapshot::{Direction, HealthCheck, ListenerProtocol, UpstreamProtocol};
+use xds::snapshot::{
+    ClusterTls, Direction, HealthCheck, ListenerProtocol, ListenerTls, Snapshot, TrustBundle, UpstreamProtocol,
+};
 
-use crate::support::*;
+use crate::{authority::Authority, support::*};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_pass_each_way_until_its_own_end() {
@@ -90,10 +92,20 @@ enum Does {
     Answers,
     Nothing,
     BreaksOff,
+    /// As a process that is stopped, and then begins anew: who comes meanwhile is let go without an answer.
+    Hangs,
+}
+
+/// What it does when a caller says goodbye.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum AtEnd {
+    Leaves,
+    Stays,
+    Resets,
 }
 
 /// Answers each connection's line with its name; counts the connections.
-async fn lines(name: &'static str) -> (SocketAddr, watch::Sender<Does>, Arc<AtomicU64>) {
+async fn lines(name: &'static str, at_end: AtEnd) -> (SocketAddr, watch::Sender<Does>, Arc<AtomicU64>) {
     let server = TcpListener::bind(SocketAddr::new(ip(), 9000)).await.unwrap();
     let (address, does) = (server.local_addr().unwrap(), watch::Sender::new(Does::Answers));
     let (count, seen) = (Arc::new(AtomicU64::new(0)), does.subscribe());
@@ -103,12 +115,22 @@ async fn lines(name: &'static str) -> (SocketAddr, watch::Sender<Does>, Arc<Atom
             let (mut stream, _) = server.accept().await.unwrap();
             counted.fetch_add(1, Ordering::SeqCst);
             let mut seen = seen.clone();
+            let reset = |stream: &TcpStream| socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
             tokio::spawn(async move {
-                stream.read_u8().await.ok()?;
+                if *seen.borrow() == Does::Hangs {
+                    return seen.wait_for(|does| *does != Does::Hangs).await.map(drop).ok();
+                }
+                if stream.read_u8().await.is_err() {
+                    return match at_end {
+                        AtEnd::Leaves => None,
+                        AtEnd::Stays => std::future::pending().await,
+                        AtEnd::Resets => reset(&stream),
+                    };
+                }
                 let does = *seen.wait_for(|does| *does != Does::Nothing).await.ok()?;
                 if does == Does::BreaksOff {
                     stream.write_all(&name.as_bytes()[..1]).await.ok()?;
-                    return socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
+                    return reset(&stream);
                 }
                 stream.write_all(name.as_bytes()).await.ok()
             });
@@ -125,64 +147,162 @@ async fn ask(to: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-async fn two_tiers() -> (Proxy, SocketAddr, watch::Sender<Does>, Arc<AtomicU64>) {
-    let (unused, other) = (Origin::start("unused"), Origin::start("other"));
-    let mut snapshot = simple(Direction::Outbound, &[&[&unused], &[&other]]);
-    let ((east, does, count), (west, ..)) = (lines("east").await, lines("west").await);
-    snapshot.endpoints[0].localities[0].endpoints[0].address = east;
-    snapshot.endpoints[0].localities[1].endpoints[0].address = west;
-    snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
-    snapshot.clusters[0].health_check = Some(HealthCheck { http_path: None, ..check(20) });
-    snapshot.listeners[0].protocol = ListenerProtocol::tcp("fx");
-    let to = snapshot.listeners[0].address;
-    let proxy = Proxy::start(&snapshot);
-    // What answers usually take is known.
-    for _ in 0..200 {
-        assert_eq!(ask(to).await.unwrap(), "east");
+/// A proxy before servers in two tiers, with what their answers take known to it.
+struct Scene {
+    proxy: Proxy,
+    to: SocketAddr,
+    /// What the primary does, and the connections that came to it.
+    does: watch::Sender<Does>,
+    count: Arc<AtomicU64>,
+}
+
+impl Scene {
+    async fn start(at_end: AtEnd, change: impl FnOnce(&mut Snapshot)) -> Self {
+        Self::start_with(at_end, None, change).await
     }
-    (proxy, to, does, count)
+
+    async fn start_with(at_end: AtEnd, identity: Option<(String, String)>, change: impl FnOnce(&mut Snapshot)) -> Self {
+        let (unused, other) = (Origin::start("unused"), Origin::start("other"));
+        let mut snapshot = simple(Direction::Outbound, &[&[&unused], &[&other]]);
+        let ((east, does, count), (west, ..)) = (lines("east", at_end).await, lines("west", at_end).await);
+        snapshot.endpoints[0].localities[0].endpoints[0].address = east;
+        snapshot.endpoints[0].localities[1].endpoints[0].address = west;
+        snapshot.clusters[0].protocol = UpstreamProtocol::Tcp;
+        snapshot.clusters[0].health_check = Some(HealthCheck { http_path: None, ..check(20) });
+        snapshot.listeners[0].protocol = ListenerProtocol::tcp("fx");
+        change(&mut snapshot);
+        let to = snapshot.listeners[0].address;
+        let scene = Self { proxy: Proxy::with_identity(&snapshot, identity), to, does, count };
+        for _ in 0..200 {
+            assert_eq!(ask(to).await.unwrap(), "east");
+        }
+        // A check of an endpoint begins when the one before is done with it, and with what it does at the end.
+        scene.until_connected(5).await;
+        scene
+    }
+
+    fn ejected(&self) -> bool {
+        self.proxy.status()["clusters"][0]["endpoints"][0]["ejected"] == true
+    }
+
+    /// Connections of users that were sent to the primary.
+    fn tries(&self) -> u64 {
+        self.proxy.status()["clusters"][0]["endpoints"][0]["tries"].as_u64().unwrap()
+    }
+
+    fn told(&self, kind: &str) -> usize {
+        self.proxy.events().iter().filter(|event| event["kind"]["type"] == kind).count()
+    }
+
+    /// Until this many more connections have come to the primary.
+    async fn until_connected(&self, more: u64) {
+        let wanted = self.count.load(Ordering::SeqCst) + more;
+        tokio::task::block_in_place(|| {
+            self.proxy.until("connected to", |_| self.count.load(Ordering::SeqCst) >= wanted);
+        });
+    }
+
+    /// Silences the primary, and asks until others answer; those who wait still.
+    async fn silence(&self, how: Does) -> tokio::task::JoinSet<std::io::Result<String>> {
+        self.does.send_replace(how);
+        let mut stuck = tokio::task::JoinSet::new();
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            pace.tick().await;
+            stuck.spawn(ask(self.to));
+            if let Some(answered) = stuck.try_join_next() {
+                assert_eq!(answered.unwrap().unwrap(), "west");
+                break;
+            }
+            assert!(stuck.len() < 400, "nobody found out");
+        }
+        assert!(stuck.len() >= 5, "one silence says nothing");
+        tokio::task::block_in_place(|| self.proxy.until("ejected", |_| self.told("ejected") == 1));
+        stuck
+    }
+}
+
+/// An ejection's time is over at once: only what is found out about the endpoint keeps it out.
+fn short_ejection(snapshot: &mut Snapshot) {
+    snapshot.clusters[0].outlier.as_mut().unwrap().base_ejection = Duration::from_millis(50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_connections_and_says_nothing_gets_no_more_of_them() {
-    let (proxy, to, does, _) = two_tiers().await;
-    does.send_replace(Does::Nothing);
-    let mut stuck = tokio::task::JoinSet::new();
-    let mut pace = tokio::time::interval(Duration::from_millis(5));
-    loop {
-        pace.tick().await;
-        stuck.spawn(ask(to));
-        if let Some(answered) = stuck.try_join_next() {
-            assert_eq!(answered.unwrap().unwrap(), "west");
-            break;
-        }
-        assert!(stuck.len() < 400, "nobody found out");
-    }
-    assert!(stuck.len() >= 5, "one silence says nothing");
-    let ejected = |proxy: &Proxy| proxy.status()["clusters"][0]["endpoints"][0]["ejected"] == true;
-    tokio::task::block_in_place(|| proxy.until("ejected", ejected));
+    let scene = Scene::start(AtEnd::Leaves, |_| {}).await;
+    let stuck = scene.silence(Does::Nothing).await;
     // The answers that were waited for prove it well.
-    does.send_replace(Does::Answers);
-    tokio::task::block_in_place(|| proxy.until("readmitted", |proxy| !ejected(proxy)));
+    scene.does.send_replace(Does::Answers);
+    tokio::task::block_in_place(|| scene.proxy.until("readmitted", |_| !scene.ejected()));
     for answer in stuck.join_all().await {
         assert!(["east", "west"].contains(&answer.unwrap().as_str()));
     }
-    assert_eq!(ask(to).await.unwrap(), "east");
+    assert_eq!(ask(scene.to).await.unwrap(), "east");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_sent_to_a_process_that_hangs_until_it_takes_leave_again() {
+    nobody_is_sent_to_what_hangs(Scene::start(AtEnd::Leaves, short_ejection).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_hangs_behind_its_sidecar_is_seen_through_it() {
+    let (authority, mut sidecars) = (Authority::new(), Vec::new());
+    let trust = vec![TrustBundle { name: "mesh".into(), roots: authority.pem(), ..TrustBundle::default() }];
+    let scene = Scene::start_with(AtEnd::Leaves, Some(authority.issue("accounts")), |snapshot| {
+        short_ejection(snapshot);
+        for locality in &mut snapshot.endpoints[0].localities {
+            let mut inside = simple(Direction::Inbound, &[&[&Origin::start("unused")]]);
+            inside.endpoints[0].localities[0].endpoints[0].address = locality.endpoints[0].address;
+            inside.clusters[0].protocol = UpstreamProtocol::Tcp;
+            inside.clusters[0].outlier = None;
+            inside.listeners[0].protocol = ListenerProtocol::tcp("fx");
+            inside.listeners[0].tls = Some(ListenerTls { trust: "mesh".into() });
+            inside.trust = trust.clone();
+            locality.endpoints[0].address = inside.listeners[0].address;
+            sidecars.push(Proxy::with_identity(&inside, Some(authority.issue("fx"))));
+        }
+        let server_ids = vec![Authority::service("fx")];
+        snapshot.clusters[0].tls = Some(ClusterTls { trust: "mesh".into(), server_ids });
+        snapshot.trust = trust;
+    });
+    nobody_is_sent_to_what_hangs(scene.await).await;
+}
+
+async fn nobody_is_sent_to_what_hangs(scene: Scene) {
+    let _stuck = scene.silence(Does::Hangs).await;
+    let tries = scene.tries();
+    scene.until_connected(4).await;
+    for _ in 0..20 {
+        assert_eq!(ask(scene.to).await.unwrap(), "west");
+    }
+    assert_eq!((scene.tries(), scene.told("readmitted")), (tries, 0), "looked at, and left alone");
+    scene.does.send_replace(Does::Answers);
+    tokio::task::block_in_place(|| scene.proxy.until("readmitted", |_| !scene.ejected()));
+    assert_eq!(ask(scene.to).await.unwrap(), "east");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_take_leave_in_order_is_believed_when_its_time_is_over() {
+    for at_end in [AtEnd::Stays, AtEnd::Resets] {
+        let scene = Scene::start(at_end, short_ejection).await;
+        let _stuck = scene.silence(Does::Hangs).await;
+        tokio::task::block_in_place(|| scene.proxy.until("believed", |_| scene.told("readmitted") > 0));
+        assert_eq!(*scene.does.borrow(), Does::Hangs);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_resets_its_connections_is_ejected() {
-    let (proxy, to, does, count) = two_tiers().await;
-    does.send_replace(Does::BreaksOff);
+    let scene = Scene::start(AtEnd::Leaves, |_| {}).await;
+    scene.does.send_replace(Does::BreaksOff);
     let mut broken = 0;
-    while ask(to).await.ok().as_deref() != Some("west") {
+    while ask(scene.to).await.ok().as_deref() != Some("west") {
         broken += 1;
         assert!(broken < 20, "nobody found out");
     }
     assert!(broken >= 5, "{broken}");
-    assert_eq!(proxy.status()["clusters"][0]["endpoints"][0]["ejected"], true);
-    let before = count.load(Ordering::SeqCst);
-    tokio::task::block_in_place(|| proxy.until("checked", |_| count.load(Ordering::SeqCst) > before + 2));
-    let early = proxy.events().iter().filter(|event| event["kind"]["type"] == "readmitted").count();
-    assert_eq!(early, 0, "that it takes connections is no proof");
+    assert!(scene.ejected());
+    scene.until_connected(3).await;
+    assert_eq!(scene.told("readmitted"), 0, "that it takes connections, and leave, is no proof");
 }

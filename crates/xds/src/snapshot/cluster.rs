@@ -229,7 +229,7 @@ pub struct HealthCheck {
 
 impl HealthCheck {
     /// An endpoint that is out is looked at more often than one that serves: its return is waited for.
-    const LONGEST_WHEN_OUT: Duration = Duration::from_millis(250);
+    pub const LONGEST_WHEN_OUT: Duration = Duration::from_millis(250);
 
     /// Time between checks of an endpoint that is out.
     pub fn every_when_out(&self) -> Duration {
