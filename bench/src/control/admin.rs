@@ -105,6 +105,7 @@ fn status(name: &str, InForce { version, snapshot, digest, .. }: &InForce) -> Pr
         overlays: Vec::new(),
         ready: true,
         connected: true,
+        identity_failing: None,
         clusters: clusters(snapshot),
     }
 }

@@ -179,6 +179,7 @@ mod tests {
             overlays: Vec::new(),
             ready: true,
             connected: true,
+            identity_failing: None,
             clusters: vec![ClusterStatus {
                 name: cluster.to_owned(),
                 service: String::new(),

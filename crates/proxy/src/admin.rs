@@ -107,6 +107,7 @@ pub fn status(shared: &Shared) -> ProxyStatus {
         overlays: state.overlays.iter().map(|overlay| overlay.id.clone()).collect(),
         ready: ready(shared),
         connected: shared.connected.load(Ordering::Acquire),
+        identity_failing: shared.identity.failing(),
         clusters,
     }
 }

@@ -106,6 +106,8 @@ fn name(event: &EventKind) -> &'static str {
         EventKind::BreakerClosed { .. } => "breakerClosed",
         EventKind::Switched { .. } => "switched",
         EventKind::FirstAnswer { .. } => "firstAnswer",
+        EventKind::IdentityApplied { .. } => "identityApplied",
+        EventKind::IdentityFailing { .. } => "identityFailing",
         EventKind::ControlLost { .. } => "controlLost",
         EventKind::ControlConnected => "controlConnected",
         EventKind::Draining => "draining",

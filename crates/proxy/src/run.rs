@@ -217,7 +217,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             let client = control::start(node, source.ads, source.transport, identity, trusted, loads);
             let Client { updates, verdicts } = client;
             let (name, identity) = (shared.name.clone(), shared.identity.clone());
-            let uses = Uses { identity, trust, beside: None };
+            let uses = Uses { identity, trust, beside: None, events: shared.around.events.clone() };
             certifying = Some(tokio::spawn(source.credentials.keep(name, state, uses)));
             (updates, Some(verdicts))
         }
@@ -347,10 +347,14 @@ async fn identify(shared: &Shared, source: svid::Source, id: Option<String>) -> 
     let first = known.wait_for(|known| known.svid.is_some() || known.failing.is_some()).await;
     let first = first.map_err(|e| Error::Identity(e.to_string()))?.clone();
     let svid = first.svid.ok_or_else(|| Error::Identity(first.failing.unwrap_or_default()))?;
-    let uses = Uses { identity: shared.identity.clone(), trust: Arc::new(watch::Sender::new(None)), beside: None };
-    credentials::take(svid, &uses).map_err(|e| Error::Identity(e.to_string()))?;
-    known.mark_unchanged();
-    tokio::spawn(async move { credentials::follow(known, &uses).await });
+    let uses = Uses {
+        identity: shared.identity.clone(),
+        trust: Arc::new(watch::Sender::new(None)),
+        beside: None,
+        events: shared.around.events.clone(),
+    };
+    credentials::take(&svid, &uses).map_err(|e| Error::Identity(e.to_string()))?;
+    tokio::spawn(async move { credentials::follow(known, &uses, Some(svid)).await });
     Ok(())
 }
 

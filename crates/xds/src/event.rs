@@ -144,6 +144,18 @@ pub enum EventKind {
         /// The region that answered.
         region: String,
     },
+    /// A certificate that somebody else issues is in use: another one, or the same whose source answers again.
+    IdentityApplied {
+        /// Its SPIFFE id.
+        id: String,
+        /// When it ends.
+        until: Stamp,
+    },
+    /// No newer certificate comes; what came last, if anything did, stays in use.
+    IdentityFailing {
+        /// Where it is looked for, and why there is none.
+        reason: String,
+    },
     /// The stream to the control plane broke.
     ControlLost {
         /// Why.

@@ -24,6 +24,9 @@ pub struct ProxyStatus {
     pub ready: bool,
     /// Whether the stream to the control plane is up.
     pub connected: bool,
+    /// Why no newer certificate comes from whoever issues it, if somebody else than the control plane does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_failing: Option<String>,
     /// Every cluster, sorted by name.
     pub clusters: Vec<ClusterStatus>,
 }

@@ -167,12 +167,14 @@ fn proxy_row(proxy: &ProxyReport) -> Vec<Cell> {
         (None, _) => "gateway".to_owned(),
     };
     let connected = if proxy.connected { Cell::from("connected") } else { Cell::toned(Tone::Bad, "lost") };
-    let sync = match (&proxy.nack, &proxy.error, proxy.in_sync) {
+    let no_certificate = proxy.status.as_ref().and_then(|status| status.identity_failing.as_ref());
+    let sync = match (&proxy.nack, no_certificate, &proxy.error, proxy.in_sync) {
         (Some(nack), ..) => Cell::toned(Tone::Bad, format!("refused: {}", nack.detail)),
+        (None, Some(reason), ..) => Cell::toned(Tone::Bad, format!("no newer certificate: {reason}")),
         // A proxy that is not ours tells no status, and is in sync all the same.
-        (None, _, true) => Cell::toned(Tone::Good, "in sync"),
-        (None, Some(error), false) => Cell::toned(Tone::Bad, error.clone()),
-        (None, None, false) => Cell::toned(Tone::Warn, "behind"),
+        (None, None, _, true) => Cell::toned(Tone::Good, "in sync"),
+        (None, None, Some(error), false) => Cell::toned(Tone::Bad, error.clone()),
+        (None, None, None, false) => Cell::toned(Tone::Warn, "behind"),
     };
     let status = proxy.status.as_ref();
     vec![

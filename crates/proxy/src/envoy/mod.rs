@@ -55,7 +55,6 @@ use crate::{
     control,
     credentials::Uses,
     run::{ControlSource, Drain},
-    tls::identity::Identity,
 };
 
 /// The control plane waits this long for an Envoy that is up to take a snapshot; after that it hears of it by the digest.
@@ -171,14 +170,14 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         admin: Some(address),
         agent: format!("{ENVOY_AGENT} {version}"),
     };
-    let identity = Identity::default();
+    let identity = told.identity.clone();
     let trust = Arc::new(watch::Sender::new(None));
     let pairs = watch::Sender::new(None);
     let pair = pairs.subscribe();
     let reporting = told.clone();
     let loads = control::loads(move || reporting.now().clusters);
     let client = control::start(node.clone(), source.ads, source.transport, identity.clone(), trust.subscribe(), loads);
-    let uses = Uses { identity, trust, beside: Some(pairs) };
+    let uses = Uses { identity, trust, beside: Some(pairs), events: told.events.clone() };
     let certifying = tokio::spawn(source.credentials.keep(name, state, uses));
     tasks.0.push(certifying.abort_handle());
 

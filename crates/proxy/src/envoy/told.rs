@@ -1,13 +1,13 @@
 //! What is said of an Envoy, from memory: its status, its events.
 
 use std::sync::{
-    Mutex, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
 use xds::{clock::Clock, status::ProxyStatus};
 
-use crate::{events::EventLog, tap::Tap};
+use crate::{events::EventLog, tap::Tap, tls::identity::Identity};
 
 /// Written by the agent's one task, read by whoever asks.
 #[derive(Debug)]
@@ -17,7 +17,9 @@ pub struct Told {
     /// Random per start.
     pub boot: String,
     /// What happened.
-    pub events: EventLog,
+    pub events: Arc<EventLog>,
+    /// Our certificate, and Envoy's.
+    pub identity: Identity,
     /// Requests for whoever asks.
     pub tap: Tap,
     /// Whether the stream to the control plane is up.
@@ -42,12 +44,14 @@ impl Told {
             overlays: Vec::new(),
             ready: false,
             connected: false,
+            identity_failing: None,
             clusters: Vec::new(),
         };
         Self {
             name,
             boot,
-            events: EventLog::new(clock),
+            events: Arc::new(EventLog::new(clock)),
+            identity: Identity::default(),
             tap: Tap::default(),
             connected: AtomicBool::new(false),
             ready: AtomicBool::new(false),
@@ -70,6 +74,7 @@ impl Told {
     /// The status, now.
     pub fn now(&self) -> ProxyStatus {
         let status = self.status(|status| status.clone());
-        ProxyStatus { ready: self.is_ready(), connected: self.connected.load(Ordering::Acquire), ..status }
+        let (ready, connected) = (self.is_ready(), self.connected.load(Ordering::Acquire));
+        ProxyStatus { ready, connected, identity_failing: self.identity.failing(), ..status }
     }
 }

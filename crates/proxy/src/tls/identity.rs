@@ -28,6 +28,7 @@ pub enum IdentityError {
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     current: Arc<ArcSwapOption<CertifiedKey>>,
+    failing: Arc<ArcSwapOption<String>>,
 }
 
 /// When a certificate is valid, in seconds since the Unix epoch.
@@ -43,6 +44,18 @@ impl Identity {
     /// Whether there is a certificate.
     pub fn is_set(&self) -> bool {
         self.current.load().is_some()
+    }
+
+    /// Why nothing newer comes from whoever issues it.
+    pub fn failing(&self) -> Option<String> {
+        self.failing.load().as_deref().cloned()
+    }
+
+    /// Says why nothing newer comes, or that it does; answers whether that is news.
+    pub fn fail(&self, reason: Option<String>) -> bool {
+        let news = self.failing() != reason;
+        self.failing.store(reason.map(Arc::new));
+        news
     }
 
     /// Our SPIFFE id; `None` without a certificate, or if it names none.

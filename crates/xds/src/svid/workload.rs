@@ -1,8 +1,8 @@
 //! The SPIFFE Workload API: `FetchX509SVID`, a stream over a Unix socket whose every message has all that there is now.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{net::UnixStream, sync::watch};
+use tokio::{net::UnixStream, sync::watch, time::timeout};
 use tonic::{
     Request, Status, Streaming,
     client::Grpc,
@@ -21,6 +21,10 @@ const FETCH: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
 const HEADER: &str = "workload.spiffe.io";
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MOST: Duration = Duration::from_secs(30);
+/// Who has said nothing for this long is told as failing.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Who has said nothing for this long is asked anew.
+const HEARD: Duration = Duration::from_secs(60);
 /// Largest message, in bytes.
 const MAX: usize = 4 << 20;
 
@@ -55,28 +59,57 @@ struct X509Svid {
 
 /// Asks for ever. A stream that ends is opened again, later each time that it says nothing; what came last is kept.
 pub(super) async fn follow(socket: &Path, id: Option<&str>, known: &watch::Sender<Known>) {
+    let saw = |seen: Result<Svid, String>| {
+        tell(known, seen.map_err(|reason| format!("the Workload API at {}: {reason}", socket.display())));
+    };
     let mut pause = PAUSE_FIRST;
     loop {
-        let reason = match open(socket).await {
-            Ok(mut stream) => loop {
-                match stream.message().await {
-                    Ok(Some(message)) => {
-                        let seen = read(message, id);
-                        if seen.is_ok() {
-                            pause = PAUSE_FIRST;
-                        }
-                        tell(known, seen.map_err(|e| format!("the Workload API at {}: {e}", socket.display())));
-                    }
-                    Ok(None) => break "it ended the stream".to_owned(),
-                    Err(status) => break words(&status),
+        let mut asked = pin!(ask(socket));
+        let first = match timeout(PATIENCE, &mut asked).await {
+            Ok(first) => first,
+            Err(_) => {
+                saw(Err(silent(PATIENCE)));
+                // One that attests slowly is heard, too.
+                timeout(HEARD - PATIENCE, asked).await.unwrap_or_else(|_| Err(silent(PATIENCE)))
+            }
+        };
+        let reason = match first {
+            Ok((mut message, mut stream)) => loop {
+                let seen = read(message, id);
+                if seen.is_ok() {
+                    pause = PAUSE_FIRST;
+                }
+                saw(seen);
+                // An SVID that lasts is followed by silence.
+                match next(&mut stream).await {
+                    Ok(newer) => message = newer,
+                    Err(reason) => break reason,
                 }
             },
             Err(reason) => reason,
         };
-        tell(known, Err(format!("the Workload API at {}: {reason}", socket.display())));
+        saw(Err(reason));
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         pause = (pause * 2).min(PAUSE_MOST);
     }
+}
+
+fn silent(time: Duration) -> String {
+    format!(
+        "it has not answered for {} s; start the agent behind the socket anew, or name another socket. It is asked again",
+        time.as_secs()
+    )
+}
+
+/// Opens the stream, and waits for its first message.
+async fn ask(socket: &Path) -> Result<(X509SvidResponse, Streaming<X509SvidResponse>), String> {
+    let mut stream = open(socket).await?;
+    Ok((next(&mut stream).await?, stream))
+}
+
+async fn next(stream: &mut Streaming<X509SvidResponse>) -> Result<X509SvidResponse, String> {
+    let message = stream.message().await.map_err(|status| words(&status))?;
+    message.ok_or_else(|| "it ended the stream".to_owned())
 }
 
 fn words(status: &Status) -> String {
@@ -91,7 +124,7 @@ async fn open(socket: &Path) -> Result<Streaming<X509SvidResponse>, String> {
     let connecting = endpoint.connect_with_connector(Connector::new(Arc::new(connect)));
     let channel: Channel = connecting.await.map_err(|e| {
         let cause = std::error::Error::source(&e).map(ToString::to_string);
-        cause.unwrap_or_else(|| e.to_string())
+        format!("{}; does its agent run?", cause.unwrap_or_else(|| e.to_string()))
     })?;
     let mut grpc = Grpc::new(channel).max_decoding_message_size(MAX);
     grpc.ready().await.map_err(|e| e.to_string())?;
@@ -142,6 +175,7 @@ fn certificates(mut der: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+    use tokio::{net::UnixListener, time::Instant};
 
     use super::*;
     use crate::svid::testing::Authority;
@@ -178,6 +212,29 @@ mod tests {
         assert_eq!(&*read(message.clone(), None).unwrap().id, other);
         let third = read(message, Some("spiffe://bank.example/service/third")).unwrap_err();
         assert!(third.contains("but spiffe://bank.example/service/other, spiffe://bank.example/service/fx"), "{third}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_connections_and_never_answers_is_told_as_failing_and_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let (known, mut told) = watch::channel(Known::default());
+        let listener = UnixListener::bind(&socket).unwrap();
+        let path = socket.clone();
+        tokio::spawn(async move { follow(&path, Some(FX), &known).await });
+        let began = Instant::now();
+        let first = listener.accept().await.unwrap();
+        let failing = told.wait_for(|known| known.failing.is_some()).await.unwrap().failing.clone().unwrap();
+        assert!(failing.contains(&format!("{}: it has not answered for 10 s; start", socket.display())), "{failing}");
+        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
+        assert!(!told.has_changed().unwrap(), "told once");
+        let second = listener.accept().await.unwrap();
+        assert!(began.elapsed() >= HEARD && began.elapsed() < HEARD + PAUSE_MOST);
+        drop(first);
+        // Nobody there is another failure.
+        drop((listener, second));
+        std::fs::remove_file(&socket).unwrap();
+        told.wait_for(|known| known.failing.as_ref().is_some_and(|f| f.contains("does its agent run?"))).await.unwrap();
     }
 
     #[test]
