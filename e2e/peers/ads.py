@@ -42,7 +42,9 @@ FIRST = {CLUSTER: 100, ENDPOINTS: 2000, LISTENER: 30, ROUTES: 4}
 
 
 def say(**what):
-    print(json.dumps(what), flush=True)
+    # In one write, since several threads speak: `print` writes the end of the line by itself.
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 def pack(message):

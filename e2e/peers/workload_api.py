@@ -65,7 +65,9 @@ def der(path):
 
 
 def say(**what):
-    print(json.dumps(what), flush=True)
+    # In one write, since several threads speak: `print` writes the end of the line by itself.
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 class Workloads(grpc.GenericRpcHandler):
