@@ -1,7 +1,7 @@
 //! Every parser of ours on mutated input: it may refuse, it may not panic, hang or take much memory.
 //!
-//! `cargo run --release -p fuzz [TARGET]` runs each target (or one) for `FUZZ_SECONDS` (60). An input whose answer has not been
-//! seen before joins the corpus, so that the search goes where the parser's answers differ. It needs stable Rust and
+//! `cargo run --release -p fuzz [TARGET]` runs each target (or one) for `FUZZ_SECONDS` (60), as many at once as there are
+//! processors. An input whose answer has not been seen before joins the corpus, so that the search goes where the parser's answers differ. It needs stable Rust and
 //! nothing else. A panic writes the input to `fuzz/crashes/` and ends the run with its path;
 //! `cargo run --release -p fuzz TARGET FILE` replays it.
 
@@ -9,18 +9,23 @@ mod mutate;
 mod target;
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
+    num::NonZero,
     path::PathBuf,
     process::ExitCode,
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
 use mutate::Mutator;
 use target::{TARGETS, Target};
 
-/// The input that is being tried, for the panic hook.
-static CURRENT: Mutex<(&str, Vec<u8>)> = Mutex::new(("", Vec::new()));
+thread_local! {
+    /// The input that this thread tries, for the panic hook.
+    static CURRENT: RefCell<(&'static str, Vec<u8>)> = const { RefCell::new(("", Vec::new())) };
+}
 
 /// More inputs than this are not kept: memory stays bounded.
 const CORPUS: usize = 4096;
@@ -31,9 +36,10 @@ const SLOWEST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = keep(current.0, &current.1);
-        eprintln!("{info}\ninput kept in {path:?}; replay: cargo run --release -p fuzz {} <that file>", current.0);
+        CURRENT.with_borrow(|(name, input)| {
+            let path = keep(name, input);
+            eprintln!("{info}\ninput kept in {path:?}; replay: cargo run --release -p fuzz {name} <that file>");
+        });
         std::process::exit(1);
     }));
     let mut words = std::env::args().skip(1);
@@ -57,16 +63,26 @@ fn main() -> ExitCode {
         };
     }
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
-    let mut passed = 0;
-    for target in &chosen {
-        if !fuzz(target, Duration::from_secs(seconds)) {
-            println!("{passed} passed, 1 failed");
-            return ExitCode::FAILURE;
+    let failed = fuzz_all(&chosen, Duration::from_secs(seconds));
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Each target for this long, a thread for each processor. Answers how many failed.
+fn fuzz_all(targets: &[&'static Target], length: Duration) -> usize {
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get).min(targets.len()) {
+            scope.spawn(|| {
+                while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if !fuzz(target, length) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
         }
-        passed += 1;
-    }
-    println!("{passed} passed, 0 failed");
-    ExitCode::SUCCESS
+    });
+    failed.into_inner()
 }
 
 /// Tries mutated inputs until the time is over; false if one took too long.
@@ -108,11 +124,10 @@ fn fuzz(target: &'static Target, length: Duration) -> bool {
 
 /// Runs the parser; answers with what it said, numbers and quoted input folded so that answers differ by kind.
 fn attempt(target: &'static Target, input: &[u8]) -> String {
-    {
-        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-        current.0 = target.name;
-        input.clone_into(&mut current.1);
-    }
+    CURRENT.with_borrow_mut(|(name, kept)| {
+        *name = target.name;
+        input.clone_into(kept);
+    });
     fold(&(target.run)(input))
 }
 

@@ -12,6 +12,7 @@ use std::{
 use e2e::{
     mesh::until,
     process::command,
+    turn::{Share, Turn},
     web::{Web, get},
 };
 use serde_json::json;
@@ -81,6 +82,7 @@ impl Running {
 }
 
 async fn gibibytes(last: u8, protocol: Protocol) {
+    let _turn = Turn::take(Share::Busy);
     let endpoint = Endpoint::start(address(last + 1, 8080), protocol).await;
     let proxy = Running::start(last, &endpoint, protocol).await;
     let to = address(last, 8000);
@@ -93,7 +95,8 @@ async fn gibibytes(last: u8, protocol: Protocol) {
             let transfer = Transfer { size: GIBIBYTE, told, pace, protocol, up };
             let ahead = transfer.run(to, &endpoint).await.unwrap_or_else(|reason| panic!("{reason}"));
             assert!(ahead <= MOST_AHEAD, "{transfer:?}: the sender was {ahead} bytes ahead");
-            let more = proxy.peak() - idle;
+            // The kernel's peak is a reading of approximate counters, and may be less than one before.
+            let more = proxy.peak().saturating_sub(idle);
             assert!(more <= MOST_RESIDENT, "{transfer:?}: {more} bytes more than idle");
             println!("{transfer:?}: {} KiB more than idle, sender ahead by {} KiB", more >> 10, ahead >> 10);
         }

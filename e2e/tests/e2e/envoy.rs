@@ -65,7 +65,7 @@ async fn a_stock_envoy_is_the_gateway_of_the_bank() {
         println!("skipped: no Envoy; make tools");
         return;
     };
-    let gateway = "127.207.1.1:8080".parse().unwrap();
+    let gateway = "127.210.1.1:8080".parse().unwrap();
     let mesh = Mesh::up(bank(gateway, |text| short(&text)), &["--without", "edge"]).await;
     let edge = &mesh.report()["gateways"][0]["proxy"];
     assert_eq!((&edge["state"], &edge["pid"]), (&Value::from("external"), &Value::Null));
@@ -112,7 +112,7 @@ async fn a_stock_envoy_is_the_gateway_of_the_bank() {
 
 #[tokio::test]
 async fn a_proxy_to_do_without_must_be_there() {
-    let folder = bank("127.207.2.1:8080".parse().unwrap(), |text| text);
+    let folder = bank("127.210.2.1:8080".parse().unwrap(), |text| text);
     let path = folder.path().to_str().expect("UTF-8");
     let state = format!("{path}/state");
     let up = run(&["up", "-f", path, "--state", &state, "--without", "edgy"], MOMENT).await;

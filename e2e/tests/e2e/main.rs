@@ -19,5 +19,6 @@ mod routing;
 mod security;
 mod store;
 mod supervise;
+mod turns;
 mod verdict;
 mod websocket;

@@ -11,8 +11,8 @@ use e2e::{
     web::get,
 };
 
-/// Life of certificates: renewed every 10 s, so that each is renewed several times.
-const LIFE: &str = "20s";
+/// Life of certificates: renewed every 6 s, so that each is renewed several times.
+const LIFE: &str = "12s";
 
 /// How long requests flow at least: `FIREDRILL_ROTATION_SECS=300` for the long version.
 fn length() -> Duration {

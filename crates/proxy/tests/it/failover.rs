@@ -46,9 +46,8 @@ async fn hung_tier_costs_no_idempotent_request_and_no_patience() {
         }
     })
     .await;
-    assert!(seen.failed.is_empty(), "{seen:?}");
-    assert!(seen.slowest < Duration::from_millis(1200), "{seen:?}");
-    assert_eq!(proxy.status()["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
+    assert!(seen.all_within(Duration::from_millis(1200)), "{seen:?}");
+    proxy.until("east is left", |proxy| proxy.status()["clusters"][0]["tierLoad"] == serde_json::json!([0, 100]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

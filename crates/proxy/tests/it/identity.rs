@@ -218,9 +218,8 @@ async fn a_hung_region_behind_sidecars_costs_no_idempotent_request() {
         }
     })
     .await;
-    assert!(seen.failed.is_empty(), "{seen:?}");
-    assert!(seen.slowest < std::time::Duration::from_millis(1200), "{seen:?}");
-    assert_eq!(caller.status()["clusters"][0]["tierLoad"], serde_json::json!([0, 100]));
+    assert!(seen.all_within(std::time::Duration::from_millis(1200)), "{seen:?}");
+    caller.until("east is left", |caller| caller.status()["clusters"][0]["tierLoad"] == serde_json::json!([0, 100]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -507,6 +507,15 @@ pub struct Seen {
     pub ok: u64,
     pub failed: Vec<String>,
     pub slowest: Duration,
+    /// How late the client itself was at most: what the machine withheld from it, and from the proxy beside it.
+    pub late: Duration,
+}
+
+impl Seen {
+    /// Nothing failed, and no answer took longer, but for what the machine withheld.
+    pub fn all_within(&self, bound: Duration) -> bool {
+        self.failed.is_empty() && self.slowest < bound + self.late
+    }
 }
 
 /// `rate` idempotent reads a second for `length`, whatever becomes of them. Calls `at` with the number of each.
@@ -525,8 +534,10 @@ pub async fn load_of(
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
     let mut running = tokio::task::JoinSet::new();
     let total = (length.as_secs_f64() * f64::from(rate)) as u64;
+    let mut seen = Seen::default();
     for number in 0..total {
-        tick.tick().await;
+        let due = tick.tick().await;
+        seen.late = seen.late.max(due.elapsed());
         at(number);
         running.spawn(async move {
             let began = Instant::now();
@@ -535,7 +546,6 @@ pub async fn load_of(
             (http1(to, request).await, began.elapsed())
         });
     }
-    let mut seen = Seen::default();
     while let Some(joined) = running.join_next().await {
         let (result, took) = joined.unwrap();
         seen.slowest = seen.slowest.max(took);
