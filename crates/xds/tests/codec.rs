@@ -327,9 +327,9 @@ fn route() -> impl Strategy<Value = Route> {
                 })
             });
     let action = prop_oneof![
-        4 => forward().prop_map(RouteAction::Forward),
-        1 => redirect.prop_map(RouteAction::Redirect),
-        1 => answer,
+        4 => forward().prop_map(RouteAction::Forward).boxed(),
+        1 => redirect.prop_map(RouteAction::Redirect).boxed(),
+        1 => answer.boxed(),
     ];
     let cookie_is = prop_oneof![4 => is(), 1 => Just(Is::Absent)];
     let parameter = (".{1,5}", is()).prop_map(|(name, is)| Named { name, is });
@@ -421,13 +421,14 @@ fn resource() -> impl Strategy<Value = Resource> {
     ];
     let trust =
         (name(), either).prop_map(|(name, (roots, domains))| Resource::Trust(TrustBundle { name, roots, domains }));
+    // On the heap: one value of all of them is more than a test's stack holds.
     prop_oneof![
-        trust,
-        cluster().prop_map(Resource::Cluster),
-        endpoints().prop_map(Resource::Endpoints),
-        listener().prop_map(Resource::Listener),
-        table().prop_map(Resource::Routes),
-        overlay().prop_map(Resource::Overlay),
+        trust.boxed(),
+        cluster().prop_map(Resource::Cluster).boxed(),
+        endpoints().prop_map(Resource::Endpoints).boxed(),
+        listener().prop_map(Resource::Listener).boxed(),
+        table().prop_map(Resource::Routes).boxed(),
+        overlay().prop_map(Resource::Overlay).boxed(),
     ]
 }
 
