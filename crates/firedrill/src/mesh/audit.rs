@@ -204,7 +204,7 @@ mod tests {
         let trust = Trust {
             trust_domain: "bank.example".to_owned(),
             roots: String::new(),
-            source: String::new(),
+            source: "ca/trust.pem".to_owned(),
             failing: None,
             federation: Vec::new(),
         };
