@@ -246,19 +246,25 @@ fn touch(laid: &Path, undone: &Path) -> ScenarioStep {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_control_plane_is_a_crash() {
     let cases: [Knob; 2] = [|k| &k.control_dead, |k| &k.lease_forgotten];
+    let mut running = Vec::new();
     for knob in cases {
-        let mut stage = Stage::new().await;
-        stage.drill().hold = Duration::from_secs(20);
-        let (sealed, lines) = stage
-            .run(|line, stage| {
-                if matches!(line, P::Step { .. }) {
-                    stage.fake.set(knob);
-                }
-            })
-            .await;
-        assert_eq!(sealed.verdict, Verdict::Crashed);
-        position(&lines, |l| matches!(l, P::Crashed { .. }));
-        verify(&sealed);
+        running.push(tokio::spawn(async move {
+            let mut stage = Stage::new().await;
+            stage.drill().hold = Duration::from_secs(20);
+            let (sealed, lines) = stage
+                .run(|line, stage| {
+                    if matches!(line, P::Step { .. }) {
+                        stage.fake.set(knob);
+                    }
+                })
+                .await;
+            assert_eq!(sealed.verdict, Verdict::Crashed);
+            position(&lines, |l| matches!(l, P::Crashed { .. }));
+            verify(&sealed);
+        }));
+    }
+    for case in running {
+        case.await.unwrap();
     }
 }
 
