@@ -11,23 +11,7 @@ use aws_lc_rs::{
     constant_time,
     rand::{SecureRandom as _, SystemRandom},
 };
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// The bytes of lower- or upper-case hexadecimal; `None` if it is not that.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| if let [high, low] = pair { Some(digit(*high)? << 4 | digit(*low)?) } else { None }).collect()
-}
+pub(crate) use xds::hex::{decode as unhex, encode as hex};
 
 /// Random bytes as text, for tokens and boots.
 pub(crate) fn random_hex(bytes: usize) -> io::Result<String> {
@@ -81,18 +65,4 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hexadecimal_is_read_as_it_is_written() {
-        assert_eq!(unhex(&hex(&[0, 15, 16, 255])), Some(vec![0, 15, 16, 255]));
-        assert_eq!(unhex("fF"), Some(vec![255]));
-        for text in ["0", "0g", "é1", "000"] {
-            assert_eq!(unhex(text), None, "{text}");
-        }
-    }
 }

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::{
         Allow, Authorization, AuthorizationMode, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill,
-        Endpoint, Fault, FaultAction, FaultStep, Federated, Gateway, Guard, GuardCondition, Hedge, HttpRequest,
-        Identity, IdentityFiles, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Principal, Probe, ProbeHost,
-        ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service, Step,
-        Tier, TlsFault, TrafficPolicy, Trigger, Way,
+        Endpoint, Exchange, Fault, FaultAction, FaultStep, Federated, Gateway, Guard, GuardCondition, Hedge,
+        HttpRequest, Identity, IdentityFiles, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Principal, Probe,
+        ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service,
+        Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
     },
     name::DrillName,
     raw::API_VERSION,
@@ -156,10 +156,11 @@ fn hedge(hedge: &Hedge) -> Value {
 
 fn detection(detection: &Detection) -> Value {
     let check = detection.active_check.as_ref().map_or(json!("off"), |check| {
-        let (kind, what) = match (&check.http, &check.grpc) {
-            (Some(path), _) => ("http", json!(path)),
-            (None, Some(service)) => ("grpc", json!(service)),
-            (None, None) => ("tcp", json!(true)),
+        let (kind, what) = match (&check.http, &check.grpc, &check.exchange) {
+            (Some(path), ..) => ("http", json!(path)),
+            (None, Some(service), _) => ("grpc", json!(service)),
+            (None, None, Some(exchange)) => ("tcp", exchanged(exchange)),
+            (None, None, None) => ("tcp", json!(true)),
         };
         json!({
             kind: what,
@@ -183,6 +184,17 @@ fn detection(detection: &Detection) -> Value {
         "ejectedAtMost": format!("{}%", detection.ejected_at_most),
         "activeCheck": check,
     })
+}
+
+fn exchanged(Exchange { send, receive }: &Exchange) -> Value {
+    let payload = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(_) => json!({"hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()}),
+    };
+    match send.as_slice() {
+        [] => json!({"receive": payload(receive)}),
+        send => json!({"send": payload(send), "receive": payload(receive)}),
+    }
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -115,6 +115,24 @@ impl FromNode for HostPort {
     }
 }
 
+/// Bytes as hexadecimal digits.
+#[derive(Clone, Debug)]
+pub(crate) struct Hex(pub Vec<u8>);
+
+impl FromNode for Hex {
+    fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        let text = scalar(node, "bytes as hexadecimal digits", cx)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let byte = |pair: &[u8]| if let [high, low] = pair { Some(digit(*high)? << 4 | digit(*low)?) } else { None };
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+        if bytes.is_none() {
+            cx.error("bad-quantity", node.at, "these are not bytes as hexadecimal digits")
+                .mend("write two of 0-9 and a-f for each byte, as `hex: 0d0a`");
+        }
+        bytes.map(Self)
+    }
+}
+
 macro_rules! names {
     ($($type:ident),*) => {$(
         impl FromNode for name::$type {
@@ -221,6 +239,7 @@ macro_rules! inline_schema {
 }
 inline_schema! {
     Word => {"type": "string"};
+    Hex => {"type": "string", "pattern": "^([0-9A-Fa-f]{2})+$", "examples": ["0d0a"]};
     Time => {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? *(us|ms|s|m|h|d)$", "examples": ["500ms", "2s", "24h"]};
     Percent => {"type": "string", "pattern": "^([0-9]{1,2}(\\.[0-9]+)?|100(\\.0+)?) *%$", "examples": ["99.9%"]};
     Rate => {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? */s$", "examples": ["200/s"]};

@@ -85,6 +85,7 @@ fn builtin() -> TrafficPolicy {
             active_check: Some(ActiveCheck {
                 http: None,
                 grpc: None,
+                exchange: None,
                 every: Duration::from_secs(1),
                 every_without_traffic: None,
                 timeout: Duration::from_secs(1),

@@ -1,5 +1,6 @@
 //! Active health checks of every endpoint, over the same transport as traffic.
 
+mod exchange;
 mod grpc;
 mod rota;
 
@@ -179,7 +180,10 @@ async fn find(
     }
     let Some(path) = &policy.http_path else {
         return match Link::connect(cluster, host, (RoutingPriority::Default, u32::MAX), policy.timeout).await {
-            Ok(link) => (Finding::Passed, Some(Box::new(link))),
+            Ok(link) => match &policy.exchange {
+                Some(exchange) => (Box::pin(exchange::find(link, exchange)).await, None),
+                None => (Finding::Passed, Some(Box::new(link))),
+            },
             Err(error) => (Finding::Unreachable(error.to_string()), None),
         };
     };
@@ -209,6 +213,10 @@ async fn prove(pool: &Arc<Pool>, target: &Target, policy: &HealthCheck, link: Op
     if target.config.protocol != UpstreamProtocol::Tcp {
         let asking = ask(pool, &target.cluster, &target.host, policy);
         return timeout(policy.timeout, asking).await.unwrap_or(Proof::None);
+    }
+    if policy.exchange.is_some() {
+        // What was said and heard is what users do there.
+        return Proof::Well;
     }
     let host = &target.host;
     let answers = host.farewells().answers();

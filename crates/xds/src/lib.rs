@@ -15,6 +15,7 @@ pub mod codec;
 pub mod digest;
 pub mod event;
 pub mod file;
+pub mod hex;
 mod human;
 pub mod lease;
 pub mod load;

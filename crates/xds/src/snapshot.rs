@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::Admission;
 pub use self::cluster::{
-    Balancer, Balancing, Bound, CircuitBreakers, Cluster, ClusterTls, FailurePercentage, HashKey, HealthCheck,
-    OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
+    Balancer, Balancing, Bound, CircuitBreakers, Cluster, ClusterTls, Exchange, FailurePercentage, HashKey,
+    HealthCheck, OutlierDetection, PanicPolicy, Ramp, SlowStart, SuccessRate, UpstreamProtocol,
 };
 pub use self::route::*;
 use crate::human;

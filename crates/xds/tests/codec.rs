@@ -109,8 +109,12 @@ fn balancing() -> impl Strategy<Value = (Balancer, Balancing)> {
 fn check(protocol: UpstreamProtocol) -> impl Strategy<Value = HealthCheck> {
     let grpc_service =
         if protocol == UpstreamProtocol::Http2 { option::of("[a-z.]{0,6}").boxed() } else { Just(None).boxed() };
-    (option::of(path()), grpc_service, time(), option::of(time()), time(), 1_u32.., 1_u32..).prop_map(
-        |(http_path, grpc_service, every, idle, timeout, unhealthy_after, healthy_after)| HealthCheck {
+    let bytes = |least| proptest::collection::vec(any::<u8>(), least..20);
+    let exchange = option::of((bytes(0), bytes(1)).prop_map(|(send, receive)| Exchange { send, receive }));
+    let kind = (option::of(path()), grpc_service, exchange);
+    (kind, time(), option::of(time()), time(), 1_u32.., 1_u32..).prop_map(
+        |((http_path, grpc_service, exchange), every, idle, timeout, unhealthy_after, healthy_after)| HealthCheck {
+            exchange: exchange.filter(|_| http_path.is_none() && grpc_service.is_none()),
             http_path: http_path.filter(|_| grpc_service.is_none()),
             grpc_service,
             every,

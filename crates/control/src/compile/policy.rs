@@ -7,9 +7,9 @@ use model::{
     unit::Percent,
 };
 use xds::snapshot::{
-    Balancer, Balancing, CircuitBreakers, Cluster, FailurePercentage, Forward, HashKey, HealthCheck, HedgePolicy,
-    Limits, OutlierDetection, PanicPolicy, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction, SlowStart,
-    SuccessRate, UpstreamProtocol, WeightedCluster,
+    Balancer, Balancing, CircuitBreakers, Cluster, Exchange, FailurePercentage, Forward, HashKey, HealthCheck,
+    HedgePolicy, Limits, OutlierDetection, PanicPolicy, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction,
+    SlowStart, SuccessRate, UpstreamProtocol, WeightedCluster,
 };
 
 /// Longest time for a connection with its handshake: a second is long inside a region and between near ones.
@@ -76,6 +76,10 @@ pub(super) fn health_check(policy: &TrafficPolicy) -> Option<HealthCheck> {
     policy.detection.active_check.as_ref().map(|check| HealthCheck {
         http_path: check.http.clone(),
         grpc_service: check.grpc.clone(),
+        exchange: check
+            .exchange
+            .as_ref()
+            .map(|said| Exchange { send: said.send.clone(), receive: said.receive.clone() }),
         every: check.every,
         every_without_traffic: check.every_without_traffic,
         timeout: check.timeout,

@@ -73,13 +73,24 @@ pub struct Detection {
     pub active_check: Option<ActiveCheck>,
 }
 
+/// What is said over a connection, and what the answer must contain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// At most 1024 bytes, or none.
+    pub send: Vec<u8>,
+    /// 1 to 1024 bytes.
+    pub receive: Vec<u8>,
+}
+
 /// Probing of every endpoint by every proxy that uses it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActiveCheck {
-    /// GET this path and expect 200; without it and `grpc` (`tcp: true`) only connect.
+    /// GET this path and expect 200; without it, `grpc` and `exchange` (`tcp: true`) only connect.
     pub http: Option<String>,
     /// Ask `grpc.health.v1` for this service and expect `SERVING`; empty asks for the whole server.
     pub grpc: Option<String>,
+    /// Say and hear this over a new connection.
+    pub exchange: Option<Exchange>,
     /// Default 1 s.
     pub every: Duration,
     /// The same while no request was ever sent. Default: `None`, no difference.

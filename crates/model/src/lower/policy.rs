@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::{path, positive, upstream};
 use crate::{
-    config::{ActiveCheck, Detection, Hedge, Retries, RetryOn, TrafficPolicy},
+    config::{ActiveCheck, Detection, Exchange, Hedge, Retries, RetryOn, TrafficPolicy},
     raw,
     read::{At, Cx},
     scalar::{OrOff, Time},
     unit::print_duration,
 };
+
+/// Bytes that a check sends, and looks for.
+const LONGEST_PAYLOAD: usize = 1024;
 
 /// What one manifest says about policy; a `Policy` of the mesh, or the fields of a service.
 #[derive(Clone, Copy, Default)]
@@ -242,10 +245,11 @@ fn judge_check(check: &raw::ActiveCheck, at: crate::tree::Loc, cx: &mut Cx<'_>) 
         (Some(_), Some(tcp)) => {
             cx.error("choose-one", tcp.head, "an active check is either `http` or `tcp`").mend("delete one of them");
         }
-        (_, Some(tcp)) if !tcp.value => {
-            cx.error("choose-one", tcp.at, "`tcp: false` checks nothing")
+        (_, Some(At { value: raw::TcpCheck::Connects(false), at, .. })) => {
+            cx.error("choose-one", *at, "`tcp: false` checks nothing")
                 .mend("write `http: /path`, or `activeCheck: off`");
         }
+        (_, Some(At { value: raw::TcpCheck::Exchange(exchange), .. })) => judge_exchange(exchange, cx),
         _ => {}
     }
     let every = positive(check.every.as_ref(), Duration::from_secs(1), cx);
@@ -260,11 +264,32 @@ fn judge_check(check: &raw::ActiveCheck, at: crate::tree::Loc, cx: &mut Cx<'_>) 
     }
 }
 
+fn judge_exchange(exchange: &raw::Exchange, cx: &mut Cx<'_>) {
+    let written = [exchange.send.as_ref(), Some(&exchange.receive)].into_iter().flatten();
+    for payload in written {
+        let count = payload.bytes().len();
+        if count == 0 {
+            cx.error("no-value", payload.at, "there are no bytes")
+                .mend("write what the answer contains; where nothing is to be sent, delete `send`");
+        } else if count > LONGEST_PAYLOAD {
+            let text = format!("{count} bytes are too many: a check sends, and looks for, at most {LONGEST_PAYLOAD}");
+            cx.error("out-of-range", payload.at, text).mend("write fewer: the beginning of an answer says enough");
+        }
+    }
+}
+
 fn active_check(check: &raw::ActiveCheck) -> ActiveCheck {
     let every = check.every.as_ref().map_or(Duration::from_secs(1), |t| t.value.0);
     ActiveCheck {
         http: check.http.as_ref().map(|p| p.value.clone()),
         grpc: check.grpc.as_ref().map(|service| service.value.0.clone()),
+        exchange: match check.tcp.as_ref().map(|tcp| &tcp.value) {
+            Some(raw::TcpCheck::Exchange(exchange)) => Some(Exchange {
+                send: exchange.send.as_ref().map_or(Vec::new(), |send| send.bytes().to_vec()),
+                receive: exchange.receive.bytes().to_vec(),
+            }),
+            Some(raw::TcpCheck::Connects(_)) | None => None,
+        },
         every,
         every_without_traffic: check.every_without_traffic.as_ref().map(|t| t.value.0).filter(|other| *other != every),
         timeout: check.timeout.as_ref().map_or(every.min(Duration::from_secs(1)), |t| t.value.0),

@@ -63,8 +63,15 @@ pub(crate) fn service(
         cx.error("check-does-not-fit", at, "a `grpc` check fits a service with protocol http2 only")
             .mend("write `protocol: http2`, or another check in this service");
     }
-    if let (Protocol::Tcp, Some(balancing)) = (protocol, spec.balancing.as_ref().and_then(|b| b.hash.as_ref())) {
-        cx.error("check-does-not-fit", balancing.head, "a service with protocol tcp has no requests to hash")
+    let exchange = policy.detection.active_check.as_ref().is_some_and(|c| c.exchange.is_some());
+    if protocol != Protocol::Tcp && exchange {
+        let at = spec.detection.as_ref().map_or(spec.head, |d| d.head);
+        cx.error("check-does-not-fit", at, "a `tcp` check with `receive` fits a service with protocol tcp only")
+            .mend("write `http: /path`, or `tcp: true`, in this service");
+    }
+    let hash = spec.balancing.as_ref().and_then(|b| b.hash.as_ref()).filter(|hash| !hash.is_empty());
+    if let (Protocol::Tcp, Some(hash)) = (protocol, hash) {
+        cx.error("check-does-not-fit", hash.head, "a service with protocol tcp has no requests to hash")
             .mend("delete `hash`, and choose another balancer");
     }
     let http_check = policy.detection.active_check.as_ref().is_some_and(|c| c.http.is_some());

@@ -1,6 +1,6 @@
 //! Kind `Mesh`, and the traffic policy that services share with it.
 
-use super::{FailurePercentage, Federated, List, Listeners, SuccessRate, Text};
+use super::{FailurePercentage, Federated, List, Listeners, SuccessRate, TcpCheck, Text};
 use crate::{
     name::{GatewayName, RegionName, ServiceName},
     read::{At, mapping, words},
@@ -174,8 +174,8 @@ mapping! {
         http: Option<Text>,
         /// Service that `grpc.health.v1` is asked for, `""` for the whole server; `SERVING` is expected. Needs `protocol: http2`.
         grpc: Option<At<Word>>,
-        /// `true`: only connect.
-        tcp: Option<At<bool>>,
+        /// `true`: only connect. With `protocol: tcp` also what is said and heard over the connection.
+        tcp: Option<At<TcpCheck>>,
         /// Interval. Default 1s.
         every: Option<At<Time>>,
         /// Interval while no request was ever sent to the service. Default: `every`.

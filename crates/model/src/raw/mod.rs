@@ -1,6 +1,7 @@
 //! The manifest kinds as they are written. Docstrings here are what editors show.
 
 mod drill;
+mod exchange;
 mod fault;
 mod federation;
 mod mesh;
@@ -11,7 +12,9 @@ mod upstream;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{drill::*, fault::*, federation::*, mesh::*, plan::*, route::*, service::*, upstream::*};
+pub(crate) use self::{
+    drill::*, exchange::*, fault::*, federation::*, mesh::*, plan::*, route::*, service::*, upstream::*,
+};
 use crate::{
     name::ServiceName,
     read::{At, Cx, Fields, FromField, mapping, words},

@@ -91,6 +91,7 @@ mod tests {
         let policy = HealthCheck {
             http_path: None,
             grpc_service: None,
+            exchange: None,
             every: Duration::from_secs(1),
             every_without_traffic: None,
             timeout: Duration::from_secs(1),

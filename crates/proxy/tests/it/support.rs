@@ -353,6 +353,7 @@ pub fn check(every: u64) -> HealthCheck {
     HealthCheck {
         http_path: Some("/health".into()),
         grpc_service: None,
+        exchange: None,
         every: Duration::from_millis(every),
         every_without_traffic: None,
         timeout: Duration::from_millis(500),

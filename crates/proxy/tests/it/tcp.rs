@@ -13,7 +13,8 @@ use tokio::{
     sync::watch,
 };
 use xds::snapshot::{
-    ClusterTls, Direction, HealthCheck, ListenerProtocol, ListenerTls, Snapshot, TrustBundle, UpstreamProtocol,
+    ClusterTls, Direction, Exchange, HealthCheck, ListenerProtocol, ListenerTls, Snapshot, TrustBundle,
+    UpstreamProtocol,
 };
 
 use crate::{authority::Authority, support::*};
@@ -305,4 +306,24 @@ async fn a_server_that_resets_its_connections_is_ejected() {
     assert!(scene.ejected());
     scene.until_connected(3).await;
     assert_eq!(scene.told("readmitted"), 0, "that it takes connections, and leave, is no proof");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_resets_its_answers_is_back_when_it_answers_the_declared_question() {
+    let scene = Scene::start(AtEnd::Leaves, |snapshot| {
+        // Both answer with a name that has it.
+        let exchange = Exchange { send: b"?".to_vec(), receive: b"st".to_vec() };
+        let check = HealthCheck { http_path: None, exchange: Some(exchange), unhealthy_after: 1000, ..check(20) };
+        snapshot.clusters[0].health_check = Some(check);
+    })
+    .await;
+    scene.does.send_replace(Does::BreaksOff);
+    while ask(scene.to).await.ok().as_deref() != Some("west") {}
+    assert!(scene.ejected());
+    // More than a second of looks: who only connects is believed by then.
+    scene.until_connected(100).await;
+    assert_eq!(scene.told("readmitted"), 0);
+    scene.does.send_replace(Does::Answers);
+    tokio::task::block_in_place(|| scene.proxy.until("readmitted", |_| !scene.ejected()));
+    assert_eq!(ask(scene.to).await.unwrap(), "east");
 }

@@ -5,14 +5,17 @@ use envoy_types::pb::envoy::{
         cluster::v3 as cluster,
         core::v3::{
             self as core,
-            health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck},
+            health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck, payload},
         },
     },
     r#type::v3::CodecClientType,
 };
 
 use super::wire::{Checked, duration, ensure, ensure_positive, number, read_duration, read_number, wrong};
-use crate::snapshot::{FailurePercentage, HealthCheck, OutlierDetection, SuccessRate, UpstreamProtocol};
+use crate::{
+    hex,
+    snapshot::{Exchange, FailurePercentage, HealthCheck, OutlierDetection, SuccessRate, UpstreamProtocol},
+};
 
 pub(super) fn validate_check(check: &HealthCheck, protocol: UpstreamProtocol) -> Checked<()> {
     ensure_positive(check.every, "interval")?;
@@ -29,7 +32,16 @@ pub(super) fn validate_check(check: &HealthCheck, protocol: UpstreamProtocol) ->
     ensure(sendable, "http_health_check.path", || format!("{path:?} is not a path"))?;
     let grpc = check.grpc_service.is_some();
     ensure(!grpc || check.http_path.is_none(), "grpc_health_check", || "stands beside an HTTP check".to_owned())?;
-    ensure(!grpc || protocol == UpstreamProtocol::Http2, "grpc_health_check", || "needs HTTP/2".to_owned())
+    ensure(!grpc || protocol == UpstreamProtocol::Http2, "grpc_health_check", || "needs HTTP/2".to_owned())?;
+    let Some(Exchange { send, receive }) = &check.exchange else { return Ok(()) };
+    ensure(!grpc && check.http_path.is_none(), "tcp_health_check", || "stands beside another check".to_owned())?;
+    ensure(!receive.is_empty(), "tcp_health_check.receive", || "is empty".to_owned())?;
+    for (bytes, path) in [(send, "tcp_health_check.send"), (receive, "tcp_health_check.receive")] {
+        ensure(bytes.len() <= Exchange::LONGEST, path, || {
+            format!("has {} bytes, at most {} are supported", bytes.len(), Exchange::LONGEST)
+        })?;
+    }
+    Ok(())
 }
 
 /// Envoy checks a cluster without traffic only once a minute by default; a standby is exactly that, so the interval
@@ -49,7 +61,7 @@ pub(super) fn write_check(check: &HealthCheck, protocol: UpstreamProtocol) -> co
             service_name: service.clone(),
             ..GrpcHealthCheck::default()
         }),
-        (None, None) => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+        (None, None) => HealthChecker::TcpHealthCheck(write_exchange(check.exchange.as_ref())),
     };
     core::HealthCheck {
         timeout: duration(check.timeout),
@@ -64,10 +76,10 @@ pub(super) fn write_check(check: &HealthCheck, protocol: UpstreamProtocol) -> co
 }
 
 pub(super) fn read_check(check: &core::HealthCheck) -> Checked<HealthCheck> {
-    let (http_path, grpc_service) = match &check.health_checker {
-        Some(HealthChecker::HttpHealthCheck(http)) => (Some(http.path.clone()), None),
-        Some(HealthChecker::GrpcHealthCheck(grpc)) => (None, Some(grpc.service_name.clone())),
-        Some(HealthChecker::TcpHealthCheck(_)) => (None, None),
+    let (http_path, grpc_service, exchange) = match &check.health_checker {
+        Some(HealthChecker::HttpHealthCheck(http)) => (Some(http.path.clone()), None, None),
+        Some(HealthChecker::GrpcHealthCheck(grpc)) => (None, Some(grpc.service_name.clone()), None),
+        Some(HealthChecker::TcpHealthCheck(tcp)) => (None, None, read_exchange(tcp)?),
         _ => return wrong("health_checker", "only HTTP, gRPC and TCP checks are supported"),
     };
     let every = read_duration(&check.interval, "interval")?;
@@ -75,12 +87,38 @@ pub(super) fn read_check(check: &core::HealthCheck) -> Checked<HealthCheck> {
     Ok(HealthCheck {
         http_path,
         grpc_service,
+        exchange,
         every,
         every_without_traffic: Some(without_traffic).filter(|without_traffic| *without_traffic != every),
         timeout: read_duration(&check.timeout, "timeout")?,
         unhealthy_after: read_number(&check.unhealthy_threshold, "unhealthy_threshold")?,
         healthy_after: read_number(&check.healthy_threshold, "healthy_threshold")?,
     })
+}
+
+/// As text, which is hexadecimal.
+fn write_exchange(exchange: Option<&Exchange>) -> TcpHealthCheck {
+    let payload = |bytes: &Vec<u8>| Payload { payload: Some(payload::Payload::Text(hex::encode(bytes))) };
+    TcpHealthCheck {
+        send: exchange.map(|exchange| &exchange.send).filter(|send| !send.is_empty()).map(payload),
+        receive: exchange.iter().map(|exchange| payload(&exchange.receive)).collect(),
+        proxy_protocol_config: None,
+    }
+}
+
+/// Envoy sends nothing where nothing is to be received.
+fn read_exchange(tcp: &TcpHealthCheck) -> Checked<Option<Exchange>> {
+    let Some(receive) = tcp.receive.first() else { return Ok(None) };
+    let send = tcp.send.as_ref().map_or(Ok(Vec::new()), |send| read_payload(send, "tcp_health_check.send"))?;
+    Ok(Some(Exchange { send, receive: read_payload(receive, "tcp_health_check.receive[0]")? }))
+}
+
+fn read_payload(payload: &Payload, path: &str) -> Checked<Vec<u8>> {
+    let bytes = match &payload.payload {
+        Some(payload::Payload::Text(text)) => hex::decode(text),
+        Some(payload::Payload::Binary(_)) | None => None,
+    };
+    bytes.map_or_else(|| wrong(path, "only text in hexadecimal is supported"), Ok)
 }
 
 pub(super) fn validate_outlier(outlier: &OutlierDetection) -> Checked<()> {

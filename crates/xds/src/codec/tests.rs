@@ -5,7 +5,10 @@ use std::time::Duration;
 use envoy_types::pb::{
     envoy::config::{
         cluster::v3::{self as pb, circuit_breakers, cluster::LbPolicy},
-        core::v3::RoutingPriority,
+        core::v3::{
+            RoutingPriority,
+            health_check::{HealthChecker, Payload, TcpHealthCheck, payload},
+        },
     },
     google::protobuf::UInt32Value,
 };
@@ -13,8 +16,8 @@ use prost::Message;
 
 use super::*;
 use crate::snapshot::{
-    Admission, Balancer, CircuitBreakers, Direction, HttpListener, Limits, ListenerProtocol, TrustDomain,
-    UpstreamProtocol,
+    Admission, Balancer, CircuitBreakers, Direction, Exchange, HealthCheck, HttpListener, Limits, ListenerProtocol,
+    TrustDomain, UpstreamProtocol,
 };
 
 fn ledger() -> Cluster {
@@ -207,4 +210,52 @@ fn a_dying_region_does_not_use_up_an_envoys_retries() {
     };
     // As many at once as our token bucket saves up; never fewer than Envoy's default.
     assert_eq!([budget(10), budget(0), budget(u32::MAX)], [100, 3, u32::MAX]);
+}
+
+fn asked(exchange: Exchange) -> Cluster {
+    let check = HealthCheck {
+        http_path: None,
+        grpc_service: None,
+        exchange: Some(exchange),
+        every: Duration::from_secs(1),
+        every_without_traffic: None,
+        timeout: Duration::from_secs(1),
+        unhealthy_after: 2,
+        healthy_after: 2,
+    };
+    Cluster { health_check: Some(check), ..Cluster::new("ledger", UpstreamProtocol::Tcp) }
+}
+
+#[test]
+fn an_exchange_is_hexadecimal_bounded_and_of_one_block() {
+    type Change = fn(&mut TcpHealthCheck);
+    let text = |text: &str| Payload { payload: Some(payload::Payload::Text(text.to_owned())) };
+    let good = asked(Exchange { send: b"PING\r\n".to_vec(), receive: vec![0x2b, 0xff] });
+    let written = cluster::write(&good);
+    let Some(HealthChecker::TcpHealthCheck(tcp)) = &written.health_checks[0].health_checker else { panic!() };
+    assert_eq!((&tcp.send, &tcp.receive), (&Some(text("50494e470d0a")), &vec![text("2bff")]));
+    let cases: [(Change, &str); 6] = [
+        (|tcp| tcp.receive.push(tcp.receive[0].clone()), "receive[1]: is not supported"),
+        (|tcp| tcp.receive.clear(), "send: is not supported"),
+        (
+            |tcp| tcp.receive[0].payload = Some(payload::Payload::Binary(vec![1])),
+            "receive[0]: only text in hexadecimal is supported",
+        ),
+        (
+            |tcp| tcp.send.as_mut().unwrap().payload = Some(payload::Payload::Text("0g".to_owned())),
+            "send: only text in hexadecimal is supported",
+        ),
+        (|tcp| tcp.receive[0].payload = Some(payload::Payload::Text(String::new())), "receive: is empty"),
+        (
+            |tcp| tcp.receive[0].payload = Some(payload::Payload::Text("00".repeat(1025))),
+            "receive: has 1025 bytes, at most 1024 are supported",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut message = written.clone();
+        let Some(HealthChecker::TcpHealthCheck(tcp)) = &mut message.health_checks[0].health_checker else { panic!() };
+        change(tcp);
+        let refused = refuse(&message);
+        assert!(refused.starts_with("Cluster ledger: health_checks[0]") && refused.ends_with(expected), "{refused}");
+    }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::route::RoutingPriority;
-use crate::human;
+use crate::{hex, human};
 
 /// An upstream service as one proxy sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -209,6 +209,9 @@ pub struct HealthCheck {
     /// Instead, ask `grpc.health.v1` for this service and expect `SERVING`; empty asks for the whole server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc_service: Option<String>,
+    /// Instead of only connecting, say and hear something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
     /// Time between checks of one endpoint.
     #[serde(with = "human")]
     #[schemars(with = "human::Text")]
@@ -225,6 +228,25 @@ pub struct HealthCheck {
     pub unhealthy_after: u32,
     /// Successes in a row that make it healthy again; at start one suffices.
     pub healthy_after: u32,
+}
+
+/// What a check says over a new connection, and what it is to hear. Bytes, written in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exchange {
+    /// At most [`Exchange::LONGEST`]; may be empty, where the server speaks first.
+    #[serde(with = "hex", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "String")]
+    pub send: Vec<u8>,
+    /// What the answer must contain within the check's timeout, in one piece and wherever it is: 1 to [`Exchange::LONGEST`].
+    #[serde(with = "hex")]
+    #[schemars(with = "String")]
+    pub receive: Vec<u8>,
+}
+
+impl Exchange {
+    /// Bytes of each.
+    pub const LONGEST: usize = 1024;
 }
 
 impl HealthCheck {

@@ -280,6 +280,7 @@ fn check() -> HealthCheck {
     HealthCheck {
         http_path: Some(CHECKED.to_owned()),
         grpc_service: None,
+        exchange: None,
         every: Duration::from_millis(500),
         every_without_traffic: None,
         timeout: Duration::from_secs(5),
