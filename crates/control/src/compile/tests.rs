@@ -333,6 +333,9 @@ fn endpoints_are_shared_and_protected_as_written() {
         let cluster = edge.clusters.iter().find(|c| c.name == name).unwrap();
         insta::assert_snapshot!(format!("every_field_{name}"), serde_json::to_string_pretty(cluster).unwrap());
     }
+    let cache = snapshots.values().flat_map(|s| &s.clusters).find(|c| c.name == "cache").unwrap();
+    let exchange = cache.health_check.as_ref().unwrap().exchange.as_ref().unwrap();
+    assert_eq!((exchange.send.as_slice(), exchange.receive.as_slice()), (&b"PING\r\n"[..], &b"+PONG\xff"[..]));
     for listener in snapshots.values().flat_map(|s| &s.listeners) {
         let ListenerProtocol::Http(http) = &listener.protocol else { panic!("not HTTP") };
         assert_eq!((http.limits.headers, http.limits.header_bytes), (50, 8192), "{}", listener.name);
