@@ -54,6 +54,10 @@ for listener in snapshot["listeners"]:
         # Connections that wait for a request are for HTTP.
         snapshot["clusters"][0].pop("standbyConnections", None)
         snapshot["routes"] = []
+        if os.environ.get("FLAVOUR") == "asked":
+            # The service declares what a check asks (`activeCheck: {tcp: {send: ..., receive: ...}}`).
+            exchange = {"send": b"ask\n".hex(), "receive": b"\n".hex()}
+            snapshot["clusters"][0]["healthCheck"]["exchange"] = exchange
         continue
     listener["protocol"]["http"]["authorization"] = {"allow": [{"principals": ["*"], "paths": ["/"]}]}
 if os.environ["TLS"]:
