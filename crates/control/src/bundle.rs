@@ -28,6 +28,10 @@ pub(crate) const MAX_BUNDLE: usize = 1 << 20;
 const X509: &str = "x509-svid";
 /// Where a state folder notes which bundle has which number.
 const NOTED: &str = "bundle.json";
+/// The operator's bundle of traffic, where the built-in authority issues certificates.
+const TRUST: &str = "trust.pem";
+/// What came last from whoever else issues them.
+const ISSUED: &str = "issued.pem";
 /// Longest time after which others are told to ask again (what SPIFFE recommends where nothing is said).
 const REFRESH: Duration = Duration::from_secs(300);
 
@@ -184,24 +188,63 @@ struct Noted {
     digest: String,
 }
 
-/// The bundle of the mesh of a state folder, as others are told it: what is in `ca/trust.pem`. Its number is one more than that
-/// of the one before it. While the root is replaced, `lifetime` (that of certificates) passes between two steps; others are told
-/// to ask several times in it.
+/// The bundle of the mesh of a state folder, as others are told it: what is in `ca/trust.pem`, or what came last from whoever
+/// else issues certificates. Its number is one more than that of the one before it. While the root is replaced, `lifetime` (that
+/// of certificates) passes between two steps; others are told to ask several times in it.
 ///
 /// # Errors
-/// If it cannot be read, or its number not be noted.
+/// If it cannot be read, or its number not be noted; or nothing came yet.
 pub fn own(state_dir: &Path, lifetime: Option<Duration>) -> Result<Bundle, String> {
-    let path = state_dir.join("ca").join("trust.pem");
-    let text = fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
+    let ca = state_dir.join("ca");
+    let (path, text) = match issued(state_dir)? {
+        Some(roots) if roots.is_empty() => return Err(NOTHING_CAME.to_owned()),
+        Some(roots) => (ca.join(ISSUED), roots),
+        None => {
+            let path = ca.join(TRUST);
+            let text = fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
+            (path, text)
+        }
+    };
     numbered(state_dir, &text, lifetime).map_err(|e| failed(&path, &e))
+}
+
+/// Said where no roots are known.
+const NOTHING_CAME: &str = "certificates of this mesh are issued elsewhere (`identity` of the Mesh), and no roots have come \
+                            from there yet; `firedrill get trust` tells why";
+
+/// The roots of the mesh of a state folder where somebody else issues its certificates, PEM, as the control plane heard them last;
+/// empty: it heard none yet. `None`: the built-in authority issues.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn issued(state_dir: &Path) -> Result<Option<String>, String> {
+    let path = state_dir.join("ca").join(ISSUED);
+    match fs::read_to_string(&path) {
+        Ok(roots) => Ok(Some(roots)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&path, &error)),
+    }
+}
+
+/// Keeps in the state folder what [`issued`] answers. Empty roots leave what came last.
+pub(crate) fn keep_issued(state_dir: &Path, roots: Option<&str>) -> Result<(), String> {
+    let path = state_dir.join("ca").join(ISSUED);
+    let done = match roots {
+        Some("") => secret::read_or_make(&path, || Ok(String::new())).map(drop),
+        Some(roots) => secret::replace_private(&path, roots.as_bytes()),
+        None => match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        },
+    };
+    done.map_err(|e| failed(&path, &e))
 }
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// The same of other roots, PEM: those of whoever issues the mesh's certificates.
-pub(crate) fn numbered(state_dir: &Path, roots: &str, lifetime: Option<Duration>) -> Result<Bundle, String> {
+fn numbered(state_dir: &Path, roots: &str, lifetime: Option<Duration>) -> Result<Bundle, String> {
     let noted_at = state_dir.join("ca").join(NOTED);
     let bundle = Bundle::of_pem(roots)?;
     let digest = bundle.roots.iter().fold(Sha256::new(), |digest, root| digest.chain_update(Sha256::digest(root)));
@@ -272,6 +315,29 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(Bundle::parse("").is_err_and(|e| e.contains("no certificate")));
+    }
+
+    #[test]
+    fn where_somebody_else_issues_the_bundle_is_what_came_last_from_there() {
+        let state = tempfile::tempdir().unwrap();
+        secret::private_folder(&state.path().join("ca")).unwrap();
+        let (ours, theirs, next) = (root(), root(), root());
+        fs::write(state.path().join("ca").join(TRUST), &ours).unwrap();
+        let own = || own(state.path(), None).map(|bundle| (bundle.pem(), bundle.sequence));
+        let keep = |roots: Option<&str>| keep_issued(state.path(), roots).unwrap();
+        keep(None);
+        assert_eq!((own(), issued(state.path())), (Ok((ours.clone(), Some(1))), Ok(None)));
+        keep(Some(""));
+        assert!(own().unwrap_err().contains("no roots have come from there yet; `firedrill get trust`"));
+        keep(Some(&theirs));
+        assert_eq!(own(), Ok((theirs.clone(), Some(2))));
+        // A control plane that starts anew has not heard any yet.
+        keep(Some(""));
+        assert_eq!((own(), issued(state.path())), (Ok((theirs.clone(), Some(2))), Ok(Some(theirs))));
+        keep(Some(&next));
+        assert_eq!(own(), Ok((next, Some(3))));
+        keep(None);
+        assert_eq!(own(), Ok((ours, Some(4))));
     }
 
     #[test]

@@ -364,6 +364,14 @@ impl Folder {
     }
 }
 
+/// The certificates of a bundle, PEM.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn describe_all(pem: &str) -> Result<Vec<Described>, String> {
+    certificates(pem)?.iter().map(describe).collect()
+}
+
 fn describe(der: &CertificateDer<'_>) -> Result<Described, String> {
     let (_, parsed) = parse_x509_certificate(der).map_err(|e| e.to_string())?;
     Ok(Described {

@@ -237,11 +237,7 @@ async fn create_token(State(api): Shared, Body(request): Body<TokenRequest>) -> 
 }
 
 async fn trust(State(api): Shared) -> Answer<Trust> {
-    let state = api.mesh.state();
-    let config = state.config.as_ref().ok_or_else(|| missing("no manifests were applied yet"))?;
-    let (trust_domain, roots) = (config.mesh.trust_domain.clone(), state.own_roots().to_owned());
-    drop(state);
-    Ok(Json(Trust { trust_domain, roots, federation: api.mesh.report_foreign() }))
+    api.mesh.report_trust().map(Json).ok_or_else(|| missing("no manifests were applied yet"))
 }
 
 async fn report_proxies(State(api): Shared) -> Json<Vec<ProxyReport>> {

@@ -38,7 +38,10 @@ fn tell_trust(mesh: Arc<Mesh>) -> impl Fn(Result<String, String>) {
         Ok(bundle) => {
             let roots = trust::count(&bundle).unwrap_or_default();
             mesh.trust(bundle);
-            mesh.log.say(ControlEvent::TrustApplied { roots });
+            // Nobody is believed by it where somebody else issues certificates.
+            if !mesh.state().is_issued_elsewhere() {
+                mesh.log.say(ControlEvent::TrustApplied { roots });
+            }
         }
         Err(reason) => mesh.log.say(ControlEvent::TrustRefused { reason }),
     }
@@ -122,7 +125,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     let mut parts = JoinSet::new();
     let (tls, tls_config) = watch::channel(None);
     let (issuing, issued) = watch::channel(None);
-    parts.spawn(issued::follow(mesh.clone(), issuing));
+    parts.spawn(issued::follow(mesh.clone(), options.state_dir.clone(), issuing));
     parts.spawn(ads::own_certificate(mesh.clone(), issued, tls));
     mesh.publish_all();
     parts.spawn(relay(mesh.clone(), mesh.ads.notices()));

@@ -83,14 +83,20 @@ pub struct Certificate {
     pub not_after: Stamp,
 }
 
-/// Whom proxies trust in traffic: what is in force of the file `ca/trust.pem`.
+/// Whom proxies trust in traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trust {
     /// SPIFFE trust domain.
     pub trust_domain: String,
-    /// PEM.
+    /// PEM; empty: none came yet from whoever issues the mesh's certificates.
     pub roots: String,
+    /// Where they come from, in words.
+    #[serde(default)]
+    pub source: String,
+    /// Why nothing newer comes from there; what came last stays in force.
+    #[serde(default)]
+    pub failing: Option<String>,
     /// Foreign trust domains that the mesh is federated with.
     #[serde(default)]
     pub federation: Vec<FederatedReport>,

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::config::Identity;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 use xds::{server::Credentials, spiffe, svid::Svid};
@@ -28,6 +27,10 @@ const TOKEN_TTL: std::ops::RangeInclusive<u64> = 1_000..=24 * 3600 * 1000;
 /// Longest certificate chain that is looked at, in bytes.
 const MAX_CHAIN: usize = 64 * 1024;
 
+/// Said to who wants of us what we do not give.
+const ELSEWHERE: &str = "certificates of this mesh are issued elsewhere (`identity` of the Mesh), so that no join token lets \
+                         anybody in; start the proxy with `--certificate` or `--workload-api`";
+
 /// The identity of a placed proxy.
 struct Wanted {
     /// SPIFFE id.
@@ -43,6 +46,9 @@ impl Mesh {
     pub(crate) async fn create_token(&self, request: &TokenRequest) -> Result<JoinToken, Failure> {
         if !TOKEN_TTL.contains(&request.ttl_ms) {
             return Err(Refusal::Invalid("a join token is good for 1 s at least and 24 h at most".to_owned()).into());
+        }
+        if self.state().is_issued_elsewhere() {
+            return Err(Refusal::Conflict(ELSEWHERE.to_owned()).into());
         }
         let subject = self.subject_of(request)?;
         // A scanner for leaked secrets finds it by its prefix.
@@ -102,10 +108,8 @@ impl Mesh {
             return Err(Denial::Nothing);
         }
         let Wanted { id, subject, lifetime } = self.wanted_identity(&request.proxy)?;
-        if self.state().config.as_ref().is_some_and(|config| config.mesh.identity != Identity::Builtin) {
-            return Err(Denial::Request(
-                "certificates of this mesh are issued elsewhere (`identity` of the Mesh)".to_owned(),
-            ));
+        if self.state().is_issued_elsewhere() {
+            return Err(Denial::Request(ELSEWHERE.to_owned()));
         }
         let signed = |error: AuthorityError| match error {
             AuthorityError::Request(_) => Denial::Request(error.to_string()),

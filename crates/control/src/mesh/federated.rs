@@ -1,10 +1,11 @@
 //! Foreign trust domains: what their bundles said, and what of it counts; and what ours says to them.
 
+use model::config::{Identity, IdentityFiles};
 use xds::svid::Svid;
 
 use super::{Mesh, State};
 use crate::{
-    api::{ControlEvent, FederatedReport, Stamp},
+    api::{ControlEvent, FederatedReport, Stamp, Trust},
     bundle::{self, Bundle},
     compile::Change,
     foreign::{Foreign, News},
@@ -98,14 +99,26 @@ impl Mesh {
 
     /// Our bundle as others are told it.
     pub(crate) fn own_bundle(&self) -> Result<Bundle, String> {
-        let (roots, lifetime) = {
-            let state = self.state();
-            let lifetime = state.config.as_ref().map(|config| config.mesh.certificate_lifetime);
-            (state.issued.is_some().then(|| state.own_roots().to_owned()), lifetime)
+        let lifetime = self.state().config.as_ref().map(|config| config.mesh.certificate_lifetime);
+        bundle::own(&self.state_dir, lifetime)
+    }
+
+    /// Whom the mesh trusts; `None` before the first manifests.
+    pub(crate) fn report_trust(&self) -> Option<Trust> {
+        let state = self.state();
+        let config = state.config.as_ref()?;
+        let source = match &config.mesh.identity {
+            Identity::Builtin => "ca/trust.pem".to_owned(),
+            Identity::Files(files) => {
+                let [_, _, bundle] = files.of(IdentityFiles::CONTROL);
+                format!("file {bundle}")
+            }
+            Identity::Spire { socket } => format!("the Workload API at {socket}"),
         };
-        match roots {
-            Some(roots) => bundle::numbered(&self.state_dir, &roots, lifetime),
-            None => bundle::own(&self.state_dir, lifetime),
-        }
+        let nothing_came = state.is_issued_elsewhere() && state.issued.is_none();
+        let roots = if nothing_came { String::new() } else { state.own_roots().to_owned() };
+        let (trust_domain, failing) = (config.mesh.trust_domain.clone(), state.issue_failing.clone());
+        drop(state);
+        Some(Trust { trust_domain, roots, source, failing, federation: self.report_foreign() })
     }
 }

@@ -21,7 +21,7 @@ use std::{
 
 use model::{
     Source,
-    config::Config,
+    config::{Config, Identity},
     name::{PlanName, RegionName, ServiceName},
 };
 use tokio::sync::{Notify, mpsc, watch};
@@ -107,6 +107,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether somebody else than our authority issues the mesh's certificates.
+    pub(crate) fn is_issued_elsewhere(&self) -> bool {
+        self.config.as_ref().is_some_and(|config| config.mesh.identity != Identity::Builtin)
+    }
+
     /// What sources of endpoints said.
     pub(crate) fn found(&self) -> Addresses {
         self.sources.iter().map(|(endpoint, source)| (endpoint.clone(), source.known.addresses.clone())).collect()

@@ -4,6 +4,7 @@
 mod admin;
 mod discovery;
 mod federation;
+mod issued;
 mod joining;
 mod placing;
 mod restored;

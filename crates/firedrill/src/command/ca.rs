@@ -8,7 +8,7 @@ use std::{
 
 use control::{
     bundle,
-    ca::{CaError, Described, Folder, Rotation, Step},
+    ca::{self, CaError, Described, Folder, Rotation, Step},
 };
 use evidence::{entry::rfc3339, ledger::Ledger};
 use serde_json::json;
@@ -132,10 +132,33 @@ fn failed(error: CaError) -> Failure {
 
 fn show(args: &Show, terminal: &Terminal) -> Result<(), Failure> {
     let folder = folder(&args.state)?;
+    let row = |what: &str, one: &Described| -> Vec<Cell> {
+        let short = one.fingerprint.chars().take(16).collect::<String>();
+        vec![what.to_owned().into(), one.name.clone().into(), short.into(), rfc3339(one.ends.0).into()]
+    };
+    let titles = ["WHAT", "NAME", "SHA-256", "ENDS"];
+    if let Some(issued) = bundle::issued(&args.state.path).map_err(Failure::usage)? {
+        let roots = ca::describe_all(&issued).map_err(Failure::usage)?;
+        if args.format == Format::Json {
+            terminal.line(format_args!("{:#}", json!({"issuedElsewhere": true, "roots": roots})));
+            return Ok(());
+        }
+        if roots.is_empty() {
+            terminal.line("no roots have come yet; `firedrill get trust` tells why");
+        } else {
+            let rows: Vec<_> = roots.iter().map(|root| row("root", root)).collect();
+            terminal.write(table(&titles, &rows, terminal));
+        }
+        terminal.line(
+            "certificates are issued elsewhere (`identity` of the Mesh): the authority here signs nothing, and nobody trusts it",
+        );
+        return Ok(());
+    }
     let (roots, intermediate) = folder.describe().map_err(failed)?;
     let rotation = folder.rotation().map_err(failed)?;
     if args.format == Format::Json {
         let report = json!({
+            "issuedElsewhere": false,
             "roots": roots,
             "intermediate": intermediate,
             "rootKeyHere": folder.has_root_key(),
@@ -144,12 +167,8 @@ fn show(args: &Show, terminal: &Terminal) -> Result<(), Failure> {
         terminal.line(format_args!("{report:#}"));
         return Ok(());
     }
-    let row = |what: &str, one: &Described| -> Vec<Cell> {
-        let short = one.fingerprint.chars().take(16).collect::<String>();
-        vec![what.to_owned().into(), one.name.clone().into(), short.into(), rfc3339(one.ends.0).into()]
-    };
     let rows: Vec<_> = roots.iter().map(|root| row("root", root)).chain([row("intermediate", &intermediate)]).collect();
-    terminal.write(table(&["WHAT", "NAME", "SHA-256", "ENDS"], &rows, terminal));
+    terminal.write(table(&titles, &rows, terminal));
     terminal.line(match rotation {
         None => "no rotation of the root is under way",
         Some(Rotation { step: Step::Spread, .. }) => {
@@ -175,6 +194,13 @@ fn print_bundle(args: &Bundle, terminal: &Terminal) -> Result<(), Failure> {
 
 fn rotate(args: &Rotate, terminal: &Terminal) -> miette::Result<()> {
     let (folder, state) = (folder(&args.state)?, args.state.path.as_path());
+    if bundle::issued(state).map_err(Failure::usage)?.is_some() {
+        let text =
+            "certificates of this mesh are issued elsewhere (`identity` of the Mesh): the authority here signs nothing";
+        return Err(Failure::usage(text)
+            .help("replace roots and certificates where they are issued; docs/identity.md says in which order")
+            .into());
+    }
     if !args.root {
         folder.renew_intermediate(args.root_key.as_deref()).map_err(failed)?;
         record(state, "intermediate", &folder)?;

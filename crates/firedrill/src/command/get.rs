@@ -123,12 +123,18 @@ async fn trust(control: &Control, format: Format, terminal: &Terminal) -> miette
         return json(&trust, terminal);
     }
     let count = |pem: &str| Bundle::of_pem(pem).map_or(0, |bundle| bundle.count()).to_string();
+    let state = match (&trust.failing, trust.roots.is_empty()) {
+        (Some(reason), true) => Cell::toned(Tone::Bad, format!("nothing is known: {reason}")),
+        (Some(reason), false) => Cell::toned(Tone::Warn, format!("failing: {reason}")),
+        (None, true) => Cell::toned(Tone::Warn, "nothing is known yet"),
+        (None, false) => Cell::toned(Tone::Good, "in force"),
+    };
     let own: Vec<Cell> = vec![
         trust.trust_domain.into(),
         count(&trust.roots).into(),
-        "ours".into(),
+        format!("ours: {}", trust.source).into(),
         String::new().into(),
-        Cell::toned(Tone::Good, "in force"),
+        state,
     ];
     let foreign = trust.federation.iter().map(|one| {
         let state = match (&one.failing, one.stale) {

@@ -201,7 +201,13 @@ mod tests {
 
     #[test]
     fn a_chain_that_is_none_is_no_identity() {
-        let trust = Trust { trust_domain: "bank.example".to_owned(), roots: String::new(), federation: Vec::new() };
+        let trust = Trust {
+            trust_domain: "bank.example".to_owned(),
+            roots: String::new(),
+            source: "ca/trust.pem".to_owned(),
+            failing: None,
+            federation: Vec::new(),
+        };
         assert!(identity(&[], "ledger", &trust, Stamp(0)).is_err());
         assert!(identity(&[CertificateDer::from(vec![1, 2, 3])], "ledger", &trust, Stamp(0)).is_err());
     }

@@ -29,6 +29,8 @@ pub struct IdentityFiles {
 impl IdentityFiles {
     /// Where the name of a proxy is put in.
     pub const PROXY: &str = "{proxy}";
+    /// The control plane's name there.
+    pub const CONTROL: &str = "control";
 
     /// Certificate, key and bundle of a proxy.
     pub fn of(&self, proxy: &str) -> [String; 3] {
