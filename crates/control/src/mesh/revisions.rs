@@ -51,8 +51,9 @@ impl Mesh {
         let (commit, time) = (commit.as_deref(), self.clock.now());
         let new = NewRevision { files: &request.files, author, message, commit, restores, time };
         let mut objects = ObjectChanges::default();
+        let connected = self.ads.proxies().values().filter(|proxy| proxy.connected).count();
         let check = |before: Before<'_>| {
-            objects = judge(&before, &request, &parsed.config)?;
+            objects = judge(&before, &request, &parsed.config, connected)?;
             Ok::<_, Failure>(())
         };
         let stored = self.store.apply(new, !request.dry_run, check).await?;
@@ -116,8 +117,13 @@ fn check_words(request: &ApplyRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What would change, if it may.
-fn judge(before: &Before<'_>, request: &ApplyRequest, config: &Config) -> Result<ObjectChanges, Failure> {
+/// What would change, if it may while as many proxies are connected.
+fn judge(
+    before: &Before<'_>,
+    request: &ApplyRequest,
+    config: &Config,
+    connected: usize,
+) -> Result<ObjectChanges, Failure> {
     let in_force = before.latest.map_or(0, |latest| latest.number);
     if let Some(expected) = request.expect.filter(|expected| *expected != in_force) {
         return Err(Failure::Stale(stale(expected, before.latest)));
@@ -145,7 +151,26 @@ fn judge(before: &Before<'_>, request: &ApplyRequest, config: &Config) -> Result
         ))
         .into());
     }
+    if let Some(old) = old.filter(|_| connected > 0) {
+        keeps_identity(&old, config, connected)?;
+    }
     Ok(objects)
+}
+
+/// Proxies hold certificates of one issuer and one trust domain, and take others only when they start: in between, the old
+/// and the new would refuse each other.
+fn keeps_identity(old: &Config, new: &Config, connected: usize) -> Result<(), Refusal> {
+    let (old, new) = (&old.mesh, &new.mesh);
+    let field = match (old.trust_domain == new.trust_domain, old.identity == new.identity) {
+        (true, true) => return Ok(()),
+        (true, false) => "identity",
+        (false, _) => "trustDomain",
+    };
+    Err(Refusal::Conflict(format!(
+        "`{field}` of the Mesh cannot change while proxies run ({connected} are connected): those with certificates of \
+         before and those with new ones would refuse each other. Stop the mesh and start it with these manifests; \
+         docs/identity.md, \"Another issuer\", says how"
+    )))
 }
 
 fn stale(expected: u64, latest: Option<&Revision>) -> String {
@@ -209,6 +234,8 @@ fn unplaced(config: &Config, placements: &Placements) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use model::config::Identity;
+
     use super::*;
     use crate::testing::{bank, bank_files, place};
 
@@ -236,14 +263,14 @@ mod tests {
         fewer.backups.clear();
         fewer.drills.clear();
         let before = Before { latest: Some(&latest), recovering: &[] };
-        let Err(Failure::Refused(Refusal::Conflict(reason))) = judge(&before, &request(bank_files()), &fewer) else {
+        let Err(Failure::Refused(Refusal::Conflict(reason))) = judge(&before, &request(bank_files()), &fewer, 9) else {
             panic!("not refused")
         };
         assert!(reason.contains("Drill/lose-east") && reason.contains("--prune"), "{reason}");
-        let pruned = judge(&before, &ApplyRequest { prune: true, ..request(bank_files()) }, &fewer);
+        let pruned = judge(&before, &ApplyRequest { prune: true, ..request(bank_files()) }, &fewer, 9);
         let Ok(changes) = pruned else { panic!("refused") };
         assert!(changes.removed.contains(&"Drill/lose-east".to_owned()) && changes.added.is_empty());
-        let Ok(changes) = judge(&before, &request(bank_files()), &all) else { panic!("refused") };
+        let Ok(changes) = judge(&before, &request(bank_files()), &all, 9) else { panic!("refused") };
         assert_eq!(changes, ObjectChanges::default(), "the same, however it is written");
     }
 
@@ -252,15 +279,15 @@ mod tests {
         let mut latest = revision(7);
         latest.message = "more time".to_owned();
         let before = Before { latest: Some(&latest), recovering: &[] };
-        let judged = judge(&before, &ApplyRequest { expect: Some(5), ..request(bank_files()) }, &bank());
+        let judged = judge(&before, &ApplyRequest { expect: Some(5), ..request(bank_files()) }, &bank(), 9);
         let Err(Failure::Stale(reason)) = judged else { panic!("not refused") };
         for part in ["revision 7", "not 5", "bob", "1970-01-01T00:00:00Z", "more time", "firedrill diff 5 7"] {
             assert!(reason.contains(part), "{part}: {reason}");
         }
-        assert!(judge(&before, &ApplyRequest { expect: Some(7), ..request(bank_files()) }, &bank()).is_ok());
+        assert!(judge(&before, &ApplyRequest { expect: Some(7), ..request(bank_files()) }, &bank(), 9).is_ok());
         let none = Before { latest: None, recovering: &[] };
-        assert!(judge(&none, &ApplyRequest { expect: Some(1), ..request(bank_files()) }, &bank()).is_err());
-        assert!(judge(&none, &ApplyRequest { expect: Some(0), ..request(bank_files()) }, &bank()).is_ok());
+        assert!(judge(&none, &ApplyRequest { expect: Some(1), ..request(bank_files()) }, &bank(), 9).is_err());
+        assert!(judge(&none, &ApplyRequest { expect: Some(0), ..request(bank_files()) }, &bank(), 9).is_ok());
     }
 
     #[test]
@@ -270,11 +297,28 @@ mod tests {
         without.drills.clear();
         let prune = ApplyRequest { prune: true, ..request(bank_files()) };
         let recovering = ["bank-west".to_owned()];
-        let refused = judge(&Before { latest: Some(&latest), recovering: &recovering }, &prune, &without);
+        let refused = judge(&Before { latest: Some(&latest), recovering: &recovering }, &prune, &without, 9);
         let Err(Failure::Refused(Refusal::Conflict(reason))) = refused else { panic!("not refused") };
         assert!(reason.contains("bank-west") && reason.contains("fail it back"), "{reason}");
-        assert!(judge(&Before { latest: Some(&latest), recovering: &[] }, &prune, &without).is_ok());
-        assert!(judge(&Before { latest: Some(&latest), recovering: &recovering }, &prune, &bank()).is_ok());
+        assert!(judge(&Before { latest: Some(&latest), recovering: &[] }, &prune, &without, 9).is_ok());
+        assert!(judge(&Before { latest: Some(&latest), recovering: &recovering }, &prune, &bank(), 9).is_ok());
+    }
+
+    #[test]
+    fn who_issues_certificates_changes_only_while_no_proxy_runs() {
+        let latest = revision(1);
+        let before = Before { latest: Some(&latest), recovering: &[] };
+        let (mut issued, mut renamed, mut shorter) = (bank(), bank(), bank());
+        issued.mesh.identity = Identity::Spire { socket: "/run/spire/agent.sock".to_owned() };
+        renamed.mesh.trust_domain = "other.example".to_owned();
+        shorter.mesh.certificate_lifetime /= 2;
+        for (config, field) in [(&issued, "`identity`"), (&renamed, "`trustDomain`")] {
+            let judged = judge(&before, &request(bank_files()), config, 1);
+            let Err(Failure::Refused(Refusal::Conflict(reason))) = judged else { panic!("not refused") };
+            assert!(reason.contains(field) && reason.contains("1 are connected"), "{reason}");
+            assert!(judge(&before, &request(bank_files()), config, 0).is_ok());
+        }
+        assert!(judge(&before, &request(bank_files()), &shorter, 1).is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A mesh whose certificates are issued elsewhere: whom it says that it trusts.
+//! A mesh whose certificates are issued elsewhere: whom it says that it trusts, and when a mesh may become one.
 
 use std::{path::Path, time::Duration};
 
@@ -9,7 +9,7 @@ use control::{
 };
 use xds::clock::Clock;
 
-use crate::rig::{MANIFEST, Plane, apply, csr, placements};
+use crate::rig::{MANIFEST, Plane, Proxy, apply, csr, placements};
 
 /// The shop with files in this folder.
 fn issued(folder: &Path) -> String {
@@ -72,5 +72,22 @@ async fn the_mesh_says_that_it_trusts_the_roots_of_who_issues() {
     assert_eq!((trust.source.as_str(), trust.failing), ("ca/trust.pem", None));
     assert_eq!(trust.roots, std::fs::read_to_string(state.path().join("ca/root.pem")).unwrap());
     plane.client.create_token(&request).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn who_issues_stays_the_same_while_a_proxy_is_connected() {
+    let (state, tool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plane = Plane::shop(state.path()).await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
+    edge.regions("web", &["east", "west"]).await;
+    let other = apply(&issued(tool.path()));
+    let refused = plane.client.apply(&other).await.unwrap_err().to_string();
+    assert!(refused.contains("`identity` of the Mesh cannot change while proxies run (1 are connected)"), "{refused}");
+    assert_eq!(plane.client.config().await.unwrap().number, 1, "nothing is in force of it");
+    assert_eq!(plane.client.trust().await.unwrap().source, "ca/trust.pem");
+    drop(edge);
+    plane.wait_for(0, |e| matches!(e, ControlEvent::ProxyLost { .. })).await;
+    assert!(plane.client.apply(&other).await.unwrap().changed);
     plane.stop().await;
 }
