@@ -125,6 +125,7 @@ async fn a_fault_on_an_envoy_of_a_mixed_mesh_goes_with_its_lease_or_its_agent() 
     .await;
     in_sync(&mesh).await;
     envoy_outlives_a_hung_agent(&mesh, &before, &abort).await;
+    a_control_ends_though_the_agent_hangs(&mesh, &before).await;
     loads_are_told(&mesh).await;
     mesh.down().await;
 }
@@ -169,6 +170,35 @@ async fn envoy_outlives_a_hung_agent(mesh: &Mesh, before: &Digests, abort: &Valu
         if now == *before { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
+    in_sync(mesh).await;
+}
+
+/// A routing control has no guard in Envoy. The supervisor has the agent go on, and that takes the control back; requests are served
+/// all the time.
+async fn a_control_ends_though_the_agent_hangs(mesh: &Mesh, before: &Digests) {
+    let lease = json!({"ttlMs": 3000, "reason": "e2e", "holder": "e2e"});
+    assert_eq!(ask(mesh, Method::PUT, "/v1/leases/shift", &lease).await.0, 200);
+    let off = json!({"effect": {"switch": {"service": "accounts", "region": "east", "state": "off"}}});
+    let (status, laid) = ask(mesh, Method::PUT, "/v1/leases/shift/overlays/off", &off).await;
+    assert_eq!(status, 200, "{laid}");
+    until(BOUND, async || {
+        ask(mesh, Method::POST, "/v1/leases/shift/heartbeat", &Value::Null).await;
+        let edge = mesh.digests().await["edge"].clone();
+        if edge.is_ok() && edge != before["edge"] { Ok(()) } else { Err(format!("{edge:?}")) }
+    })
+    .await;
+    let agent = async || mesh.proxies().await.into_iter().find(|proxy| proxy.name == "edge").expect("the gateway").pid;
+    let pid = agent().await;
+    signal(pid, Signal::STOP);
+    let stopped = Instant::now();
+    until(Duration::from_secs(60), async || {
+        assert_eq!(status_of(mesh, "/accounts/42").await, Ok(200));
+        let now = mesh.digests().await;
+        if now == *before { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    println!("the control was gone {:?} after the agent was stopped", stopped.elapsed());
+    assert_eq!(agent().await, pid);
     in_sync(mesh).await;
 }
 

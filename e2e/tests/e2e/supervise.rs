@@ -98,3 +98,51 @@ async fn what_dies_by_itself_is_started_again() {
     assert!(answer.status.is_success(), "{answer:?}");
     mesh.down().await;
 }
+
+#[tokio::test]
+async fn a_proxy_that_answers_nobody_is_continued_then_started_again_and_a_paused_region_is_left_alone() {
+    let mesh = Mesh::up(bank("127.205.6.1:8080".parse().unwrap(), |text| text), &[]).await;
+    let edge = async || mesh.proxies().await.into_iter().find(|proxy| proxy.name == "edge").map(|proxy| proxy.pid);
+    let first = edge().await.expect("the gateway");
+    let serves = async || match mesh.web.get(mesh.gateway("edge"), "/accounts/42").await {
+        Ok(answer) if answer.status.is_success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    let east = u32::try_from(mesh.workload("fx-east-0")["proxy"]["pid"].as_u64().expect("a pid")).expect("a pid");
+    let stopped = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+
+    // Who was stopped goes on as it was; who is paused by a drill stays paused.
+    signal(first, Signal::STOP);
+    let continued = async {
+        let sees = async |wanted: bool| {
+            until(
+                Duration::from_secs(40),
+                async || if stopped(first) == wanted { Ok(()) } else { Err(wanted.to_string()) },
+            )
+            .await;
+        };
+        sees(true).await;
+        until(Duration::from_secs(5), async || if stopped(east) { Ok(()) } else { Err("east runs".to_owned()) }).await;
+        sees(false).await;
+        assert!(stopped(east));
+    };
+    tokio::join!(mesh.hold("east", "pause", Duration::from_secs(14)), continued);
+    until(Duration::from_secs(20), serves).await;
+    assert_eq!(edge().await, Some(first));
+
+    // Who does not is ended, and started again.
+    until(Duration::from_secs(90), async || {
+        signal(first, Signal::STOP);
+        match edge().await {
+            Some(pid) if pid != first => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    until(Duration::from_secs(20), serves).await;
+    assert!(mesh.said().contains("gateway edge answered nobody"), "{}", mesh.said());
+    mesh.down().await;
+}

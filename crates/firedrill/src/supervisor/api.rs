@@ -233,6 +233,13 @@ pub enum EventKind {
         /// `exit code 1`, `signal 9`.
         cause: String,
     },
+    /// It lived and answered nobody, and was ended for that.
+    Hung {
+        /// Its name.
+        process: String,
+        /// Its id.
+        pid: u32,
+    },
     /// It died so often that it is started again only after the longest back-off.
     CrashLoop {
         /// Its name.

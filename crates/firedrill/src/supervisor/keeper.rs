@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,6 +21,7 @@ use super::{
     journal::Journal,
     ready::Ready,
     restart::Restarts,
+    silence::{ASK_EVERY as ASK_AGAIN, Silence, Step},
     spawn::{Recipe, Spawner, signal_group, signal_leader},
 };
 
@@ -254,9 +256,13 @@ impl Keeper {
             signal_group(pid, Signal::STOP);
             self.change(key, |row| row.state = ProcessState::Paused);
         }
+        let watched = async {
+            self.watch_ready(key).await;
+            self.watch_silence(key, pid).await
+        };
         let ended = tokio::select! {
             ended = child.wait() => ended,
-            () = self.watch_ready(key) => child.wait().await,
+            never = watched => match never {},
         };
         let seen = self.journal.clock().now();
         self.spawner.finish(pid);
@@ -300,6 +306,38 @@ impl Keeper {
                 }
             }
             tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Asks one of ours whether it answers, for as long as it lives: a process that hangs is no better than one that died.
+    async fn watch_silence(&self, key: &Key, pid: Pid) -> Infallible {
+        let ready = self.lock().get(key).filter(|_| key.kind != Kind::Workload).map(|row| row.task.ready.clone());
+        let Some(Ready::Http { address, .. }) = ready else { return std::future::pending().await };
+        let alive = Ready::Http { address, path: "/healthz".to_owned() };
+        let mut silence = Silence::default();
+        loop {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let answered = alive.ask().await.is_ok();
+            // Under the lock, so that nobody who pauses it at this moment is undone.
+            let rows = self.lock();
+            let disturbed = rows.get(key).is_none_or(|row| row.held.is_some() || row.ending);
+            if answered || disturbed {
+                silence = Silence::default();
+                continue;
+            }
+            match silence.lasts() {
+                Step::Wait => {}
+                Step::Continue => {
+                    signal_group(pid, Signal::CONT);
+                }
+                Step::End => {
+                    signal_group(pid, Signal::KILL);
+                    drop(rows);
+                    self.journal
+                        .add(EventKind::Hung { process: key.to_string(), pid: pid.as_raw_pid().unsigned_abs() });
+                    (self.trouble)(format!("{key} answered nobody for long; it is ended"));
+                }
+            }
         }
     }
 

@@ -16,6 +16,7 @@ pub mod plane;
 mod ready;
 mod restart;
 mod serve;
+mod silence;
 mod spawn;
 mod start;
 mod view;
