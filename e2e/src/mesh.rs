@@ -265,6 +265,15 @@ impl Mesh {
         gone(self.folder.path(), Duration::from_secs(5)).await;
     }
 
+    /// Ends as [`Mesh::down`], and starts anew with the manifests and the state folder as they are now.
+    pub async fn again(mut self) -> Self {
+        signal(self.pid(), Signal::TERM);
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        assert_eq!(ended.expect("ends").expect("is waited for").code(), Some(0), "{}", self.said());
+        gone(self.folder.path(), Duration::from_secs(5)).await;
+        Self::up(self.folder, &[]).await
+    }
+
     /// SIGKILL of the supervisor: everything goes with it.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("killed");

@@ -10,7 +10,8 @@ use std::{
 use e2e::{
     load::{Load, failed},
     mesh::{Mesh, address, bank, rows, until},
-    process::workspace,
+    plane::DataPlane,
+    process::{run, workspace},
     tls::{self, Authority},
 };
 use serde_json::{Value, json};
@@ -48,6 +49,14 @@ struct Tool(TempDir);
 impl Tool {
     fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// As the Mesh names the files.
+    fn identity(&self) -> String {
+        let at = self.0.path().display();
+        format!(
+            "{{files: {{certificate: \"{at}/{{proxy}}.pem\", key: \"{at}/{{proxy}}.key\", bundle: \"{at}/bundle.pem\"}}}}"
+        )
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -116,6 +125,17 @@ async fn all_trust(mesh: &Mesh, roots: usize) {
     .await;
 }
 
+/// Every proxy says this of why no newer certificate comes.
+async fn fails(mesh: &Mesh, expected: &dyn Fn(Option<&str>) -> bool) {
+    until(MOMENT, async || {
+        let proxies = mesh.control("/v1/proxies").await;
+        let other = rows(&proxies).map(|proxy| (&proxy["name"], &proxy["status"]["identityFailing"]));
+        let other: Vec<_> = other.filter(|(_, failing)| !expected(failing.as_str())).collect();
+        if other.is_empty() { Ok(()) } else { Err(format!("{other:?}")) }
+    })
+    .await;
+}
+
 async fn serves(mesh: &Mesh) {
     until(MOMENT, async || match mesh.web.get(mesh.gateway("edge"), "/accounts/42").await {
         Ok(answer) if answer.status == 200 => Ok(()),
@@ -126,15 +146,20 @@ async fn serves(mesh: &Mesh) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_files_with_identities_are_replaced_root_and_all() {
+    files_are_replaced(DataPlane::Firedrill, "127.218.1.1:8080").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_files_with_identities_of_envoys_are_replaced_root_and_all() {
+    files_are_replaced(DataPlane::Envoy, "127.218.3.1:8080").await;
+}
+
+async fn files_are_replaced(plane: DataPlane, gateway: &str) {
     let tool = Tool::new();
     let ((first, first_root), (second, second_root)) = (tool.authority("first.pem"), tool.authority("second.pem"));
     tool.issue(&first);
     tool.trust(&[&first_root]);
-    let at = tool.0.path().display();
-    let identity = format!(
-        "{{files: {{certificate: \"{at}/{{proxy}}.pem\", key: \"{at}/{{proxy}}.key\", bundle: \"{at}/bundle.pem\"}}}}"
-    );
-    let mesh = Mesh::up(identified("127.218.1.1:8080", &identity, ""), &[]).await;
+    let Some(mesh) = Mesh::on(plane, identified(gateway, &tool.identity(), "")).await else { return };
     serves(&mesh).await;
     all_present(&mesh, &first_root).await;
 
@@ -150,7 +175,7 @@ async fn no_request_fails_while_files_with_identities_are_replaced_root_and_all(
     tokio::time::sleep(Duration::from_secs(2)).await;
     let shots = load.stop().await;
     println!("{} requests, {} failed", shots.len(), failed(&shots).len());
-    assert!(failed(&shots).is_empty(), "{:?}", failed(&shots).first());
+    assert!(failed(&shots).is_empty(), "{:?}\n{}", failed(&shots).first(), mesh.said());
 
     // What is somebody else's, or broken, is not used.
     let inbound = address(&mesh.workload("fx-east-0")["inbound"]);
@@ -168,6 +193,62 @@ async fn no_request_fails_while_files_with_identities_are_replaced_root_and_all(
     // No key of ours was made, nor kept.
     let kept = std::fs::read_dir(mesh.state().join("proxies/fx-east-0")).expect("its folder").flatten();
     assert!(kept.map(|entry| entry.file_name()).all(|name| name != "identity.json"));
+    mesh.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_issues_changes_with_a_start_and_not_while_the_mesh_runs() {
+    const BUILT_IN: &str = "{builtin: {certificateLifetime: 24h}}";
+    let tool = Tool::new();
+    let (authority, root) = tool.authority("root.pem");
+    tool.issue(&authority);
+    tool.trust(&[&root]);
+    let theirs = std::fs::read_to_string(&root).expect("a root");
+    let mesh = Mesh::up(identified("127.218.5.1:8080", BUILT_IN, ""), &[]).await;
+    let (path, state) =
+        (mesh.path().to_str().expect("UTF-8").to_owned(), mesh.state().to_str().expect("UTF-8").to_owned());
+    let ours = std::fs::read_to_string(mesh.state().join("ca/root.pem")).expect("our root");
+    let bundle = async || run(&["ca", "bundle", "--format", "pem", "--state", &state], MOMENT).await.out;
+    let manifests = mesh.path().join("mesh.yaml");
+    let identity = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&manifests).expect("manifests");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&manifests, text.replace(from, to)).expect("written");
+    };
+    serves(&mesh).await;
+    assert_eq!(bundle().await, ours);
+
+    // Nothing of it comes into force, and nobody notices.
+    identity(BUILT_IN, &tool.identity());
+    let load = Load::start(mesh.gateway("edge"), "/accounts/42", 40);
+    let refused = run(&["apply", "-f", &path, "--state", &state], MOMENT).await;
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(
+        refused.err.contains("`identity` of the Mesh cannot change while proxies run (9 are connected)"),
+        "{refused:?}"
+    );
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let shots = load.stop().await;
+    println!("{} requests, {} failed", shots.len(), failed(&shots).len());
+    assert!(failed(&shots).is_empty(), "{:?}\n{}", failed(&shots).first(), mesh.said());
+    all_present(&mesh, &mesh.state().join("ca/root.pem")).await;
+
+    let mesh = mesh.again().await;
+    serves(&mesh).await;
+    all_present(&mesh, &root).await;
+    assert_eq!(bundle().await, theirs);
+    let shown = run(&["ca", "show", "--state", &state], MOMENT).await;
+    assert!(shown.out.contains("issued elsewhere") && !shown.out.contains("firedrill mesh root"), "{shown:?}");
+    let rotated = run(&["ca", "rotate", "--root", "--state", &state], MOMENT).await;
+    assert_eq!(rotated.code, Some(2), "{rotated:?}");
+    let trust = run(&["get", "trust", "--state", &state], MOMENT).await;
+    assert!(trust.out.contains("ours: file") && trust.out.contains("bundle.pem"), "{trust:?}");
+
+    identity(&tool.identity(), BUILT_IN);
+    let mesh = mesh.again().await;
+    serves(&mesh).await;
+    all_present(&mesh, &mesh.state().join("ca/root.pem")).await;
+    assert_eq!(bundle().await, ours);
     mesh.down().await;
 }
 
@@ -233,7 +314,16 @@ fn handed_out(tool: &Tool, partner: &Path) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_fails_while_a_workload_api_rotates_ends_streams_and_dies() {
+async fn no_request_fails_while_a_workload_api_rotates_ends_streams_dies_and_hangs() {
+    a_workload_api_rotates(DataPlane::Firedrill, "127.218.2.1:8080").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_of_envoys_fails_while_a_workload_api_rotates_ends_streams_dies_and_hangs() {
+    a_workload_api_rotates(DataPlane::Envoy, "127.218.4.1:8080").await;
+}
+
+async fn a_workload_api_rotates(plane: DataPlane, gateway: &str) {
     let Some(python) = python().await else {
         println!("skipped: no Python with grpcio; make tools");
         return;
@@ -247,7 +337,7 @@ async fn no_request_fails_while_a_workload_api_rotates_ends_streams_and_dies() {
     api.tell(&handed_out(&tool, &partner_root)).await;
     let identity = format!("{{spire: {{socket: \"unix://{}\"}}}}", tool.path("api.sock").display());
     let federation = "  federation: [{trustDomain: partner.example}]\n";
-    let mesh = Mesh::up(identified("127.218.2.1:8080", &identity, federation), &[]).await;
+    let Some(mesh) = Mesh::on(plane, identified(gateway, &identity, federation)).await else { return };
     api.hears("fetching", everybody().len()).await;
     serves(&mesh).await;
     all_present(&mesh, &first_root).await;
@@ -279,8 +369,20 @@ async fn no_request_fails_while_a_workload_api_rotates_ends_streams_and_dies() {
     api.child.kill().await.expect("killed");
     tokio::time::sleep(Duration::from_secs(3)).await;
     serves(&mesh).await;
+    // One that takes connections and never answers is told by who needs it, and asked again.
+    let mut api = Api::start(&python, &tool.path("api.sock")).await;
+    let silent = format!("the Workload API at {}: it has not answered for 10 s", tool.path("api.sock").display());
+    fails(&mesh, &|reason| reason.is_some_and(|reason| reason.contains(&silent))).await;
+    let state = mesh.state().to_str().expect("UTF-8").to_owned();
+    let shown = run(&["get", "proxies", "--state", &state], MOMENT).await;
+    assert_eq!(shown.out.matches(&silent).count(), everybody().len() - 1, "{shown:?}");
+    let events = run(&["events", "--state", &state], MOMENT).await;
+    let told = events.out.lines().filter(|line| line.contains("identityFailing") && line.contains(&silent));
+    assert_eq!(told.count(), everybody().len(), "{}", events.out);
+    api.tell(&handed_out(&tool, &partner_root)).await;
+    fails(&mesh, &|reason| reason.is_none()).await;
     let shots = load.stop().await;
     println!("{} requests, {} failed", shots.len(), failed(&shots).len());
-    assert!(failed(&shots).is_empty(), "{:?}", failed(&shots).first());
+    assert!(failed(&shots).is_empty(), "{:?}\n{}", failed(&shots).first(), mesh.said());
     mesh.down().await;
 }
