@@ -64,8 +64,13 @@ def der(path):
     return b"".join(base64.b64decode(block) for block in blocks)
 
 
+SAYING = threading.Lock()
+
+
 def say(**what):
-    print(json.dumps(what), flush=True)
+    # Every stream has a thread, and print() writes a line and its end apart.
+    with SAYING:
+        print(json.dumps(what), flush=True)
 
 
 class Workloads(grpc.GenericRpcHandler):
