@@ -9,5 +9,4 @@ pub mod plane;
 pub mod postgres;
 pub mod process;
 pub mod tls;
-pub mod turn;
 pub mod web;

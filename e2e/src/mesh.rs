@@ -22,7 +22,6 @@ use tokio::{
 use crate::{
     plane::DataPlane,
     process::{binary, command, command_of, gone, signal, workspace},
-    turn::{Share, Turn},
     web::{Answer, Web, get, request},
 };
 
@@ -31,8 +30,6 @@ pub struct Mesh {
     folder: TempDir,
     child: Child,
     report: Value,
-    /// Its own, if the test did not take one.
-    _turn: Option<Turn>,
     /// Client for everything.
     pub web: Web,
 }
@@ -69,7 +66,7 @@ pub fn bank(gateway: SocketAddr, change: impl Fn(String) -> String) -> TempDir {
 }
 
 impl Mesh {
-    /// `firedrill up` on a folder of manifests, in a turn of its own; returns when it says that it is ready.
+    /// `firedrill up` on a folder of manifests; returns when it says that it is ready.
     pub async fn up(folder: TempDir, more: &[&str]) -> Self {
         Self::up_by(&binary(), folder, more).await
     }
@@ -77,23 +74,11 @@ impl Mesh {
     /// As [`Mesh::up`], on this data plane; `None` if there is no Envoy here that it needs.
     pub async fn on(plane: DataPlane, folder: TempDir) -> Option<Self> {
         let args = plane.args()?;
-        let turn = Turn::take(plane.share());
-        let mesh = Self::start(&binary(), folder, &args.iter().map(String::as_str).collect::<Vec<_>>()).await;
-        Some(Self { _turn: Some(turn), ..mesh })
+        Some(Self::up(folder, &args.iter().map(String::as_str).collect::<Vec<_>>()).await)
     }
 
     /// As [`Mesh::up`], with a copy of the binary.
     pub async fn up_by(binary: &Path, folder: TempDir, more: &[&str]) -> Self {
-        let turn = Turn::take(Share::Mesh);
-        Self { _turn: Some(turn), ..Self::start(binary, folder, more).await }
-    }
-
-    /// As [`Mesh::up`], in the turn that the test has.
-    pub async fn up_in(_: &Turn, folder: TempDir, more: &[&str]) -> Self {
-        Self::start(&binary(), folder, more).await
-    }
-
-    async fn start(binary: &Path, folder: TempDir, more: &[&str]) -> Self {
         let path = folder.path().to_str().expect("UTF-8").to_owned();
         let state = format!("{path}/state");
         let mut args = vec!["up", "-f", &path, "--state", &state, "--format", "json"];
@@ -118,7 +103,7 @@ impl Mesh {
             .unwrap_or_else(|| panic!("ended before it was ready:\n{}", said()));
         // Whatever it says later is read, so that it never blocks.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { folder, child, report, _turn: None, web: Web::default() }
+        Self { folder, child, report, web: Web::default() }
     }
 
     /// Folder of the manifests.

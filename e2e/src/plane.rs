@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{process::workspace, turn::Share};
+use crate::process::workspace;
 
 /// The data plane of a mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +16,6 @@ pub enum DataPlane {
 }
 
 impl DataPlane {
-    /// What a mesh on it keeps busy.
-    pub fn share(self) -> Share {
-        if self == Self::Firedrill { Share::Mesh } else { Share::Busy }
-    }
-
     /// What `up` is told; `None`, and a word on it, if there is no Envoy here.
     pub fn args(self) -> Option<Vec<String>> {
         let choice = match self {

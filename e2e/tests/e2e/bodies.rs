@@ -12,7 +12,6 @@ use std::{
 use e2e::{
     mesh::until,
     process::command,
-    turn::{Share, Turn},
     web::{Web, get},
 };
 use serde_json::json;
@@ -82,7 +81,6 @@ impl Running {
 }
 
 async fn gibibytes(last: u8, protocol: Protocol) {
-    let _turn = Turn::take(Share::Busy);
     let endpoint = Endpoint::start(address(last + 1, 8080), protocol).await;
     let proxy = Running::start(last, &endpoint, protocol).await;
     let to = address(last, 8000);

@@ -9,7 +9,6 @@ use e2e::{
     mesh::{Mesh, bank, json_file, rows, until},
     plane::{DataPlane, envoy},
     process::{gone, run, signal},
-    turn::{Share, Turn},
     web::request,
 };
 use hyper::Method;
@@ -53,7 +52,6 @@ async fn the_demo_passes_on_stock_envoys() {
         println!("skipped: no Envoy; make tools");
         return;
     };
-    let _turn = Turn::take(Share::Machine);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let args = ["demo", "--data-plane", "envoy", "--envoy", envoy.to_str().unwrap(), "--out", out.to_str().unwrap()];

@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, time::Duration};
 use e2e::{
     load::{Load, Shot, failed, slowest},
     mesh::{Mesh, bank, rows, until},
-    turn::{Share, Turn},
 };
 use serde_json::{Value, json};
 
@@ -13,8 +12,7 @@ use serde_json::{Value, json};
 /// given its traffic again. Nobody holds a lease, so the recovery controller takes it for a real disaster.
 async fn reads_while_east_is(how: &str, gateway: &str) -> (Vec<Shot>, BTreeSet<String>) {
     let gateway = gateway.parse().unwrap();
-    let turn = Turn::take(Share::Judged);
-    let mesh = Mesh::up_in(&turn, bank(gateway, |text| text), &[]).await;
+    let mesh = Mesh::up(bank(gateway, |text| text), &[]).await;
     // Right after a start, a region that is away is no disaster yet.
     plan(&mesh, "armed", &json!(true)).await;
     let load = Load::start(gateway, "/accounts/42", 200);
@@ -77,8 +75,7 @@ async fn no_read_fails_while_the_primary_region_comes_and_goes() {
     let gateway = "127.201.3.1:8080".parse().unwrap();
     // Nothing is shifted: east is first choice again as soon as it is back.
     let by_hand = |text: String| text.replace("{automatic: {unhealthyFor: 1s}}", "manual");
-    let turn = Turn::take(Share::Judged);
-    let mesh = Mesh::up_in(&turn, bank(gateway, by_hand), &[]).await;
+    let mesh = Mesh::up(bank(gateway, by_hand), &[]).await;
     let load = Load::start(gateway, "/accounts/42", 200);
     for how in ["kill", "pause", "kill", "pause"] {
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -19,6 +19,5 @@ mod routing;
 mod security;
 mod store;
 mod supervise;
-mod turns;
 mod verdict;
 mod websocket;

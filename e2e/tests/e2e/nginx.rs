@@ -8,7 +8,6 @@ use std::{
 
 use e2e::{
     process::{Finished, gone, run, signal, wait_until},
-    turn::{Share, Turn},
     web::Web,
 };
 use rustix::process::Signal;
@@ -117,7 +116,6 @@ fn served_by_west(results: &Value) {
 
 #[tokio::test]
 async fn two_nginx_servers_are_drilled_without_a_change_to_them() {
-    let _turn = Turn::take(Share::Little);
     let Some((folder, east, west)) = site(["127.206.1.1:8081", "127.206.1.2:8082", "127.206.1.3:8080"]).await else {
         return;
     };
@@ -139,7 +137,6 @@ async fn two_nginx_servers_are_drilled_without_a_change_to_them() {
 
 #[tokio::test]
 async fn a_real_nginx_is_killed_and_started_again_by_the_users_commands() {
-    let _turn = Turn::take(Share::Little);
     let Some((folder, east, west)) = site(["127.206.2.1:8081", "127.206.2.2:8082", "127.206.2.3:8080"]).await else {
         return;
     };

@@ -8,7 +8,6 @@ use e2e::{
     load::{Load, failed, slowest},
     mesh::{Mesh, rows, until},
     process::signal,
-    turn::{Share, Turn},
 };
 use hyper::Method;
 use rustix::process::Signal;
@@ -127,17 +126,16 @@ async fn push(what: &str, mesh: &Mesh, gateway: SocketAddr) {
     assert_eq!(last.status, hyper::StatusCode::OK);
 }
 
-async fn up(turn: &Turn, gateway: SocketAddr, more: &[&str]) -> Mesh {
+async fn up(gateway: SocketAddr, more: &[&str]) -> Mesh {
     let folder = tempfile::Builder::new().prefix("firedrill-e2e-").tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("mesh.yaml"), manifests(gateway, 0)).expect("written");
-    Mesh::up_in(turn, folder, more).await
+    Mesh::up(folder, more).await
 }
 
 #[tokio::test]
 async fn no_change_costs_a_request() {
     let gateway = "127.233.1.1:8080".parse().unwrap();
-    let turn = Turn::take(Share::Busy);
-    let mesh = up(&turn, gateway, &[]).await;
+    let mesh = up(gateway, &[]).await;
     push("ours", &mesh, gateway).await;
     mesh.down().await;
 }
@@ -149,8 +147,7 @@ async fn no_change_costs_a_request_of_a_stock_envoy() {
         return;
     };
     let gateway = "127.233.2.1:8080".parse().unwrap();
-    let turn = Turn::take(Share::Busy);
-    let mesh = up(&turn, gateway, &["--without", "edge"]).await;
+    let mesh = up(gateway, &["--without", "edge"]).await;
     let mut child = envoy::start(&envoy, &mesh, "push.example").await;
     push("Envoy", &mesh, gateway).await;
     signal(child.id().expect("running"), Signal::TERM);

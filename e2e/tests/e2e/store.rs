@@ -10,7 +10,6 @@ use e2e::{
     mesh::{address, json_file, rows, until},
     postgres::Postgres,
     process::command,
-    turn::{Share, Turn},
     web::{Answer, Web, get, request},
 };
 use hyper::{Method, header::AUTHORIZATION};
@@ -176,13 +175,11 @@ async fn survives_kills(store: Option<&str>, seed: u64) {
 
 #[tokio::test]
 async fn sqlite_holds_one_of_two_revisions_whenever_the_control_plane_is_killed() {
-    let _turn = Turn::take(Share::Little);
     survives_kills(None, 41).await;
 }
 
 #[tokio::test]
 async fn postgresql_holds_one_of_two_revisions_whenever_the_control_plane_is_killed() {
-    let _turn = Turn::take(Share::Little);
     let Some(postgres) = Postgres::start() else { return };
     survives_kills(Some(&postgres.database("mesh")), 42).await;
 }

@@ -10,7 +10,6 @@ use e2e::{
     mesh::{Mesh, bank, rows, until},
     plane::DataPlane,
     process::{Finished, finish, gone, run, signal},
-    turn::{Share, Turn},
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -468,7 +467,6 @@ async fn flips_are_found(bundle: &Path) {
 
 #[tokio::test]
 async fn a_drill_without_a_mesh_starts_one_and_leaves_only_evidence() {
-    let _turn = Turn::take(Share::Mesh);
     let folder =
         shortened("127.204.9.1:8080", |text| text.replace(LOSE, "- {at: 0s, lose: {region: east, how: partition}}"));
     let path = folder.path().to_str().expect("UTF-8");

@@ -16,10 +16,7 @@ mod wire;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use e2e::{
-    process::workspace,
-    turn::{Share, Turn},
-};
+use e2e::process::workspace;
 use tokio::{sync::Semaphore, task::JoinSet};
 use xds::snapshot::Snapshot;
 
@@ -60,7 +57,6 @@ async fn our_proxy_does_what_envoy_does() {
         println!("skipped: no Envoy; make tools");
         return;
     };
-    let _turn = Turn::take(Share::Machine);
     let wanted = std::env::var("ORACLE").unwrap_or_default();
     let cases: Vec<Arc<Case>> =
         cases::all().into_iter().filter(|case| case.name.contains(&wanted)).map(Arc::new).collect();
