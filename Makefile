@@ -34,8 +34,8 @@ target/release/firedrill: FORCE
 FORCE:
 
 e2e: tools target/release/firedrill ## end to end on the release binary: real processes, real peers, real faults
-	$(E2E) -- demo failover:: oracle:: --nocapture --test-threads=1
-	$(E2E) -- --skip demo --skip failover:: --skip oracle:: --nocapture --test-threads=3
+	$(E2E) -- demo failover:: oracle:: issued:: --nocapture --test-threads=1
+	$(E2E) -- --skip demo --skip failover:: --skip oracle:: --skip issued:: --nocapture --test-threads=3
 
 demo: target/release/firedrill ## a live fire drill on a bank in two regions
 	target/release/firedrill demo
