@@ -6,8 +6,8 @@ ENVOY := $(VENV)/envoy-1.40.0
 XDS   := $(VENV)/xds-protos-1.85.0
 FUZZ_SECONDS ?= 60
 # Built with the features of the whole workspace, and the fuzzer with the binary's, so that nothing is compiled twice.
-# Tests that bound an answer's latency, and the demos, whose drills are judged as a user's is, run alone: two meshes are some
-# forty processes on what may be two cores.
+# Tests that bound an answer's latency or count lost requests, and those whose drills are judged as a user's is, run alone: two
+# meshes are some forty processes on what may be two cores.
 E2E   := FIREDRILL_BIN=$(CURDIR)/target/release/firedrill FIREDRILL_ENVOY=$(CURDIR)/$(VENV)/bin/envoy $(CARGO) test --workspace --locked --test e2e
 
 .PHONY: help check fmt clippy test unit e2e demo fuzz bench tools bench-tools clean FORCE
@@ -34,8 +34,8 @@ target/release/firedrill: FORCE
 FORCE:
 
 e2e: tools target/release/firedrill ## end to end on the release binary: real processes, real peers, real faults
-	$(E2E) -- demo failover:: oracle:: issued:: --nocapture --test-threads=1
-	$(E2E) -- --skip demo --skip failover:: --skip oracle:: --skip issued:: --nocapture --test-threads=3
+	$(E2E) -- demo failover:: issued:: oracle:: push:: verdict:: --nocapture --test-threads=1
+	$(E2E) -- --skip demo --skip failover:: --skip issued:: --skip oracle:: --skip push:: --skip verdict:: --nocapture --test-threads=3
 
 demo: target/release/firedrill ## a live fire drill on a bank in two regions
 	target/release/firedrill demo
