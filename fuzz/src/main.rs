@@ -1,8 +1,8 @@
 //! Every parser of ours on mutated input: it may refuse, it may not panic, hang or take much memory.
 //!
 //! `cargo run --release -p fuzz [TARGET]` runs each target (or one) for `FUZZ_SECONDS` (60), as many at once as there are
-//! processors. An input whose answer has not been seen before joins the corpus, so that the search goes where the parser's answers differ. It needs stable Rust and
-//! nothing else. A panic writes the input to `fuzz/crashes/` and ends the run with its path;
+//! processors. An input whose answer has not been seen before joins the corpus, so that the search goes where the parser's
+//! answers differ. It needs stable Rust and nothing else. A panic writes the input to `fuzz/crashes/` and ends the run with its path;
 //! `cargo run --release -p fuzz TARGET FILE` replays it.
 
 mod mutate;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// Between an answer, or its absence, and the next question.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);
-/// Questions in a row without an answer after which a process is told to go on: somebody may have stopped it. About 10 s.
+/// Questions in a row without an answer after which a process is told to go on: somebody may have stopped it. About 10 s
+/// where each waits in vain; one that is refused at once counts as well, and sooner.
 const CONTINUE: u32 = 4;
 /// After which it is ended, to be started again. About 25 s: a machine that is busy is no reason to make it busier.
 const END: u32 = 10;
