@@ -173,20 +173,5 @@ fn color_asked(arguments: &[std::ffi::OsString]) -> When {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn colour_is_found_before_parsing() {
-        let asked = |text: &str| color_asked(&text.split(' ').map(Into::into).collect::<Vec<_>>());
-        assert_eq!(asked("firedrill check"), When::Auto);
-        assert_eq!(asked("firedrill --color never check"), When::Never);
-        assert_eq!(asked("firedrill check --color=always"), When::Always);
-        assert_eq!(asked("firedrill check --color"), When::Auto);
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

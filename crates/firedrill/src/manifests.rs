@@ -18,12 +18,42 @@ use crate::{
 /// Largest manifest file that is read, in bytes.
 const LARGEST: u64 = 8 << 20;
 
-/// Where the manifests are.
+/// Where the manifests are, for a command whose arguments name something else.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Files {
+    // One value for each `-f`: an option that takes several would swallow the command's own argument after it.
     /// Manifests: a folder (its *.yaml and *.yml files), a file, or `-` for standard input; may be repeated
-    #[arg(short = 'f', long = "file", value_name = "PATH", default_value = ".", num_args = 1..)]
-    pub paths: Vec<PathBuf>,
+    /// [default: .]
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
+    named: Vec<PathBuf>,
+}
+
+impl Files {
+    /// The paths in the order given; this folder if there are none.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        or_here(self.named.clone())
+    }
+}
+
+/// Where the manifests are, for a command that has no other argument: `check mesh` is `check -f mesh`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Sources {
+    /// Manifests, as with `-f`
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
+}
+
+impl Sources {
+    /// The arguments, then what `-f` names; this folder if there are neither.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        or_here(self.paths.iter().chain(&self.files.named).cloned().collect())
+    }
+}
+
+fn or_here(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    if paths.is_empty() { vec![PathBuf::from(".")] } else { paths }
 }
 
 /// Reads every file that `paths` name, in the order given; the files of a folder by name.

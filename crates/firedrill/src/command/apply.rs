@@ -13,7 +13,7 @@ use crate::{
     arguments::{Format, State},
     checkout,
     failure::{Exit, Failure},
-    manifests::{self, Files},
+    manifests::{self, Sources},
     render::changes,
     terminal::{Terminal, Tone},
 };
@@ -32,7 +32,7 @@ The manifests are the whole: name all of them. See `firedrill history`, `diff` a
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
+    files: Sources,
     /// Remove what is in force and not in the manifests; without this, such manifests are refused
     #[arg(long)]
     prune: bool,
@@ -74,7 +74,7 @@ pub struct Change {
 /// # Errors
 /// When the manifests are not valid, are refused, or no control plane runs.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
-    let (sources, _) = manifests::load(&args.files.paths, terminal)?;
+    let (sources, _) = manifests::load(&args.files.paths(), terminal)?;
     let paths: Vec<&Path> = sources.iter().map(|source| Path::new(&source.path)).collect();
     let commit = checkout::commit_of(&paths);
     let files = manifests::stored(&sources);

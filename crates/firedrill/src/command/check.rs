@@ -9,7 +9,7 @@ use crate::{
     arguments::Format,
     dataplane,
     failure::Exit,
-    manifests::{self, Files},
+    manifests::{self, Sources},
     summary,
     supervisor::plane::Choice,
     terminal::Terminal,
@@ -28,7 +28,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
+    files: Sources,
     /// Also print the configuration with every default filled in
     #[arg(long)]
     effective: bool,
@@ -45,7 +45,7 @@ pub struct Args {
 /// # Errors
 /// When the files cannot be read.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
-    let sources = manifests::read(&args.files.paths)?;
+    let sources = manifests::read(&args.files.paths())?;
     let (config, problems) = match manifests::parse(&sources) {
         Ok(parsed) => (Some(parsed.config), parsed.warnings),
         Err(problems) => (None, problems),

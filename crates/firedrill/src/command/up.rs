@@ -11,7 +11,7 @@ use crate::{
     dataplane::Plane,
     failure::{Exit, Failure},
     gitops,
-    manifests::{self, Files},
+    manifests::{self, Sources},
     render::table::table,
     supervisor::{
         self, Options, Progress, Running, StartError,
@@ -36,9 +36,9 @@ A second Ctrl-C kills everything at once. No process outlives it.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
+    files: Sources,
     /// Manifests of a folder or Git checkout, watched: every change (commit) is put in force
-    #[arg(long, value_name = "DIR", conflicts_with = "paths")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "named"])]
     gitops: Option<PathBuf>,
     #[command(flatten)]
     state: State,
@@ -105,7 +105,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
 
 /// What to start with, and the commit that it is of if that is watched.
 fn sources(args: &Args) -> Result<(Vec<Source>, Option<String>), Failure> {
-    let Some(folder) = &args.gitops else { return Ok((manifests::read(&args.files.paths)?, None)) };
+    let Some(folder) = &args.gitops else { return Ok((manifests::read(&args.files.paths())?, None)) };
     let content = gitops::Content::read(folder)
         .map_err(|e| Failure::usage(format!("cannot read `{}`: {}", folder.display(), manifests::reason(&e))))?;
     Ok((content.sources(), content.commit().map(str::to_owned)))

@@ -4,6 +4,7 @@
 mod apply;
 mod backup;
 mod check;
+mod docs;
 mod help;
 mod output;
 mod setup;

@@ -25,7 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Manifests, to list drills that never ran too: a folder or a file; may be repeated
-    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1..)]
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     state: State,

@@ -62,7 +62,7 @@ pub struct Args {
 /// # Errors
 /// When there is no attempt: no such drill, no mesh, no place for the record.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
-    let (sources, parsed) = manifests::load(&args.files.paths, terminal)?;
+    let (sources, parsed) = manifests::load(&args.files.paths(), terminal)?;
     let config = parsed.config;
     let name = find(&config, &args.name)?;
     std::fs::create_dir_all(&args.out)

@@ -44,7 +44,7 @@ pub struct Args {
     #[command(flatten)]
     state: State,
     /// Manifests, with `--target snapshot`: a folder, a file, or `-`; may be repeated [default: .]
-    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1..)]
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
     files: Vec<PathBuf>,
     /// Folder for the files of `--target envoy`; made if missing
     #[arg(long, value_name = "DIR")]
