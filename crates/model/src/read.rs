@@ -137,6 +137,17 @@ impl<'n> Fields<'n> {
         let mut entries: Vec<(&str, &Node)> = Vec::new();
         let mut meant = Vec::new();
         for (key, value) in pairs {
+            if let Some((name, first)) = entries.iter().find(|(name, _)| *name == key.text && opens_a_manifest(name)) {
+                let first = cx.place(first.head);
+                cx.error(
+                    "missing-separator",
+                    key.at,
+                    format!("another manifest begins here: `{name}` is written twice"),
+                )
+                .mend("write a line `---` before it, or delete one of them")
+                .see(first, "the manifest before it begins here");
+                break;
+            }
             if !known.contains(&key.text) {
                 // A key that is no text was reported by the tree already.
                 if !key.text.is_empty() {
@@ -157,6 +168,11 @@ impl<'n> Fields<'n> {
     fn get(&self, name: &str) -> Option<&'n Node> {
         self.entries.iter().find(|(n, _)| *n == name).map(|(_, node)| *node)
     }
+}
+
+/// Whether a repeated key means that the line between two manifests is missing.
+fn opens_a_manifest(key: &str) -> bool {
+    matches!(key, "apiVersion" | "kind")
 }
 
 fn unknown_field<'n>(key: &crate::tree::Key, what: &str, known: &'n [String], cx: &mut Cx<'_>) -> Option<&'n str> {

@@ -11,13 +11,6 @@ use crate::{
     unit::{Percent, Rate, parse_duration},
 };
 
-fn parsed<T: FromStr>(node: &Node, expected: &str, cx: &mut Cx<'_>) -> Option<T> {
-    match scalar(node, expected, cx)?.parse() {
-        Ok(value) => Some(value),
-        Err(_) => mismatch(node, expected, cx),
-    }
-}
-
 /// Texts of at least one character, without control characters but line breaks.
 impl FromNode for String {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
@@ -57,13 +50,32 @@ impl FromNode for bool {
 
 impl FromNode for u32 {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        parsed(node, "a whole number", cx)
+        whole(node, u64::from(Self::MAX), cx)
     }
 }
 
 impl FromNode for u16 {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        parsed(node, "a whole number", cx)
+        whole(node, u64::from(Self::MAX), cx)
+    }
+}
+
+/// A whole number from 0 to `most`. A number outside is told from what is no number.
+fn whole<T: FromStr>(node: &Node, most: u64, cx: &mut Cx<'_>) -> Option<T> {
+    let text = scalar(node, "a whole number", cx)?;
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    match text.parse() {
+        Ok(value) => Some(value),
+        Err(_) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            let (wrong, help) = match text.starts_with('-') {
+                true => ("is negative", "write a whole number that is not negative".to_owned()),
+                false => ("is too large", format!("write a whole number of at most {most}")),
+            };
+            let shown: String = text.chars().take(40).collect();
+            cx.error("out-of-range", node.at, format!("`{shown}` {wrong}")).mend(help);
+            None
+        }
+        Err(_) => mismatch(node, "a whole number", cx),
     }
 }
 
@@ -102,14 +114,35 @@ pub(crate) fn host_port(text: &str) -> Option<SocketAddr> {
     text.parse().ok().filter(|a: &SocketAddr| a.port() != 0)
 }
 
+/// The parts of `db.example:5432`.
+fn host_name(text: &str) -> Option<(&str, u16)> {
+    let (name, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let is_name = name.split('.').all(is_label) && name.bytes().any(|b| b.is_ascii_alphabetic());
+    is_name.then_some((name, port))
+}
+
 impl FromNode for HostPort {
     fn from_node(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         let text = scalar(node, "an address", cx)?;
         let address = host_port(text);
         if address.is_none() {
-            cx.error("bad-address", node.at, format!("`{text}` is not an address")).mend(
-                "write an IP address and a port other than 0, as `127.0.0.1:8080`; host names are not supported yet",
-            );
+            let help = match host_name(text) {
+                // Endpoints may be found by name; where we listen is always an address.
+                Some((name, port)) if cx.text(node.head) != "listen" => format!(
+                    "`{name}` is a host name: write `dns: {{name: {name}, port: {port}}}` in place of the address, or an IP \
+                     address"
+                ),
+                Some(_) => {
+                    "write the IP address to listen on, as `127.0.0.1:8080`, or `0.0.0.0:8080` for all".to_owned()
+                }
+                None => {
+                    "write an IP address and a port from 1 to 65535, as `127.0.0.1:8080` or `[::1]:8080`".to_owned()
+                }
+            };
+            cx.error("bad-address", node.at, format!("`{text}` is not an IP address and port")).mend(help);
         }
         address.map(HostPort)
     }

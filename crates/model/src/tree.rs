@@ -106,8 +106,13 @@ pub(crate) fn documents(file: usize, text: &str) -> (Vec<Node>, Vec<Flaw>) {
                 let start = error.marker().byte_offset().unwrap_or(0).min(text.len());
                 let start = (0..=start).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
                 let at = Loc { file, start, end: start };
-                let help = "mind indentation, unclosed quotes and brackets, and `: ` after a key";
-                flaws_of_parser.push(Flaw { at, message: error.info(), help, open: build.open_bracket() });
+                let (message, help) = match tab_of_indentation(text, start) {
+                    true => {
+                        ("the line is indented with a tab".to_owned(), "indent with spaces: YAML does not allow tabs")
+                    }
+                    false => (error.info(), "mind indentation, unclosed quotes and brackets, and `: ` after a key"),
+                };
+                flaws_of_parser.push(Flaw { at, message, help, open: build.open_bracket() });
                 build.abandon();
                 if flaws_of_parser.len() >= 20 || !matches!(parser.proceed_next_document(), Ok(true)) {
                     break;
@@ -118,6 +123,13 @@ pub(crate) fn documents(file: usize, text: &str) -> (Vec<Node>, Vec<Flaw>) {
     let Builder { done, mut flaws, .. } = build;
     flaws.append(&mut flaws_of_parser);
     (done, flaws)
+}
+
+/// Whether the line at this byte begins with blanks of which one is a tab.
+fn tab_of_indentation(text: &str, at: usize) -> bool {
+    let begin = text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+    let line = text.get(begin..).unwrap_or_default();
+    line.chars().take_while(|c| *c == ' ' || *c == '\t').any(|c| c == '\t')
 }
 
 enum Frame {

@@ -34,7 +34,7 @@ const MOST: usize = 10_000;
 
 /// Names that may be referred to, also those of manifests that could not be read as a whole.
 pub(crate) struct World {
-    /// In the mesh's order; `None`: there is no mesh that can be read, so no reference to one is judged.
+    /// In the mesh's order; `None`: not all of them could be read, so no reference to one is judged.
     pub regions: Option<Vec<RegionName>>,
     /// Where each service is named.
     pub services: BTreeMap<String, Loc>,
@@ -167,10 +167,13 @@ fn sort<'m>(manifests: &'m [Manifest], complete: bool, cx: &mut Cx<'_>) -> (Sort
     let names =
         |kind: &str| seen.iter().filter(|((k, _), _)| *k == kind).map(|((_, n), at)| ((*n).to_owned(), *at)).collect();
     let gateways = sorted.mesh.and_then(|(_, m)| m.gateways.as_ref()).map_or(0, |g| g.len());
+    // A name that is missing from a list with an unreadable item may be that item's: one mistake, one error.
+    let regions = sorted.mesh.filter(|(_, m)| !m.regions.flawed);
+    let named_gateways = sorted.mesh.filter(|(_, m)| m.gateways.as_ref().map_or(!m.flawed, |g| !g.flawed));
     let world = World {
-        regions: sorted.mesh.map(|(_, m)| m.regions.iter().map(|r| r.value.clone()).collect()),
+        regions: regions.map(|(_, m)| m.regions.iter().map(|r| r.value.clone()).collect()),
         services: names("Service"),
-        gateways: sorted.mesh.map(|(_, m)| {
+        gateways: named_gateways.map(|(_, m)| {
             m.gateways.iter().flat_map(|g| g.iter()).map(|g| (g.name.as_str().to_owned(), g.name.at)).collect()
         }),
         trust_domains: sorted.mesh.map(|(_, m)| {

@@ -29,7 +29,7 @@ pub(crate) fn plan(
     let failback = failback(spec.failback.as_ref(), world, &mut names, cx);
     let plan =
         RecoveryPlan { name, services, pattern: pattern?, objectives, failover: Failover { trigger, steps }, failback };
-    judge_steps(&plan, spec, cx);
+    judge_steps(&plan, spec, world, cx);
     Some(plan)
 }
 
@@ -130,7 +130,7 @@ fn failover_steps(
 }
 
 /// Steps against the pattern.
-fn judge_steps(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, cx: &mut Cx<'_>) {
+fn judge_steps(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, world: &World, cx: &mut Cx<'_>) {
     let Pattern::ActivePassive { primary, standby, tier } = &plan.pattern;
     let shifts: Vec<_> = spec.failover.steps.iter().filter_map(|s| s.shift.as_ref()).collect();
     let stands_by: Vec<&str> = standby.iter().map(RegionName::as_str).collect();
@@ -142,7 +142,8 @@ fn judge_steps(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, cx: &mut Cx<'_>) {
                 format!("`{primary}` is the primary, which is lost when this step runs"),
             )
             .mend(format!("shift to {}", crate::near::list(stands_by.iter().copied())));
-        } else if !standby.contains(&shift.to.value)
+        } else if world.regions.as_ref().is_some_and(|known| known.contains(&shift.to.value))
+            && !standby.contains(&shift.to.value)
             && standby.len() == spec.active_passive.as_ref().map_or(0, |p| p.standby.len())
         {
             cx.error("shift-to-stranger", shift.to.at, format!("`{}` does not stand by in this plan", shift.to.value))
