@@ -16,6 +16,7 @@ mod interrupt;
 mod logging;
 mod manifests;
 mod mesh;
+mod programs;
 mod render;
 mod sample;
 mod seat;

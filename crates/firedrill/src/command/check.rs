@@ -10,7 +10,7 @@ use crate::{
     dataplane,
     failure::Exit,
     manifests::{self, Sources},
-    summary,
+    programs, summary,
     supervisor::plane::Choice,
     terminal::Terminal,
 };
@@ -47,7 +47,10 @@ pub struct Args {
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let sources = manifests::read(&args.files.paths())?;
     let (config, problems) = match manifests::parse(&sources) {
-        Ok(parsed) => (Some(parsed.config), parsed.warnings),
+        Ok(mut parsed) => {
+            parsed.warnings.extend(programs::warnings(&parsed.config));
+            (Some(parsed.config), parsed.warnings)
+        }
         Err(problems) => (None, problems),
     };
     match args.format {

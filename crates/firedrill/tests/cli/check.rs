@@ -120,3 +120,41 @@ fn a_terminal_gets_graphics_and_a_pipe_does_not() {
     assert!(drawn.contains('\u{1b}') && drawn.contains('╭'), "{drawn}");
     assert!(!run(folder.path(), &["--color", "never", "check"]).out.contains('\u{1b}'));
 }
+
+#[test]
+fn programs_that_are_not_here_are_found_before_a_drill_needs_them() {
+    let plan = "\
+apiVersion: firedrill.dev/v1
+kind: RecoveryPlan
+metadata: {name: move}
+spec:
+  services: [web]
+  activePassive: {primary: east, standby: [west], tier: hot}
+  objectives: {recoveryTime: 5s, successRate: 99%, sustain: 3s}
+  failover: {trigger: {automatic: {unhealthyFor: 1s}}, steps: [{shift: {to: west}}]}
+  failback: {trigger: manual, ramp: [100%], dwell: 1s}
+---
+apiVersion: firedrill.dev/v1
+kind: Drill
+metadata: {name: stop-east}
+spec:
+  plan: move
+  type: live
+  purpose: A program is missing.
+  probes: [{name: pages, http: \"GET http://edge/\", rate: 10/s, timeout: 1s}]
+  baseline: 5s
+  scenario: [{at: 0s, run: {name: stop, command: [\"true\"], undo: [./no-such-program]}}]
+  hold: 12s
+";
+    let mesh = format!("{MESH}  defaults: {{detection: {{consecutiveErrors: 3}}}}\n");
+    let folder = folder(&[("mesh.yaml", &mesh), ("web.yaml", SERVICE), ("plan.yaml", plan)]);
+    let checked = run(folder.path(), &["check"]);
+    assert_eq!(checked.code, 0, "{}", checked.out);
+    assert!(checked.out.contains("`./no-such-program` of step stop of drill stop-east"), "{}", checked.out);
+    assert!(!checked.out.contains("`true`"), "{}", checked.out);
+
+    let drilled = run(folder.path(), &["drill", "run", "stop-east", "--yes"]);
+    assert_eq!(drilled.code, 2, "{}", drilled.err);
+    assert!(drilled.err.contains("./no-such-program"), "{}", drilled.err);
+    assert!(!folder.path().join(".firedrill").exists(), "something was started");
+}

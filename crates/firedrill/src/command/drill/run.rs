@@ -20,6 +20,7 @@ use crate::{
     interrupt::Stop,
     manifests::{self, Files, reason},
     mesh::MeshTarget,
+    programs,
     render::{outcome, screen::Screen},
     seat::Seat,
     summary,
@@ -65,6 +66,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let (sources, parsed) = manifests::load(&args.files.paths(), terminal)?;
     let config = parsed.config;
     let name = find(&config, &args.name)?;
+    programs_are_here(&config, &name)?;
     std::fs::create_dir_all(&args.out)
         .map_err(|e| Failure::usage(format!("cannot make `{}`: {}", args.out.display(), reason(&e))))?;
     if !args.yes && !confirmed(&config, &name)? {
@@ -108,6 +110,17 @@ fn find(config: &Config, name: &str) -> Result<DrillName, Failure> {
         };
         Failure::usage(format!("there is no drill `{name}`")).help(help)
     })
+}
+
+/// A command that cannot start would fail in the middle of the drill: better before anything is broken.
+fn programs_are_here(config: &Config, name: &DrillName) -> Result<(), Failure> {
+    let missing = config.drills.get(name).map(|drill| programs::missing_for_drill(config, drill)).unwrap_or_default();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let listed: Vec<_> = missing.iter().map(|m| format!("`{}` of {}", m.program, m.owner)).collect();
+    Err(Failure::usage(format!("programs that the drill needs are not on this machine: {}", listed.join(", ")))
+        .help("install them, or write their full paths; nothing was registered or broken"))
 }
 
 /// Asks a person at a terminal; where there is none, the command line was decision enough.
