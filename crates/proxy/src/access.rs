@@ -44,7 +44,8 @@ pub struct Line {
     pub response_code: u16,
     /// Envoy's flags, `-` for none.
     pub response_flags: String,
-    /// Why, in Envoy's words; a proxy of ours says it where there is an authorization and it refused.
+    /// Why, in Envoy's words; a proxy of ours says it where an authorization refused, and what was malformed about a request
+    /// or a response.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub response_code_details: Cow<'static, str>,
     /// `allow`, `deny`, or `shadow_deny` where a dry run let pass what would have been refused.

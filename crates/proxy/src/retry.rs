@@ -20,6 +20,8 @@ pub enum Failure {
     Refused,
     /// The sidecar beside the workload refused it before the workload saw it: there are as many as may be.
     Overloaded,
+    /// A kept connection ended before anything came over it in answer: its peer may have closed it before it saw the request.
+    Stale,
     /// The connection ended before response headers.
     Reset,
     /// The try's time ran out before response headers.
@@ -37,7 +39,7 @@ impl Failure {
         match self {
             Self::Connect => Some(RetryOn::ConnectFailure),
             Self::Refused | Self::Overloaded => Some(RetryOn::RefusedStream),
-            Self::Reset | Self::Timeout | Self::Malformed => Some(RetryOn::Reset),
+            Self::Stale | Self::Reset | Self::Timeout | Self::Malformed => Some(RetryOn::Reset),
             Self::Status(502..=504) => Some(RetryOn::GatewayError),
             Self::Grpc(1) => Some(RetryOn::GrpcCancelled),
             Self::Grpc(4) => Some(RetryOn::GrpcDeadlineExceeded),
@@ -51,6 +53,11 @@ impl Failure {
     /// Whether the endpoint cannot have acted on the request.
     fn nothing_sent(self) -> bool {
         matches!(self, Self::Connect | Self::Refused | Self::Overloaded)
+    }
+
+    /// Whether it may be the connection's fault alone, so that a new one to the same endpoint is worth a try.
+    pub fn of_connection(self) -> bool {
+        matches!(self, Self::Refused | Self::Stale)
     }
 
     /// Whether a repeat costs the budget: what a sidecar refused was no work for anyone, so that its repeat is not more work
@@ -89,17 +96,19 @@ pub struct Plan<'a> {
     only_unsent: bool,
     made: u32,
     spent: bool,
+    /// A repeat was made that no policy has to allow.
+    renewed: bool,
 }
 
 impl<'a> Plan<'a> {
     /// For a request of this method.
     pub fn new(policy: Option<&'a RetryPolicy>, method: &Method) -> Self {
-        Self { policy, idempotent: idempotent(method), only_unsent: false, made: 0, spent: false }
+        Self { policy, idempotent: idempotent(method), only_unsent: false, made: 0, spent: false, renewed: false }
     }
 
     /// For an upgrade: the endpoint that saw it may have begun what no repeat undoes.
     pub fn of_upgrade(policy: Option<&'a RetryPolicy>) -> Self {
-        Self { policy, idempotent: false, only_unsent: true, made: 0, spent: false }
+        Self { policy, idempotent: false, only_unsent: true, made: 0, spent: false, renewed: false }
     }
 
     /// Whether a try may run beside another one (a hedge).
@@ -125,6 +134,11 @@ impl<'a> Plan<'a> {
 
     /// Decides after a failed try.
     pub fn after(&mut self, failure: Failure, replayable: bool) -> Option<Repeat> {
+        // RFC 9112, 9.3.1: what kept connections cost, the caller would not have met over a connection of its own.
+        if failure == Failure::Stale && self.idempotent && replayable && !self.renewed {
+            self.renewed = true;
+            return Some(Repeat { next_tier: false, backoff: Duration::ZERO });
+        }
         let policy = self.policy?;
         let wanted = self.wants(policy, failure, replayable);
         self.spent = wanted && self.made == policy.attempts;
@@ -201,6 +215,20 @@ mod tests {
             let policy = policy(2, &ALL, non_idempotent);
             let mut plan = Plan::new(Some(&policy), &method);
             assert_eq!(plan.after(failure, replayable).is_some(), repeated, "{method} {failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_stale_connection_costs_a_safe_request_nothing() {
+        let policy = policy(1, &ALL, false);
+        for policy in [None, Some(&policy)] {
+            let mut plan = Plan::new(policy, &Method::GET);
+            assert!(plan.after(Failure::Stale, true).is_some(), "once, whatever the policy");
+            assert_eq!(plan.after(Failure::Stale, true).is_some(), policy.is_some(), "then as any reset");
+            assert_eq!(plan.after(Failure::Stale, true), None);
+            assert_eq!(Plan::new(policy, &Method::GET).after(Failure::Stale, false), None, "the body is gone");
+            assert_eq!(Plan::new(policy, &Method::POST).after(Failure::Stale, true), None, "it may have been acted on");
+            assert_eq!(Plan::of_upgrade(policy).after(Failure::Stale, true), None);
         }
     }
 

@@ -18,7 +18,11 @@ use crate::{
         fate::Busy,
         flags::Flag,
         h1::wire::Trouble,
-        h2::{self, stream::Stream},
+        h2::{
+            self,
+            stream::{End, Stream},
+        },
+        interim::Interim,
         message,
         pool::Pool,
     },
@@ -62,6 +66,10 @@ pub struct Job {
     pub hit: Hit,
     /// Whether a short response's end may lead to its being asked for elsewhere.
     pub repeatable: bool,
+    /// Whether it needs a new connection, since a kept one has just failed.
+    pub fresh: bool,
+    /// Where interim answers go.
+    pub interim: Option<Arc<Interim>>,
 }
 
 /// Response headers came.
@@ -92,9 +100,12 @@ impl Failed {
     fn new(failure: Failure, cause: impl Into<String>) -> Self {
         let flag = match failure {
             Failure::Connect => Flag::UpstreamConnectionFailure,
-            Failure::Refused | Failure::Overloaded | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
-                Flag::UpstreamConnectionTermination
-            }
+            Failure::Refused
+            | Failure::Overloaded
+            | Failure::Stale
+            | Failure::Reset
+            | Failure::Status(_)
+            | Failure::Grpc(_) => Flag::UpstreamConnectionTermination,
             Failure::Timeout => Flag::UpstreamRequestTimeout,
             Failure::Malformed => Flag::UpstreamProtocolError,
         };
@@ -176,9 +187,9 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     if let Some(rate) = shape.rate {
         job.body.slow(rate);
     }
-    let Job { pool, cluster, view, host, priority, head, authority, body, hit: _, repeatable } = job;
-    let (mut head, mut body, busy) =
-        exchange(&pool, &cluster, &view, (&host, priority), (&head, &authority, body)).await?;
+    let Job { pool, cluster, view, host, priority, head, authority, body, hit: _, repeatable, fresh, interim } = job;
+    let over = Over { pool: &pool, cluster: &cluster, view: &view, host: &host, priority, fresh };
+    let (mut head, mut body, busy) = exchange(over, (&head, &authority, body), interim.as_deref()).await?;
     // Whoever has no certificate of the mesh may say anything.
     let overloaded = view.config.tls.is_some() && head.headers.contains_key(message::OVERLOADED);
     if shape != Shape::default() {
@@ -226,16 +237,22 @@ async fn meet(hit: Hit, connect_timeout: Duration) -> Result<Option<Ours>, Faile
 
 type Exchanged = Result<(response::Parts, Incoming, Option<Busy>), Failed>;
 
-async fn exchange(
-    pool: &Arc<Pool>,
-    cluster: &Arc<Cluster>,
-    view: &View,
-    to: (&Arc<Host>, RoutingPriority),
-    request: (&Parts, &Authority, TryBody),
-) -> Exchanged {
-    match view.config.protocol {
-        UpstreamProtocol::Http2 => over_http2(pool, cluster, view, to, request).await,
-        UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => over_http1(pool, cluster, view, to, request).await,
+/// What a request is sent over.
+#[derive(Clone, Copy)]
+struct Over<'a> {
+    pool: &'a Arc<Pool>,
+    cluster: &'a Arc<Cluster>,
+    view: &'a View,
+    host: &'a Arc<Host>,
+    priority: RoutingPriority,
+    /// Never over a connection that waited for it.
+    fresh: bool,
+}
+
+async fn exchange(over: Over<'_>, request: (&Parts, &Authority, TryBody), interim: Option<&Interim>) -> Exchanged {
+    match over.view.config.protocol {
+        UpstreamProtocol::Http2 => over_http2(over, request, interim).await,
+        UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => over_http1(over, request, interim).await,
     }
 }
 
@@ -245,14 +262,14 @@ fn unconnected(error: ConnectError) -> Failed {
 }
 
 async fn over_http1(
-    pool: &Arc<Pool>,
-    cluster: &Arc<Cluster>,
-    view: &View,
-    (host, priority): (&Arc<Host>, RoutingPriority),
+    Over { pool, cluster, view, host, priority, fresh }: Over<'_>,
     (head, authority, mut body): (&Parts, &Authority, TryBody),
+    interim: Option<&Interim>,
 ) -> Exchanged {
     loop {
-        let mut wire = match pool.idle(host, priority) {
+        let idle = if fresh { None } else { pool.idle(host, priority) };
+        let kept = idle.is_some();
+        let mut wire = match idle {
             Some(wire) => wire,
             None => {
                 let _waiting = Waiting::new(cluster, view, priority)?;
@@ -268,14 +285,15 @@ async fn over_http1(
         };
         let again = body.anew();
         wire.begin(head, authority, body);
-        match poll_fn(|cx| wire.poll_head(cx)).await {
+        match poll_fn(|cx| wire.poll_head(interim, cx)).await {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Ok((head, Incoming::Switched(wire), None));
             }
             Ok(head) => return Ok((head, Incoming::endpoint(wire, pool.clone()), None)),
-            // A kept connection had ended in this moment: only kept ones say so.
-            Err(Trouble::Unsent) if again.whole() => body = again,
+            // A kept connection had ended in this moment.
+            Err(Trouble::Unsent) if kept && again.whole() => body = again,
             Err(Trouble::Unsent) => return Err(Failed::new(Failure::Refused, "connection ended before the request")),
+            Err(Trouble::Stale(cause)) => return Err(Failed::new(Failure::Stale, cause)),
             Err(Trouble::Broken(cause)) => return Err(Failed::new(Failure::Reset, cause)),
             Err(Trouble::Malformed(cause)) => return Err(Failed::new(Failure::Malformed, cause)),
         }
@@ -283,11 +301,9 @@ async fn over_http1(
 }
 
 async fn over_http2(
-    pool: &Arc<Pool>,
-    cluster: &Arc<Cluster>,
-    view: &View,
-    (host, priority): (&Arc<Host>, RoutingPriority),
+    Over { pool, cluster, view, host, priority, .. }: Over<'_>,
     (head, authority, body): (&Parts, &Authority, TryBody),
+    interim: Option<&Interim>,
 ) -> Exchanged {
     let config = &view.config;
     // A kept connection may have ended in this moment. Nothing was sent over it, and the request goes over a new one.
@@ -299,6 +315,9 @@ async fn over_http2(
         };
         let mut request = message::for_http2(head, authority, config.tls.is_some());
         let asked = message::ask_over_http2(&mut request);
+        let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+        message::announce(request.headers_mut(), length.filter(|_| asked.is_none()));
+        let kept = busy.fate().served();
         let begun = match poll_fn(|cx| sender.poll_ready(cx)).await {
             Ok(()) if asked.is_some() => {
                 // Whether it takes them is said with its settings, which a new connection may still wait for.
@@ -316,9 +335,9 @@ async fn over_http2(
         };
         match begun {
             Ok(mut stream) => {
-                let answered = poll_fn(|cx| stream.poll_head(cx)).await;
+                let answered = poll_fn(|cx| stream.poll_head(interim, cx)).await;
                 return match (answered, asked) {
-                    (Err(trouble), _) => Err(ended(trouble)),
+                    (Err(trouble), _) => Err(ended(trouble, kept)),
                     (Ok(answer), Some(protocol)) => Ok(taken_up(answer, stream, (protocol, head), busy)),
                     (Ok(answer), None) if stream.done() => Ok((answer, Incoming::Empty, None)),
                     (Ok(answer), None) => Ok((answer, Incoming::Stream(Box::new(stream)), Some(busy))),
@@ -352,9 +371,16 @@ fn taken_up(
     (answer, Incoming::Switched(Box::new(duplex)), Some(busy))
 }
 
-fn ended(trouble: h2::stream::Trouble) -> Failed {
-    let failed = Failed::new(if trouble.seen { Failure::Reset } else { Failure::Refused }, trouble.cause);
-    if trouble.reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }
+fn ended(trouble: h2::stream::Trouble, kept: bool) -> Failed {
+    let h2::stream::Trouble { end, cause } = trouble;
+    let failure = match end {
+        End::Unseen => Failure::Refused,
+        End::Connection if kept => Failure::Stale,
+        End::Connection | End::Reset | End::Body => Failure::Reset,
+        End::Malformed => Failure::Malformed,
+    };
+    let failed = Failed::new(failure, cause);
+    if end == End::Reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }
 }
 
 /// A request of our own to an endpoint, without a body and without faults: the head of its answer, whose body did not
@@ -370,7 +396,7 @@ pub async fn ask(
     agent: &'static str,
 ) -> Result<response::Parts, String> {
     let view = cluster.view();
-    let to = (host, RoutingPriority::Default);
+    let over = Over { pool, cluster, view: &view, host, priority: RoutingPriority::Default, fresh: false };
     let unsendable = || "the path or the service's name cannot be sent".to_owned();
     let head = Request::builder().method(method).uri(path).header(http::header::USER_AGENT, agent).body(());
     let authority = Authority::try_from(view.config.service.as_str()).map_err(|_| unsendable())?;
@@ -378,7 +404,7 @@ pub async fn ask(
     // A kept connection may have ended unnoticed; only a fresh one that fails tells about the endpoint.
     let mut failed = None;
     for _ in 0..2 {
-        match exchange(pool, cluster, &view, to, (&head, &authority, Replay::empty().reader())).await {
+        match exchange(over, (&head, &authority, Replay::empty().reader()), None).await {
             Ok((head, body, busy)) => {
                 // A long one proves by its beginning what a short one proves by its end.
                 return match tokio::time::timeout(CHECK_READ, read_out(body, busy)).await {

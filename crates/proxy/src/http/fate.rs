@@ -30,6 +30,8 @@ pub struct Fate {
     busy: AtomicUsize,
     /// Whether anything came since this was last asked.
     heard: AtomicBool,
+    /// Whether it brought an answer.
+    served: AtomicBool,
     waker: AtomicWaker,
     /// Who wants to know when the peer has answered; only where it can be asked.
     asks: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
@@ -46,6 +48,7 @@ impl Fate {
             cut: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
             heard: AtomicBool::new(false),
+            served: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             asks: OnceLock::new(),
         }
@@ -115,6 +118,14 @@ impl Fate {
     /// Something came.
     pub fn heard(&self) {
         self.heard.store(true, Ordering::Release);
+        if !self.served() {
+            self.served.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether it brought an answer, ever.
+    pub fn served(&self) -> bool {
+        self.served.load(Ordering::Acquire)
     }
 
     /// Whether requests wait on it and nothing came since this was last asked.

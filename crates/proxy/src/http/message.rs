@@ -73,6 +73,34 @@ pub fn authority(request: &Parts) -> Result<Authority, &'static str> {
     Ok(authority)
 }
 
+/// Why a request is refused whose head says another thing about its body than what comes: a receiver that believes the head
+/// would take what follows for the body. `length` is how long the body is, where that is known.
+pub fn misframed(headers: &HeaderMap, length: Option<u64>) -> Option<&'static str> {
+    let mut said = headers.get_all(CONTENT_LENGTH).iter();
+    let first = said.next()?;
+    if said.next().is_some() {
+        return Some("content-length twice");
+    }
+    let digits = std::str::from_utf8(first.as_bytes()).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let Some(said) = digits.and_then(|digits| digits.parse::<u64>().ok()) else {
+        return Some("malformed content-length");
+    };
+    (length != Some(said)).then_some("a content-length that is not the body's")
+}
+
+/// Makes a head say this about its body's length, and nothing else. `None` is not known, or not to be said.
+pub fn announce(headers: &mut HeaderMap, length: Option<u64>) {
+    let announced = headers.remove(CONTENT_LENGTH).is_some();
+    if let Some(length) = length.filter(|length| *length > 0 || announced) {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+}
+
+/// The one length that a head announces.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Why a request is refused whatever its route.
 pub fn refuse(request: &Parts) -> Option<&'static str> {
     if request.headers.contains_key(TRANSFER_ENCODING) && request.headers.contains_key(http::header::CONTENT_LENGTH) {

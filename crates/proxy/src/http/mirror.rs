@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{request::Parts, uri::Authority};
+use http::{header::EXPECT, request::Parts, uri::Authority};
 use xds::snapshot::{self, RoutingPriority};
 
 use crate::{
@@ -29,6 +29,15 @@ pub fn send(
 ) {
     let drawn: Vec<&str> = route::mirrored(&policy.mirrors, random).collect();
     let Some(authority) = shadow(authority) else { return };
+    // Its body is here: nobody has to be asked whether it may come.
+    let copy = match head.headers.contains_key(EXPECT) {
+        true => {
+            let mut copy = Parts::clone(head);
+            copy.headers.remove(EXPECT);
+            Arc::new(copy)
+        }
+        false => head.clone(),
+    };
     for name in drawn {
         if !body.complete() {
             way.shared.metrics.mirror("tooLarge");
@@ -50,11 +59,13 @@ pub fn send(
             view,
             host: chosen.host,
             priority,
-            head: head.clone(),
+            head: copy.clone(),
             authority: authority.clone(),
             body: body.reader(),
             hit: Hit::default(),
             repeatable: false,
+            fresh: false,
+            interim: None,
         };
         let bound = Some(policy.timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(LONGEST);
         tokio::spawn(async move {

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod guard;
 pub mod h1;
 pub mod h2;
+pub mod interim;
 pub mod message;
 pub mod mirror;
 pub mod pool;

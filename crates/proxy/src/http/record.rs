@@ -195,6 +195,13 @@ impl Record {
         self.flags.set(flag);
     }
 
+    /// Why it went as it did, in a sentence.
+    pub fn details(&mut self, reason: &str) {
+        if let Some(line) = &mut self.line {
+            line.response_code_details = reason.to_owned().into();
+        }
+    }
+
     /// Faults hit it.
     pub fn hit_by(&mut self, overlays: &[String]) {
         let Some(line) = &mut self.line else { return };

@@ -11,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
-    header::{RETRY_AFTER, UPGRADE, USER_AGENT},
+    header::{EXPECT, RETRY_AFTER, UPGRADE, USER_AGENT},
     request::Parts,
     uri::Authority,
 };
@@ -28,7 +28,9 @@ use crate::{
         forward::{Refusal, Way, forward},
         guard::Guard,
         h1::{self, outbox::poll_fill},
-        h2, message,
+        h2,
+        interim::Interim,
+        message,
         pool::Pool,
         record::{Caller, Flag, Record},
         tunnel,
@@ -89,8 +91,26 @@ impl Connection {
         }
     }
 
-    /// Answers a request.
-    pub async fn request(&self, mut head: Parts, body: Incoming, alarm: &mut Alarm) -> Response<Answer> {
+    /// Refuses what is no request, or one that no route may see. `head` is as much of it as was understood.
+    pub fn refuse(&self, head: Option<&Parts>, status: StatusCode, reason: &str) -> Response<Answer> {
+        let settings = self.listener.settings();
+        let config = &settings.config;
+        let (shared, in_flight) = (self.shared.clone(), self.requests.clone());
+        let mut record = Record::new(shared, in_flight, &config.name, config.direction, &self.caller, None);
+        if let Some(head) = head {
+            record.asked(head);
+        }
+        refuse(Refusal::new(status, Flag::DownstreamProtocolError, reason), record, None)
+    }
+
+    /// Answers a request. What its endpoint says before the answer is put into `interim`.
+    pub async fn request(
+        &self,
+        mut head: Parts,
+        body: Incoming,
+        interim: &Arc<Interim>,
+        alarm: &mut Alarm,
+    ) -> Response<Answer> {
         let settings = self.listener.settings();
         let config = &settings.config;
         let tracer = self.shared.tracer.as_ref();
@@ -107,7 +127,13 @@ impl Connection {
             let text = "a request that asks for an upgrade has no body";
             return refuse(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, text), record, None);
         }
+        if let Some(reason) = message::misframed(&head.headers, body.size_hint().exact()) {
+            self.shared.metrics.refused("malformed");
+            return refuse(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, reason), record, None);
+        }
         let asks_health = self.asks_health(&head.headers);
+        // RFC 9110, 10.1.1: without a body, and in HTTP/1.0, it means nothing.
+        let expect = head.headers.remove(EXPECT).filter(|_| head.version != Version::HTTP_10 && !body.is_end_stream());
         let (authority, id) = match self.check(&mut head, http, config.direction) {
             Ok(checked) => checked,
             Err(refusal) => {
@@ -115,6 +141,7 @@ impl Connection {
                 return refuse(refusal, record, None);
             }
         };
+        head.headers.extend(expect.map(|expect| (EXPECT, expect)));
         record.addressed(authority.as_str(), id.to_str().unwrap_or_default());
         if let Some(permissions) = &settings.permissions {
             let decision = permissions.decide(self.caller.id.as_deref(), &head);
@@ -171,7 +198,15 @@ impl Connection {
                     _ => self.caller.id.clone(),
                 };
                 let address = self.caller.address.ip();
-                let way = Way { shared: &self.shared, state: &state, pool: &self.pool, address, caller, caller_side };
+                let way = Way {
+                    shared: &self.shared,
+                    state: &state,
+                    pool: &self.pool,
+                    address,
+                    caller,
+                    interim,
+                    caller_side,
+                };
                 let admission = settings.admission.as_ref().filter(|_| !asks_health);
                 if let Err(class) = enter(admission, &head, &authority, &mut record) {
                     return self.shed(class, record, id);
@@ -283,6 +318,9 @@ fn lower(host: &str) -> Cow<'_, str> {
 
 fn refuse(refusal: Refusal, mut record: Record, id: Option<HeaderValue>) -> Response<Answer> {
     record.flag(refusal.flag);
+    if matches!(refusal.flag, Flag::DownstreamProtocolError | Flag::UpstreamProtocolError) {
+        record.details(&refusal.text);
+    }
     if record.is_grpc() {
         let status = refusal.grpc.unwrap_or_else(|| grpc::of_http(refusal.status));
         return answer_grpc(status, &refusal.text, record, id);

@@ -117,6 +117,24 @@ fn a_body_in_chunks_keeps_its_trailers_both_ways() {
 }
 
 #[test]
+fn short_answers_that_may_be_repeated_keep_their_trailers() {
+    let say = |body: &str| {
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\nx-sum: 6\r\n\r\n").into_bytes()
+    };
+    let turns = [say(""), say("1\r\n0\r\n"), say("3\r\nabc\r\n")].map(|say| ("\r\n\r\n", say));
+    let script = Script::play(vec![turns.into()]);
+    let mut snapshot = script.snapshot();
+    snapshot.routes = vec![routes("fx", Some(retry()), None)];
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::with(&snapshot, None, |options| options.workers = 1);
+    for body in ["", "1\r\n0\r\n", "3\r\nabc\r\n"] {
+        let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "x-sum: 6\r\n\r\n");
+        assert!(answer.ends_with(&format!("\r\n\r\n{body}0\r\nx-sum: 6\r\n\r\n")), "{answer}");
+    }
+    script.heard();
+}
+
+#[test]
 fn answers_without_a_body_end_with_their_head() {
     let with_length = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n".to_vec();
     let unchanged = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1000\r\n\r\n".to_vec();
@@ -136,24 +154,63 @@ fn answers_without_a_body_end_with_their_head() {
 }
 
 #[test]
-fn interim_answers_are_waited_through() {
-    let say =
-        [&b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"[..], &ok("real")].concat();
-    let script = Script::play(vec![vec![("\r\n\r\n", say)]]);
+fn interim_answers_reach_the_caller() {
+    let hints =
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\nconnection: x-y\r\nx-y: 1\r\n\r\n";
+    let say = [&hints[..], &ok("real")].concat();
+    let script = Script::play(vec![vec![("\r\n\r\n", say.clone()), ("\r\n\r\n", say)]]);
     let snapshot = script.snapshot();
     let to = snapshot.listeners[0].address;
-    let _proxy = Proxy::start(&snapshot);
+    let _proxy = Proxy::with(&snapshot, None, |options| options.workers = 1);
     let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "real");
+    let expected = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200";
+    assert!(answer.starts_with(expected), "{answer}");
+    // HTTP/1.0 knows none.
+    let answer = talk(to, &["GET / HTTP/1.0\r\nhost: fx\r\n\r\n"], "");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     script.heard();
 }
 
 #[test]
-fn a_caller_that_waits_for_continue_is_told_to_go_on() {
-    let script = Script::play(vec![vec![("body", ok("done"))]]);
+fn hints_come_before_the_answer_does() {
+    let hint = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".to_vec();
+    let script = Script::play(vec![vec![("\r\n\r\n", hint), ("the rest", ok("real"))]]);
     let snapshot = script.snapshot();
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(b"PUT / HTTP/1.1\r\nhost: fx\r\ncontent-length: 8\r\nconnection: close\r\n\r\n").unwrap();
+    let mut head = [0; 40];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+    stream.write_all(b"the rest").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("real"), "{answer}");
+    script.heard();
+}
+
+#[test]
+fn an_endpoint_that_never_comes_to_the_answer_is_given_up() {
+    let endless = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(300);
+    let script = Script::play(vec![vec![("\r\n\r\n", endless)]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::start(&snapshot);
+    let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\nconnection: close\r\n\r\n"], "");
+    assert!(answer.contains("HTTP/1.1 502") && answer.ends_with("too many interim responses"), "{answer}");
+    script.heard();
+}
+
+#[test]
+fn whether_a_body_may_come_is_asked_of_the_endpoint() {
+    let go_on = b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
+    let no = b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let script = Script::play(vec![vec![("\r\n\r\n", go_on), ("body", ok("done")), ("\r\n\r\n", no)]]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let _proxy = Proxy::with(&snapshot, None, |options| options.workers = 1);
     let mut stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let head = "PUT / HTTP/1.1\r\nhost: fx\r\nexpect: 100-continue\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
@@ -165,10 +222,15 @@ fn a_caller_that_waits_for_continue_is_told_to_go_on() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
-    assert!(!script.heard()[0].contains("expect"), "what was promised here is not asked again");
+    drop(stream);
     // A refusal comes instead of it, and the connection ends: the body may or may not follow.
-    let refused = talk(to, &[&head.replace("host: fx", "host: none").replace("connection: close", "x: y")], "");
+    let kept = head.replace("connection: close", "x: y");
+    let refused = talk(to, &[&kept.replace("host: fx", "host: none")], "");
     assert!(refused.starts_with("HTTP/1.1 404") && refused.contains("connection: close"), "{refused}");
+    let refused = talk(to, &[&kept], "");
+    assert!(refused.starts_with("HTTP/1.1 417") && refused.contains("connection: close"), "{refused}");
+    let heard = script.heard();
+    assert_eq!(heard[0].matches("expect: 100-continue\r\n").count(), 2, "{heard:?}");
 }
 
 #[test]
@@ -215,6 +277,7 @@ fn an_answer_that_comes_before_the_end_of_the_request_is_passed_on() {
     let head = "POST / HTTP/1.1\r\nhost: fx\r\ncontent-length: 1000000\r\n\r\n";
     let answer = talk(to, &[head, &part], "early");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "nobody says how much of the body will be read: {answer}");
     script.heard();
 }
 

@@ -16,6 +16,7 @@ mod leases;
 mod lifecycle;
 mod operations;
 mod routing;
+mod sent_once;
 mod standby;
 mod support;
 mod tcp;

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -30,13 +30,14 @@ use xds::{
 
 /// A loopback address that no other test of any process uses.
 pub fn ip() -> IpAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let process = std::process::id();
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let (process, next) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    // Processes that run at once have numbers near each other.
     IpAddr::from([
         127,
         64 + u8::try_from(process % 128).unwrap(),
-        u8::try_from(process / 128 % 256).unwrap(),
-        NEXT.fetch_add(1, Ordering::Relaxed),
+        u8::try_from((process / 128 + next / 250 * 61) % 256).unwrap(),
+        u8::try_from(next % 250 + 1).unwrap(),
     ])
 }
 

@@ -223,7 +223,9 @@ impl Body for Incoming {
                 let here = beginning.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
                 let (left, mut all) = (rest.size_hint(), SizeHint::new());
                 all.set_lower(here + left.lower());
-                if let Some(upper) = left.upper() {
+                // A body of known length is written without trailers, where HTTP/1.1 is spoken.
+                let trailed = beginning.iter().any(Frame::is_trailers);
+                if let Some(upper) = left.upper().filter(|_| !trailed) {
                     all.set_upper(here + upper);
                 }
                 all

@@ -21,6 +21,7 @@ use crate::{
     http::{
         alarm::Alarm,
         body::{Answer, Incoming, Replay},
+        interim::Interim,
         message,
         pool::Pool,
         record::{Flag, Record},
@@ -44,6 +45,8 @@ pub struct Way<'a> {
     pub address: IpAddr,
     /// Who calls: our workload, or a gateway's client, if it has an identity.
     pub caller: Option<Arc<str>>,
+    /// Where interim answers to the caller go.
+    pub interim: &'a Arc<Interim>,
     /// Whether faults apply and the answering endpoint is told: at the side that chooses for the client.
     pub caller_side: bool,
 }

@@ -250,11 +250,12 @@ impl Race<'_> {
         self.view = self.cluster.view();
         let key = affinity::key(&self.view.config.balancing.hash, &self.head.headers, self.way.address);
         let chosen = self.view.choose_for(key, aim, &tried, &mut self.random).or_else(|| {
-            // The only endpoint ended a kept connection before the request: that says nothing against it.
-            let unseen = matches!(&self.last, Some(Lost::Failed(failed)) if failed.failure == Failure::Refused);
-            unseen.then(|| self.view.choose_for(key, Aim::Load, &[], &mut self.random)).flatten()
+            // The only endpoint ended a kept connection: that says nothing against it.
+            let of_connection = matches!(&self.last, Some(Lost::Failed(failed)) if failed.failure.of_connection());
+            of_connection.then(|| self.view.choose_for(key, Aim::Load, &[], &mut self.random)).flatten()
         });
         let chosen = chosen?;
+        let fresh = tried.contains(&chosen.host.id);
         let mut hit = self.hit.clone();
         if !self.faults.is_empty() {
             let there = self.faults.draw(Some(&chosen.host.region), &mut self.random);
@@ -278,6 +279,8 @@ impl Race<'_> {
             body: self.body.reader(),
             hit,
             repeatable: self.may_be_asked_elsewhere(),
+            fresh,
+            interim: Some(self.way.interim.clone()),
         };
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
         Some(job)
@@ -425,8 +428,11 @@ impl Race<'_> {
                     _ if failed.overflow() => (StatusCode::SERVICE_UNAVAILABLE, failed.cause.as_str()),
                     _ if failed.is_unfit() => (StatusCode::NOT_IMPLEMENTED, failed.cause.as_str()),
                     Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
-                    Failure::Malformed => (StatusCode::BAD_GATEWAY, "the endpoint did not answer in HTTP"),
-                    Failure::Overloaded | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
+                    Failure::Malformed => {
+                        let text = format!("the endpoint's response is malformed: {}", failed.cause);
+                        return Err(Refusal::new(StatusCode::BAD_GATEWAY, failed.flag, text));
+                    }
+                    Failure::Overloaded | Failure::Stale | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {
                         (StatusCode::SERVICE_UNAVAILABLE, "the endpoint ended the connection")
                     }
                     Failure::Connect | Failure::Refused => {

@@ -17,7 +17,10 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Tells the neighbour that `upgrade` is meant for it (RFC 9110, 7.8).
 const SWITCHES: &[u8] = b"connection: upgrade\r\n";
 
-/// Writes a request's head. Its headers are without those of one hop, but for an upgrade that it asks for; `framing` is `None` without a body.
+/// Writes a request's head. Its headers are without those of one hop, but for an upgrade that it asks for.
+///
+/// Only `framing`, which is how the body will be written, decides what the head says about the body: whatever the headers
+/// say of it is left out. `None` is a request without a body.
 pub fn request(out: &mut Vec<u8>, request: &request::Parts, authority: &Authority, framing: Option<Framing>) {
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let method = request.method.as_str();
@@ -27,28 +30,40 @@ pub fn request(out: &mut Vec<u8>, request: &request::Parts, authority: &Authorit
     for part in [method, " ", root, path, " HTTP/1.1\r\nhost: ", authority.as_str(), "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
-    let known = request.headers.contains_key(CONTENT_LENGTH);
-    headers(out, &request.headers, |name| *name == HOST || *name == TRANSFER_ENCODING);
-    let lengths: &[u8] = match framing {
-        Some(Framing::Chunked) => b"transfer-encoding: chunked\r\n",
-        // RFC 9110, 8.6.
-        None if !known && [Method::POST, Method::PUT, Method::PATCH].contains(&request.method) => {
-            b"content-length: 0\r\n"
-        }
-        _ => b"",
-    };
-    out.extend_from_slice(lengths);
+    headers(out, &request.headers, |name| *name == HOST || frames(name));
+    // RFC 9110, 8.6.
+    let says_empty = [Method::POST, Method::PUT, Method::PATCH].contains(&request.method)
+        || request.headers.contains_key(CONTENT_LENGTH);
+    body_ends(out, framing.or(says_empty.then_some(Framing::Length(0))));
     if request.headers.contains_key(UPGRADE) {
         out.extend_from_slice(SWITCHES);
     }
     out.extend_from_slice(b"\r\n");
 }
 
+/// Headers that tell where a body ends: written from how it is framed, never copied.
+fn frames(name: &HeaderName) -> bool {
+    *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH
+}
+
+fn body_ends(out: &mut Vec<u8>, framing: Option<Framing>) {
+    match framing {
+        Some(Framing::Length(length)) => {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "content-length: {length}\r\n");
+        }
+        Some(Framing::Chunked) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Some(Framing::UntilClose) | None => {}
+    }
+}
+
 /// What a response's head says beside its headers.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
-    /// Where the body ends; `None` is left as the headers say (no body follows).
+    /// How the body is written; `None` where none follows.
     pub framing: Option<Framing>,
+    /// The length that a body would have had, where the status or the method rules one out (RFC 9110, 8.6).
+    pub announced: Option<u64>,
     /// Whether the connection ends with it.
     pub close: bool,
     /// Whether the caller must be told that it does not.
@@ -58,21 +73,9 @@ pub struct Ending {
 /// Writes a response's head. Its headers are without those of one hop, but for the upgrade that it takes up.
 pub fn response(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap, ending: Ending, date: &[u8]) {
     out.reserve(96 + 48 * fields.len());
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
-    let framed = ending.framing.is_some();
-    headers(out, fields, |name| *name == TRANSFER_ENCODING || framed && *name == CONTENT_LENGTH);
-    match ending.framing {
-        Some(Framing::Length(length)) => {
-            // Writing to a vector cannot fail.
-            let _ = write!(out, "content-length: {length}\r\n");
-        }
-        Some(Framing::Chunked) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Some(Framing::UntilClose) | None => {}
-    }
+    status_line(out, status);
+    headers(out, fields, frames);
+    body_ends(out, ending.framing.or(ending.announced.map(Framing::Length)));
     if !fields.contains_key(http::header::DATE) {
         out.extend_from_slice(b"date: ");
         out.extend_from_slice(date);
@@ -86,6 +89,19 @@ pub fn response(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap, endin
         out.extend_from_slice(b"connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the head of an interim response (1xx), which has no body.
+pub fn interim(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
+    status_line(out, status);
+    headers(out, fields, frames);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+    for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default(), "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Writes the line before a chunk.

@@ -2,7 +2,6 @@
 
 use std::{
     fmt, io,
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -18,8 +17,6 @@ use crate::http::{
         parse::{self, Bounds, Refused, RequestHead, Scan},
     },
 };
-
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Gives the body of a request, whatever the connection is made of.
 pub trait Feed: Send {
@@ -38,8 +35,6 @@ pub struct Inlet<T> {
     buffer: BytesMut,
     scan: Scan,
     body: Decoder,
-    /// What is still to be sent before the caller sends its body.
-    interim: &'static [u8],
     broken: bool,
 }
 
@@ -52,7 +47,7 @@ impl<T> fmt::Debug for Inlet<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> Inlet<T> {
     /// Around a connection of which these bytes were read already.
     pub fn new(io: T, buffer: BytesMut) -> Self {
-        Self { io, buffer, scan: Scan::default(), body: Decoder::default(), interim: b"", broken: false }
+        Self { io, buffer, scan: Scan::default(), body: Decoder::default(), broken: false }
     }
 
     /// Whether no byte of another request has come.
@@ -68,7 +63,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Inlet<T> {
         let Some(head) = self.scan.head(&mut self.buffer, bounds)? else { return Ok(None) };
         let head = parse::request(&head, bounds)?;
         self.body = Decoder::new(head.framing);
-        self.interim = if head.expects && !self.body.done() && self.buffer.is_empty() { CONTINUE } else { b"" };
         Ok(Some(head))
     }
 
@@ -101,18 +95,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Inlet<T> {
             Ok(true) => Poll::Pending,
             Ok(false) | Err(_) => Poll::Ready(()),
         }
-    }
-
-    /// Whether an interim answer has been begun and not ended; if none was begun, none will be.
-    pub fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.interim.len() == CONTINUE.len() {
-            self.interim = b"";
-        }
-        while !self.interim.is_empty() {
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, self.interim))?;
-            self.interim = &self.interim[count..];
-        }
-        Poll::Ready(Ok(()))
     }
 
     /// Takes what is left of the body, as far as it came already and up to this many bytes; whether it is over.
@@ -154,20 +136,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Feed for Inlet<T> {
                 Ok(Piece::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 Ok(Piece::End) => return Poll::Ready(None),
                 Err(refused) => refused.to_string(),
-                Ok(Piece::More) => {
-                    while !self.interim.is_empty() {
-                        match Pin::new(&mut self.io).poll_write(cx, self.interim) {
-                            Poll::Ready(Ok(count)) => self.interim = &self.interim[count..],
-                            // An end of the connection is seen by reading.
-                            Poll::Ready(Err(_)) | Poll::Pending => break,
-                        }
-                    }
-                    match ready!(self.poll_more(cx)) {
-                        Ok(true) => continue,
-                        Ok(false) => "the connection ended".to_owned(),
-                        Err(error) => error.to_string(),
-                    }
-                }
+                Ok(Piece::More) => match ready!(self.poll_more(cx)) {
+                    Ok(true) => continue,
+                    Ok(false) => "the connection ended".to_owned(),
+                    Err(error) => error.to_string(),
+                },
             };
             self.broken = true;
             return Poll::Ready(Some(Err(BodyError::Caller(broken))));

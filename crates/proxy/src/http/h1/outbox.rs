@@ -28,6 +28,8 @@ pub struct Outbox {
     data: Bytes,
     last: &'static [u8],
     unflushed: bool,
+    /// Whether any byte was written since [`Outbox::renew`]: flushing does not make it unwritten.
+    touched: bool,
 }
 
 impl Outbox {
@@ -67,9 +69,14 @@ impl Outbox {
         (self.sent, self.data.len())
     }
 
-    /// Whether nothing of what was put in has been written.
+    /// Another message begins.
+    pub fn renew(&mut self) {
+        self.touched = false;
+    }
+
+    /// Whether no byte of the message has been written. What the other side did with one that was written, nobody knows.
     pub fn is_untouched(&self) -> bool {
-        self.sent == 0
+        !self.touched
     }
 
     /// Writes everything.
@@ -98,6 +105,7 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut count: usize) {
+        self.touched = true;
         let of_first = count.min(self.first.len() - self.sent);
         self.sent += of_first;
         count -= of_first;

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request, response,
 };
 
@@ -56,8 +56,6 @@ pub struct RequestHead {
     pub framing: Framing,
     /// Whether the connection may be used again, as far as the caller is concerned.
     pub keep_alive: bool,
-    /// Whether the caller waits for `100 Continue` before it sends the body.
-    pub expects: bool,
 }
 
 /// A response's head.
@@ -156,10 +154,8 @@ pub fn request(head: &Bytes, bounds: Bounds) -> Result<RequestHead, Refused> {
         (length, false) => Framing::Length(length.unwrap_or(0)),
     };
     parts.headers = fields.headers;
-    let expects = parts.version == Version::HTTP_11
-        && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let keep_alive = keep_alive(parts.version, &parts.headers);
-    Ok(RequestHead { parts, framing, keep_alive, expects })
+    Ok(RequestHead { parts, framing, keep_alive })
 }
 
 /// RFC 9112, 3.2: a path, a whole URI, `*`, and for CONNECT an authority; never a fragment.

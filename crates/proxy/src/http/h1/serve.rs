@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method, Response, StatusCode, Version, header::CONTENT_LENGTH, response};
+use http::{HeaderMap, Method, Response, StatusCode, Version, response};
 use hyper::body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,6 +31,7 @@ use crate::{
             outbox::Outbox,
             parse::{Bounds, Refused, RequestHead},
         },
+        interim::Interim,
         message,
         relay::{DRAIN, Ended, Relay},
         server::Connection,
@@ -60,6 +61,7 @@ where
         waits: Waits::default(),
         stalled: None,
         served: false,
+        interim: Arc::default(),
     };
     let last = loop {
         match poll_fn(|cx| serving.poll_next(cx)).await {
@@ -117,6 +119,8 @@ struct Serving<T> {
     stalled: Option<Instant>,
     /// Whether a request was answered.
     served: bool,
+    /// What an endpoint says before its answer.
+    interim: Arc<Interim>,
 }
 
 fn lock<T>(inlet: &Mutex<Inlet<T>>) -> MutexGuard<'_, Inlet<T>> {
@@ -163,12 +167,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
         };
         self.connection.shared.metrics.refused(kind);
         tracing::debug!(caller = %self.connection.caller.address, %refused, "refused");
-        let ending = Ending { framing: Some(Framing::Length(0)), close: true, keep: false };
-        self.write_head(refused.status(), &HeaderMap::new(), ending);
-        match poll_fn(|cx| self.poll_flush(cx)).await {
-            Ok(()) => Last::Whole,
-            Err(_) => Last::Broken,
-        }
+        let response = self.connection.refuse(None, refused.status(), &refused.to_string());
+        let asked = Asked { head_only: false, version: Version::HTTP_11, keep_alive: false, upgrade: false };
+        self.respond(asked, response).await.unwrap_or(Last::Broken)
     }
 
     async fn answer(&mut self, head: RequestHead) -> Last {
@@ -182,10 +183,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
         let inlet = self.inlet.clone();
         let body = if lock(&inlet).done() { Incoming::Empty } else { Incoming::Caller(inlet.clone()) };
         let response = {
-            let mut request = pin!(self.connection.request(parts, body, &mut self.alarm));
-            poll_fn(|cx| match request.as_mut().poll(cx) {
-                Poll::Ready(response) => Poll::Ready(Some(response)),
-                Poll::Pending => lock(&inlet).poll_gone(cx).map(|()| None),
+            let Self { connection, out, alarm, interim, .. } = self;
+            interim.renew();
+            let mut request = pin!(connection.request(parts, body, interim, alarm));
+            poll_fn(|cx| {
+                let response = request.as_mut().poll(cx);
+                // HTTP/1.0 has no interim answers (RFC 9110, 15.2).
+                while asked.version != Version::HTTP_10
+                    && out.has_room()
+                    && let Some((status, headers)) = interim.take()
+                {
+                    encode::interim(out.head(), status, &headers);
+                }
+                let mut inlet = lock(&inlet);
+                match response {
+                    Poll::Ready(response) => return Poll::Ready(Some(response)),
+                    Poll::Pending if out.is_empty() => {}
+                    Poll::Pending => {
+                        if let Poll::Ready(Err(_)) = out.poll_flush(&mut inlet.io, cx) {
+                            return Poll::Ready(None);
+                        }
+                    }
+                }
+                inlet.poll_gone(cx).map(|()| None)
             })
             .await
         };
@@ -197,25 +217,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
     }
 
     async fn respond(&mut self, asked: Asked, response: Response<Answer>) -> io::Result<Last> {
-        let (mut head, body) = response.into_parts();
+        let (head, body) = response.into_parts();
         let mut body = match body.switched() {
             Ok(switched) => return self.switch(&head, switched).await,
             Err(body) => body,
         };
         let inlet = self.inlet.clone();
-        poll_fn(|cx| lock(&inlet).poll_interim(cx)).await?;
         let mut close = !asked.keep_alive || poll_fn(|cx| Poll::Ready(self.leaving.poll(cx).is_ready())).await;
         // Whoever cannot be understood now may mean another thing by what follows.
         close |= body.is_ours() && matches!(head.status.as_u16(), 400 | 405 | 431 | 501);
         close |= lock(&inlet).is_broken();
         // What follows may be bytes of the protocol that was asked for: nothing of it is taken for a request.
         close |= asked.upgrade;
-        if body.is_ours() && !close && !lock(&inlet).done() {
-            close = !discard(&inlet).await;
+        if !close && !lock(&inlet).done() {
+            // An endpoint that answered early may be reading on, so what is left of the body is for it alone.
+            close = !body.is_ours() || !discard(&inlet).await;
         }
-        let (mut framing, written) = asked.framing(head.status, &mut head.headers, &body);
+        let (mut framing, announced) = asked.framing(head.status, &head.headers, &body);
         close |= framing == Some(Framing::UntilClose);
-        let ending = Ending { framing: written, close, keep: !close && asked.version == Version::HTTP_10 };
+        let ending = Ending { framing, announced, close, keep: !close && asked.version == Version::HTTP_10 };
         self.write_head(head.status, &head.headers, ending);
         if framing.is_none_or(|framing| framing == Framing::Length(0)) {
             framing = None;
@@ -232,7 +252,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
     /// Passes the other protocol's bytes both ways until they end, or until it is time to leave.
     async fn switch(&mut self, head: &response::Parts, switched: Switched) -> io::Result<Last> {
         let Switched { io: mut endpoint, watch, silent } = switched;
-        self.write_head(head.status, &head.headers, Ending { framing: None, close: false, keep: false });
+        self.write_head(
+            head.status,
+            &head.headers,
+            Ending { framing: None, announced: None, close: false, keep: false },
+        );
         poll_fn(|cx| self.poll_flush(cx)).await?;
         let inlet = self.inlet.clone();
         let mut relay = Relay::new(silent.unwrap_or(self.patience.1), lock(&inlet).take_rest());
@@ -379,23 +403,19 @@ struct Asked {
 }
 
 impl Asked {
-    /// Where the body ends (`None` without one), and what the head must say about it beside its headers.
-    fn framing(self, status: StatusCode, headers: &mut HeaderMap, body: &Answer) -> (Option<Framing>, Option<Framing>) {
+    /// How the body is written (`None` without one), and the length that the head announces where there can be none.
+    fn framing(self, status: StatusCode, headers: &HeaderMap, body: &Answer) -> (Option<Framing>, Option<u64>) {
         if self.head_only || status == StatusCode::NOT_MODIFIED {
-            return (None, None);
+            return (None, message::announced(headers));
         }
         if status.is_informational() || status == StatusCode::NO_CONTENT {
-            headers.remove(CONTENT_LENGTH);
             return (None, None);
         }
-        match body.size_hint().exact() {
-            Some(length) => {
-                let framing = Framing::Length(length);
-                let said = headers.get(CONTENT_LENGTH).and_then(|said| said.to_str().ok()?.parse().ok());
-                (Some(framing), (said != Some(length)).then_some(framing))
-            }
-            None if self.version == Version::HTTP_10 => (Some(Framing::UntilClose), Some(Framing::UntilClose)),
-            None => (Some(Framing::Chunked), Some(Framing::Chunked)),
-        }
+        let framing = match body.size_hint().exact() {
+            Some(length) => Framing::Length(length),
+            None if self.version == Version::HTTP_10 => Framing::UntilClose,
+            None => Framing::Chunked,
+        };
+        (Some(framing), None)
     }
 }

@@ -24,6 +24,7 @@ use crate::{
             outbox::{Outbox, poll_fill},
             parse::{self, Bounds, Scan},
         },
+        interim::{self, Interim},
     },
     link::{Counted, Stream},
     upstream::host::Lane,
@@ -55,6 +56,8 @@ pub struct Wire {
     used: bool,
     /// What the request would change to.
     upgrade: Option<HeaderValue>,
+    /// Interim answers to the request.
+    interim: u32,
 }
 
 impl fmt::Debug for Wire {
@@ -66,8 +69,11 @@ impl fmt::Debug for Wire {
 /// Why there is no response.
 #[derive(Debug)]
 pub enum Trouble {
-    /// A kept connection had ended; nothing of the request was sent.
+    /// It had ended before any byte of the request was written.
     Unsent,
+    /// A kept connection ended before any byte of an answer came, as it does when its peer closes it for its idleness while
+    /// a request is on its way. Whether the request was looked at, nobody knows.
+    Stale(String),
     /// It ended.
     Broken(String),
     /// What came is not a response.
@@ -93,6 +99,7 @@ impl Wire {
             keep: true,
             used: false,
             upgrade: None,
+            interim: 0,
         }
     }
 
@@ -113,16 +120,21 @@ impl Wire {
 
     /// Begins a request. Its headers are without those of one hop.
     pub fn begin(&mut self, head: &request::Parts, authority: &Authority, body: TryBody) {
-        let framing = (!body.is_end_stream()).then(|| match body.size_hint().exact() {
-            Some(length) if head.headers.contains_key(http::header::CONTENT_LENGTH) => Framing::Length(length),
-            _ => Framing::Chunked,
-        });
+        let framing = match body.size_hint().exact() {
+            _ if body.is_end_stream() => None,
+            Some(0) => None,
+            Some(length) => Some(Framing::Length(length)),
+            None => Some(Framing::Chunked),
+        };
+        self.out.renew();
         encode::request(self.out.head(), head, authority, framing);
         self.left = if let Some(Framing::Length(length)) = framing { Some(length) } else { None };
         self.body = framing.is_some().then_some(body);
         self.head_only = head.method == Method::HEAD;
-        self.keep = true;
         self.upgrade = head.headers.get(UPGRADE).cloned();
+        // Where an upgrade was asked for, both sides may disagree about what the bytes that follow are.
+        self.keep = self.upgrade.is_none() && head.method != Method::CONNECT;
+        self.interim = 0;
     }
 
     /// Sends the request; ready when all of it is sent. An early response ends it, and the connection with it.
@@ -142,7 +154,7 @@ impl Wire {
             }
             match ready!(self.out.poll_flush(&mut self.stream, cx)) {
                 Ok(()) => {}
-                Err(_) if self.used && self.out.is_untouched() => return Poll::Ready(Err(Trouble::Unsent)),
+                Err(_) if self.out.is_untouched() => return Poll::Ready(Err(Trouble::Unsent)),
                 Err(error) => return Poll::Ready(Err(Trouble::Broken(describe(&error)))),
             }
             if waits {
@@ -201,8 +213,12 @@ impl Wire {
         }
     }
 
-    /// The response's head. Interim ones are left out.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Trouble>> {
+    /// The response's head. Interim ones go to whoever waits for them.
+    pub fn poll_head(
+        &mut self,
+        interim: Option<&Interim>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<response::Parts, Trouble>> {
         if self.fate.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(Trouble::Broken("connection cut off".to_owned())));
         }
@@ -218,7 +234,7 @@ impl Wire {
             self.out.clear();
             self.keep = false;
         }
-        let malformed = |refused: parse::Refused| Trouble::Malformed(format!("malformed response: {refused}"));
+        let malformed = |refused: parse::Refused| Trouble::Malformed(refused.to_string());
         loop {
             if let Some(head) = self.scan.head(&mut self.buffer, HEAD).map_err(malformed)? {
                 let head = parse::response(&head, self.head_only, HEAD).map_err(malformed)?;
@@ -229,10 +245,17 @@ impl Wire {
                     };
                     return Poll::Ready(match self.upgrade.as_ref().zip(to).is_some_and(same) {
                         true => Ok(head.parts),
-                        false => Err(Trouble::Malformed("switched protocols unasked".to_owned())),
+                        false => Err(Trouble::Malformed("101 to a request that asked for no such upgrade".to_owned())),
                     });
                 }
                 if head.parts.status.is_informational() {
+                    self.interim += 1;
+                    if self.interim > interim::MOST {
+                        return Poll::Ready(Err(Trouble::Malformed(interim::TOO_MANY.to_owned())));
+                    }
+                    if let Some(interim) = interim {
+                        interim.put(head.parts.status, head.parts.headers);
+                    }
                     continue;
                 }
                 self.answer = Decoder::new(head.framing);
@@ -240,11 +263,13 @@ impl Wire {
                 self.used = true;
                 return Poll::Ready(Ok(head.parts));
             }
-            match ready!(poll_fill(&mut self.stream, &mut self.buffer, 0, cx)) {
-                Ok(0) => return Poll::Ready(Err(Trouble::Broken("connection ended".to_owned()))),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(Trouble::Broken(describe(&error)))),
-            }
+            let cause = match ready!(poll_fill(&mut self.stream, &mut self.buffer, 0, cx)) {
+                Ok(0) => "connection ended".to_owned(),
+                Ok(_) => continue,
+                Err(error) => describe(&error),
+            };
+            let stale = self.used && self.buffer.is_empty() && self.interim == 0;
+            return Poll::Ready(Err(if stale { Trouble::Stale(cause) } else { Trouble::Broken(cause) }));
         }
     }
 

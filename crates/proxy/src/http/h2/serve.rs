@@ -29,6 +29,7 @@ use crate::{
         body::{Incoming, Switched},
         date,
         h2::{duplex::Duplex, flow::Flow, pulse, sending::Sending},
+        interim::Interim,
         message,
         relay::{DRAIN, Ended, Relay},
         server::Connection,
@@ -161,13 +162,34 @@ async fn switch(mut caller: Duplex, switched: Switched, ends: &Ends) {
 }
 
 /// Makes what HTTP/1.1 calls an upgrade of an extended CONNECT; a plain one stays as it is.
-fn upgraded(parts: &mut Parts) {
-    let protocol = parts.extensions.remove::<h2::ext::Protocol>();
-    let Some(protocol) = protocol.and_then(|protocol| HeaderValue::from_str(protocol.as_str()).ok()) else {
-        return;
-    };
+///
+/// # Errors
+/// A sentence for the caller, when HTTP/1.1 could not say the same.
+fn upgraded(parts: &mut Parts) -> Result<(), &'static str> {
+    let Some(protocol) = parts.extensions.remove::<h2::ext::Protocol>() else { return Ok(()) };
+    // What follows is the other protocol's. A receiver that believed a length would take it for a body, and what is not
+    // there from whoever comes next.
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return Err("an extended CONNECT has no body, and no content-length");
+    }
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
+    let protocol = Some(protocol.as_str()).filter(|name| !name.is_empty() && name.bytes().all(token));
+    // Only HTTP/1.1 knows a change to HTTP/2.
+    let protocol = protocol.filter(|name| !name.eq_ignore_ascii_case("h2c"));
+    let protocol = protocol.and_then(|name| HeaderValue::from_str(name).ok()).ok_or("no protocol to change to")?;
     parts.method = Method::GET;
     message::ask_for(protocol, &mut parts.headers);
+    Ok(())
+}
+
+/// An interim answer for the caller.
+fn tell(interim: &Interim, respond: &mut SendResponse<Bytes>) {
+    while let Some((status, headers)) = interim.take() {
+        let mut told = Response::new(());
+        (*told.status_mut(), *told.headers_mut()) = (status, headers);
+        // An error is a caller that is gone.
+        let _ = respond.send_informational(told);
+    }
 }
 
 /// Answers one request.
@@ -180,9 +202,9 @@ async fn answer(
     let (mut parts, body) = request.into_parts();
     let head_only = parts.method == Method::HEAD;
     // What follows the head of CONNECT is no body of it.
-    let mut upgrade = None;
+    let (mut upgrade, mut refused) = (None, None);
     let body = if parts.method == Method::CONNECT {
-        upgraded(&mut parts);
+        refused = upgraded(&mut parts).err();
         upgrade = Some(Flow::new(body, &HeaderMap::new()));
         Incoming::Empty
     } else if body.is_end_stream() {
@@ -190,13 +212,20 @@ async fn answer(
     } else {
         Incoming::Flow(Flow::new(body, &parts.headers))
     };
-    let response = {
-        let mut alarm = Alarm::default();
-        let mut request = pin!(connection.request(parts, body, &mut alarm));
-        poll_fn(|cx| match request.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            // Ready when the caller gave it up.
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+    let response = if let Some(reason) = refused {
+        connection.shared.metrics.refused("malformed");
+        Some(connection.refuse(Some(&parts), StatusCode::BAD_REQUEST, reason))
+    } else {
+        let (mut alarm, interim) = (Alarm::default(), Arc::default());
+        let mut request = pin!(connection.request(parts, body, &interim, &mut alarm));
+        poll_fn(|cx| {
+            let response = request.as_mut().poll(cx);
+            tell(&interim, &mut respond);
+            match response {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                // Ready when the caller gave it up.
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            }
         })
         .await
     };
@@ -215,11 +244,10 @@ async fn answer(
         }
         Err(body) => body,
     };
-    let bodiless =
-        head_only || matches!(head.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) || body.is_end_stream();
-    if let Some(length) = body.size_hint().exact().filter(|_| !bodiless) {
-        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
-    }
+    let announces = head_only || head.status == StatusCode::NOT_MODIFIED;
+    let bodiless = announces || head.status == StatusCode::NO_CONTENT || body.is_end_stream();
+    let length = if announces { message::announced(&head.headers) } else { body.size_hint().exact() };
+    message::announce(&mut head.headers, length.filter(|_| head.status != StatusCode::NO_CONTENT));
     if !head.headers.contains_key(header::DATE) {
         let date = date::with(&connection.shared.clock, HeaderValue::from_bytes);
         head.headers.extend(date.ok().map(|date| (header::DATE, date)));

@@ -13,7 +13,7 @@ use h2::{
     Reason, SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use http::response;
+use http::{header::CONTENT_LENGTH, response};
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::http::{
@@ -24,6 +24,7 @@ use crate::http::{
         flow::Flow,
         sending::{Sending, Stopped},
     },
+    interim::{self, Interim},
 };
 
 /// Both ways of one request.
@@ -36,6 +37,8 @@ pub struct Stream {
     /// The way that stays open behind an extended CONNECT.
     open: Option<SendStream<Bytes>>,
     fate: Arc<Fate>,
+    /// Interim answers to the request.
+    interim: u32,
 }
 
 impl fmt::Debug for Stream {
@@ -47,12 +50,25 @@ impl fmt::Debug for Stream {
 /// Why there is no response.
 #[derive(Debug)]
 pub struct Trouble {
-    /// Whether the endpoint may have looked at the request.
-    pub seen: bool,
-    /// Whether it ended this stream only, not the connection.
-    pub reset: bool,
+    /// What ended.
+    pub end: End,
     /// For people.
     pub cause: String,
+}
+
+/// What ended before a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The endpoint says that it has not looked at the request.
+    Unseen,
+    /// The stream, by the endpoint.
+    Reset,
+    /// The connection.
+    Connection,
+    /// The caller's body.
+    Body,
+    /// What came is not a response.
+    Malformed,
 }
 
 impl Stream {
@@ -74,6 +90,7 @@ impl Stream {
             upload: (!over).then(|| Sending::new(stream, body)),
             open: None,
             fate: busy.fate().clone(),
+            interim: 0,
         })
     }
 
@@ -83,7 +100,7 @@ impl Stream {
     /// When the connection takes no more requests; nothing was sent.
     pub fn connect(sender: &mut SendRequest<Bytes>, head: http::Request<()>, busy: &Busy) -> Result<Self, h2::Error> {
         let (response, stream) = sender.send_request(head, false)?;
-        Ok(Self { response, flow: None, upload: None, open: Some(stream), fate: busy.fate().clone() })
+        Ok(Self { response, flow: None, upload: None, open: Some(stream), fate: busy.fate().clone(), interim: 0 })
     }
 
     /// Both ways, once the peer has taken up what was asked for.
@@ -121,14 +138,33 @@ impl Stream {
         let _ = self.send(cx);
     }
 
-    /// The response's head.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Trouble>> {
+    /// The response's head. Interim ones go to whoever waits for them.
+    pub fn poll_head(
+        &mut self,
+        interim: Option<&Interim>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<response::Parts, Trouble>> {
         if let Err(error) = self.send(cx) {
-            return Poll::Ready(Err(Trouble { seen: true, reset: false, cause: error.to_string() }));
+            return Poll::Ready(Err(Trouble { end: End::Body, cause: error.to_string() }));
+        }
+        // What ends the stream is told by the response.
+        while let Poll::Ready(Some(Ok(told))) = self.response.poll_informational(cx) {
+            self.fate.heard();
+            self.interim += 1;
+            if self.interim > interim::MOST {
+                return Poll::Ready(Err(Trouble { end: End::Malformed, cause: interim::TOO_MANY.to_owned() }));
+            }
+            if let Some(interim) = interim {
+                let (head, ()) = told.into_parts();
+                interim.put(head.status, head.headers);
+            }
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| classify(&error))?;
         self.fate.heard();
         let (head, body) = response.into_parts();
+        if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Poll::Ready(Err(Trouble { end: End::Malformed, cause: "content-length twice".to_owned() }));
+        }
         self.flow = Some(Flow::new(body, &head.headers));
         Poll::Ready(Ok(head))
     }
@@ -155,8 +191,16 @@ impl Stream {
 
 fn classify(error: &h2::Error) -> Trouble {
     // A GOAWAY without error names streams that were not looked at, as REFUSED_STREAM does.
-    let unseen = error.reason() == Some(Reason::REFUSED_STREAM)
+    let unseen = error.reason() == Some(Reason::REFUSED_STREAM) && error.is_remote()
         || error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
-    let reset = error.is_reset() && error.is_remote();
-    Trouble { seen: !unseen, reset, cause: format!("stream ended: {error}") }
+    if unseen {
+        return Trouble { end: End::Unseen, cause: format!("stream refused: {error}") };
+    }
+    if error.is_library() && error.is_reset() && error.reason() == Some(Reason::PROTOCOL_ERROR) {
+        // `h2` does not tell which field it was.
+        let cause = "not a valid HTTP/2 response: a field that HTTP/2 rules out (RFC 9113, 8.2), or a wrong length";
+        return Trouble { end: End::Malformed, cause: cause.to_owned() };
+    }
+    let end = if error.is_reset() && error.is_remote() { End::Reset } else { End::Connection };
+    Trouble { end, cause: format!("stream ended: {error}") }
 }

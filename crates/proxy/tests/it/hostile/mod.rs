@@ -1,6 +1,7 @@
 //! Hostile peers: callers and endpoints that break the protocols, by corpus.
 
 mod corpus;
+mod desync;
 mod edge;
 mod floods;
 mod frames;

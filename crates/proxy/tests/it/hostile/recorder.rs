@@ -38,6 +38,15 @@ impl Reply {
     }
 }
 
+/// When the endpoint answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// When the request's end has come.
+    Whole,
+    /// When its head has come, whatever of the body.
+    Head,
+}
+
 #[derive(Debug, Default)]
 struct Log {
     whole: Vec<Arrived>,
@@ -57,6 +66,11 @@ pub struct Recorder {
 impl Recorder {
     /// `answer` is asked for every whole request.
     pub async fn start(answer: impl Fn(&Message) -> Reply + Send + Sync + 'static) -> Self {
+        Self::with(When::Whole, answer).await
+    }
+
+    /// `answer` is asked for every request, at this point of it.
+    pub async fn with(when: When, answer: impl Fn(&Message) -> Reply + Send + Sync + 'static) -> Self {
         let address = SocketAddr::new(ip(), 8080);
         let listener = TcpListener::bind(address).await.unwrap();
         let log = Arc::new(Mutex::new(Log::default()));
@@ -65,7 +79,7 @@ impl Recorder {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let connection = count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, connection, shared.clone(), answer.clone()));
+                tokio::spawn(serve(stream, connection, shared.clone(), (when, answer.clone())));
             }
         });
         Self { address, log, task }
@@ -94,34 +108,50 @@ impl Drop for Recorder {
     }
 }
 
-async fn serve<A>(mut stream: TcpStream, connection: usize, log: Arc<Mutex<Log>>, answer: Arc<A>)
+async fn serve<A>(mut stream: TcpStream, connection: usize, log: Arc<Mutex<Log>>, (when, answer): (When, Arc<A>))
 where
     A: Fn(&Message) -> Reply,
 {
     let mut input = Vec::new();
+    let mut answered = false;
     loop {
-        let message = match wire::read(&input, Kind::Request) {
+        let found = match wire::read(&input, Kind::Request) {
             Err(reason) => return log.lock().unwrap().broken.push(reason),
-            Ok(Some((message, End::At(length)))) => {
-                input.drain(..length);
-                message
-            }
-            Ok(unfinished) => {
-                if stream.read_buf(&mut input).await.unwrap_or(0) > 0 {
-                    continue;
-                }
-                let mut log = log.lock().unwrap();
-                match unfinished {
-                    Some((message, _)) => log.cut.push(message),
-                    None if !input.is_empty() => log.broken.push(format!("{:?}", String::from_utf8_lossy(&input))),
-                    None => {}
-                }
-                return;
-            }
+            Ok(found) => found,
         };
-        let reply = answer(&message);
-        log.lock().unwrap().whole.push(Arrived { connection, message });
-        if stream.write_all(&reply.bytes).await.is_err() || reply.close {
+        let whole = match &found {
+            Some((_, End::At(length))) => Some(*length),
+            _ => None,
+        };
+        let mut close = false;
+        if let Some((message, _)) = &found
+            && !answered
+            && (whole.is_some() || when == When::Head)
+        {
+            let reply = answer(message);
+            answered = true;
+            if let Some(length) = whole {
+                input.drain(..length);
+                log.lock().unwrap().whole.push(Arrived { connection, message: message.clone() });
+            }
+            close = stream.write_all(&reply.bytes).await.is_err() || reply.close;
+        } else if let (Some((message, _)), Some(length)) = (&found, whole) {
+            input.drain(..length);
+            log.lock().unwrap().whole.push(Arrived { connection, message: message.clone() });
+        }
+        if whole.is_some() {
+            answered = false;
+        }
+        if close {
+            return;
+        }
+        if whole.is_none() && stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
+            let mut log = log.lock().unwrap();
+            match found {
+                Some((message, _)) => log.cut.push(message),
+                None if !input.is_empty() => log.broken.push(format!("{:?}", String::from_utf8_lossy(&input))),
+                None => {}
+            }
             return;
         }
     }
