@@ -6,7 +6,7 @@ use evidence::{
     bundle, canonical,
     ledger::{self, Ledger},
     merkle,
-    record::{Anchor, Ending, Objectives, Outcome, ProbeRecord, Registration, Sample, Write, WritesRecord},
+    record::{Anchor, Ending, Objectives, Outcome, ProbeRecord, Registration, Sample, Tested, Write, WritesRecord},
 };
 use model::Source;
 use serde_json::json;
@@ -177,13 +177,17 @@ fn sealed(folder: &Path) -> Result<[Vec<u8>; 2], Box<dyn std::error::Error>> {
             success_rate: 99.0,
             latency_p99: None,
             sustain: 1_000_000_000,
+            ..Objectives::default()
         },
+        tested: Tested::default(),
+        normal: vec![],
     };
     let mut ledger = Ledger::open(&folder.join("ledger"))?;
     let number = ledger.register_attempt(1_795_000_000_000_000_000, &registration)?;
     let mut attempt = registration.attempt(number, Ending::Completed)?;
     attempt.probes.push(ProbeRecord {
         name: "payments".into(),
+        service: None,
         interval: 100_000_000,
         timeout: 1_000_000_000,
         regions: vec!["east".into(), "west".into()],

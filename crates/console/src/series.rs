@@ -76,7 +76,7 @@ mod tests {
                 sample(600, 7, Outcome::Ok, Some(1)),
                 sample(900, 1000, Outcome::Timeout, None),
             ],
-            writes: None,
+            ..ProbeRecord::default()
         };
         let seconds = by_second(&probe, 0);
         assert_eq!(seconds[&-1].ok, 1);

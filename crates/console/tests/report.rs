@@ -5,7 +5,7 @@ use evidence::{
     measure::measure,
     record::{
         Anchor, Attempt, Ending, Finding, JournalEntry, Nanos, Objectives, Outcome, Phase, Point, ProbeRecord,
-        RequestEntry, RequestLog, Residue, Sample, Severity, TimelinePoint,
+        Registration, RequestEntry, RequestLog, Residue, Sample, Severity, Tested, TimelinePoint,
     },
 };
 use serde_json::json;
@@ -45,11 +45,9 @@ fn request(path: &str, code: u16) -> RequestEntry {
 fn attempt() -> Attempt {
     let phase =
         |name: &str, from: i64, to: i64| Phase { name: name.into(), from: from * SECOND, to: Some(to * SECOND) };
-    Attempt {
+    let registration = Registration {
         drill: "lose-east".into(),
-        number: 3,
         plan: "bank-west".into(),
-        digest: "sha256:4c1f".into(),
         registered: json!({"plan": {"name": "bank-west"}}),
         about: json!({"purpose": "East is lost as a whole while customers pay <script>alert(1)</script>."}),
         lost_region: Some("east".into()),
@@ -61,7 +59,12 @@ fn attempt() -> Attempt {
             success_rate: 99.9,
             latency_p99: Some(250_000_000),
             sustain: 3 * SECOND,
+            ..Objectives::default()
         },
+        tested: Tested::default(),
+        normal: vec![],
+    };
+    Attempt {
         phases: vec![
             phase("baseline", 0, 10),
             phase("fault", 10, 28),
@@ -85,7 +88,7 @@ fn attempt() -> Attempt {
             timeout: SECOND,
             regions: vec!["east".into(), "west".into()],
             samples: samples(),
-            writes: None,
+            ..ProbeRecord::default()
         }],
         guards: vec![],
         findings: vec![Finding {
@@ -104,7 +107,6 @@ fn attempt() -> Attempt {
             text: "lose east".into(),
             detail: json!({}),
         }],
-        events: vec![],
         requests: Some(RequestLog {
             most: 2,
             beyond: 7,
@@ -112,7 +114,10 @@ fn attempt() -> Attempt {
             ..RequestLog::default()
         }),
         programs: [("firedrill".to_owned(), "0.1.0".to_owned())].into(),
-        ending: Ending::Completed,
+        digest: "sha256:4c1f".into(),
+        registered: registration.registered.clone(),
+        about: registration.about.clone(),
+        ..registration.outline(3, Ending::Completed)
     }
 }
 

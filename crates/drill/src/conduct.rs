@@ -438,29 +438,15 @@ impl<T: Target> Conductor<T> {
     fn attempt(&self, ending: Ending, findings: Vec<evidence::record::Finding>) -> Attempt {
         let facts = self.context.facts();
         let probes = facts.logs.iter().map(|log| lock(log).record()).collect();
-        let registration = &self.registration;
         Attempt {
-            drill: registration.drill.clone(),
-            number: self.number,
-            plan: registration.plan.clone(),
-            digest: String::new(),
-            registered: serde_json::Value::Null,
-            about: serde_json::Value::Null,
-            lost_region: registration.lost_region.clone(),
-            recovery_regions: registration.recovery_regions.clone(),
-            anchor: registration.anchor.clone(),
-            objectives: registration.objectives.clone(),
             phases: self.phases.clone(),
             timeline: facts.timeline.points(),
             probes,
             guards: self.guards.clone(),
             findings,
             residue: Residue { before: facts.before.clone(), after: facts.after.clone() },
-            journal: Vec::new(),
-            events: Vec::new(),
-            requests: None,
             programs: self.context.target.programs(),
-            ending,
+            ..self.registration.outline(self.number, ending)
         }
     }
 

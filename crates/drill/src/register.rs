@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evidence::record::{Anchor, Objectives as Asked, Registration};
+use evidence::record::{Anchor, Objectives as Asked, Registration, Tested};
 use model::config::{
     Caller, Config, Delay, Drill, DrillKind, Fault, FaultAction, FaultStep, GuardCondition, HttpRequest, LoseHow,
     Objectives, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep, Step, Tier,
@@ -24,6 +24,8 @@ pub fn registration(config: &Config, drill: &Drill, plan: &RecoveryPlan, anchor:
         recovery_regions: standby.iter().map(ToString::to_string).collect(),
         anchor,
         objectives: asked(&plan.objectives),
+        tested: Tested::default(),
+        normal: Vec::new(),
     }
 }
 
@@ -49,6 +51,7 @@ fn asked(objectives: &Objectives) -> Asked {
         success_rate: objectives.success_rate.0,
         latency_p99: objectives.latency_p99.map(nanos),
         sustain: nanos(objectives.sustain),
+        ..Asked::default()
     }
 }
 

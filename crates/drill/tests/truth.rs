@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -21,7 +20,9 @@ use drill::{
 };
 use evidence::{
     measure::measure,
-    record::{Anchor, Attempt, Ending, Nanos, Objectives, Phase, Point, ProbeRecord, Residue, TimelinePoint},
+    record::{
+        Anchor, Attempt, Ending, Nanos, Objectives, Phase, Point, ProbeRecord, Registration, Tested, TimelinePoint,
+    },
 };
 use model::config::{HttpRequest, ProbeHost};
 use serde_json::Value;
@@ -135,37 +136,26 @@ fn spec(address: SocketAddr, interval: Duration, timeout: Duration) -> ProbeSpec
 
 fn attempt(probes: Vec<ProbeRecord>, fault: Nanos, end: Nanos) -> Attempt {
     let point = |point, time| TimelinePoint { point, time, error: 0, observer: "origin".into(), note: String::new() };
-    Attempt {
+    let registration = Registration {
         drill: "truth".into(),
-        number: 1,
         plan: "plan".into(),
-        digest: String::new(),
         registered: Value::Null,
         about: Value::Null,
         lost_region: None,
         recovery_regions: vec![],
         anchor: Anchor { wall: 0, error: 0 },
-        objectives: Objectives {
-            recovery_time: None,
-            data_loss: None,
-            success_rate: 99.0,
-            latency_p99: None,
-            sustain: nanos(SUSTAIN),
-        },
+        objectives: Objectives { success_rate: 99.0, sustain: nanos(SUSTAIN), ..Objectives::default() },
+        tested: Tested::default(),
+        normal: vec![],
+    };
+    Attempt {
         phases: vec![
             Phase { name: "baseline".into(), from: 0, to: Some(fault) },
             Phase { name: "fault".into(), from: fault, to: Some(end) },
         ],
         timeline: vec![point(Point::T0c, fault), point(Point::T0e, fault)],
         probes,
-        guards: vec![],
-        findings: vec![],
-        residue: Residue::default(),
-        journal: vec![],
-        events: vec![],
-        requests: None,
-        programs: BTreeMap::new(),
-        ending: Ending::Completed,
+        ..registration.outline(1, Ending::Completed)
     }
 }
 

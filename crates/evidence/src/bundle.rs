@@ -24,7 +24,6 @@ use crate::{
     entry::kind,
     files::{self, FileError},
     ledger::{Ledger, LedgerError},
-    measure::measure,
     record::{Attempt, Verdict},
     results::Results,
 };
@@ -137,10 +136,10 @@ pub const DOES_NOT_SHOW: [&str; 5] = [
 pub fn seal(attempt: &Attempt, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
     let unsealable =
         |why: String| BundleError::Unsealable { drill: attempt.drill.clone(), number: attempt.number, why };
+    attempt.validate().map_err(unsealable)?;
     let mut parts = parts::split(attempt).map_err(unsealable)?;
     // Measured from what a reader of the bundle will have, so that nothing of the encoding can make a difference.
-    let read_again = parts::join(&parts).map_err(unsealable)?;
-    let results = canonical::to_vec(&measure(&read_again)).map_err(|error| unsealable(error.to_string()))?;
+    let results = parts::join(parts::VERSION, &parts).and_then(|record| record.results()).map_err(unsealable)?;
     parts.push(Part::new(parts::RESULTS, results));
     let manifest = Manifest::of(&attempt.drill, attempt.number, &parts);
     let manifest = canonical::to_vec(&manifest).map_err(|error| unsealable(error.to_string()))?;
@@ -240,7 +239,9 @@ fn check_registered(attempt: &Attempt, ledger: &Ledger) -> Result<(), BundleErro
         && registered.objectives == attempt.objectives
         && registered.plan == attempt.plan
         && registered.lost_region == attempt.lost_region
-        && registered.recovery_regions == attempt.recovery_regions;
+        && registered.recovery_regions == attempt.recovery_regions
+        && registered.tested == attempt.tested
+        && registered.normal == attempt.normal;
     if is_same { Ok(()) } else { Err(unsealable(format!("it is not what entry {} registered", known.registered))) }
 }
 
@@ -257,5 +258,6 @@ pub fn read(bytes: &[u8]) -> Result<(Attempt, Results), BundleError> {
     let is_of_attempt =
         |part: &&Part| part.name != parts::RESULTS && manifest.parts.iter().any(|named| named.name == part.name);
     let of_attempt: Vec<Part> = parts.iter().filter(is_of_attempt).cloned().collect();
-    Ok((parts::join(&of_attempt).map_err(BundleError::Malformed)?, results))
+    let record = parts::join(manifest.version, &of_attempt).map_err(BundleError::Malformed)?;
+    Ok((record.into_attempt().map_err(BundleError::Malformed)?, results))
 }

@@ -262,6 +262,7 @@ impl Ledger {
                 registration.drill
             )));
         }
+        registration.validate().map_err(|why| LedgerError::Rejected(format!("cannot be measured: {why}")))?;
         let _lock = self.locked()?;
         let number = self.log.attempts.of(&registration.drill).len() as u64 + 1;
         let reject = |error: crate::canonical::CanonicalError| LedgerError::Rejected(error.to_string());

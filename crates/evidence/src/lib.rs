@@ -19,3 +19,4 @@ pub mod merkle;
 pub mod note;
 pub mod record;
 pub mod results;
+pub mod v1;

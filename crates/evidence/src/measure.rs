@@ -5,6 +5,7 @@
 //! is later; t7 is the earliest due time from which a window of the registered length was seen whole, and held every
 //! objective for every probe.
 
+pub mod circumstances;
 pub mod figures;
 pub mod recovery;
 pub mod series;
@@ -12,7 +13,7 @@ mod verdict;
 pub mod writes;
 
 use crate::{
-    record::{Attempt, Finding, GuardRecord, Nanos, Outcome, Point, RequestLog, Severity, TimelinePoint},
+    record::{Attempt, Finding, GuardRecord, Nanos, Outcome, Point, RequestLog, Severity, Tested, TimelinePoint},
     results::{
         Failback, GuardResult, Loss, Measured, PhaseTimes, ProbeResult, Recovery, RequestsResult, ResidueResult,
         Results,
@@ -58,6 +59,15 @@ pub fn measure(attempt: &Attempt) -> Results {
         findings: derived.findings(),
         residue: residue(attempt),
         requests: attempt.requests.as_ref().map(requests),
+        unproven: circumstances::unproven(attempt),
+        tested: (attempt.tested != Tested::default()).then(|| attempt.tested.clone()),
+        standing: attempt.standing.clone(),
+        undos: circumstances::undos(attempt),
+        changes: circumstances::changes(attempt, zero),
+        ramp: derived.ramp(),
+        engine: circumstances::engine(attempt),
+        clock: circumstances::clock(attempt, zero),
+        truncated: attempt.truncated.map(|time| seconds(time.saturating_sub(zero))),
         measured,
     }
 }
@@ -70,7 +80,8 @@ impl<'a> Derived<'a> {
     fn of(attempt: &'a Attempt) -> Self {
         let series: Vec<_> = attempt.probes.iter().map(|probe| Series::new(probe, &attempt.objectives)).collect();
         let frame = Frame::of(attempt, &series);
-        let outage = frame.as_ref().and_then(|frame| recovery::outage(&series, frame, attempt.anchor.error));
+        let outage =
+            frame.as_ref().and_then(|frame| recovery::outage(&series, frame, circumstances::clock_error(attempt)));
         let sustained = frame.as_ref().and_then(|frame| match &outage {
             Some(outage) => outage.t7,
             None => recovery::sustained_from(&series, frame, frame.start),
@@ -126,7 +137,7 @@ impl<'a> Derived<'a> {
         self.frame.as_ref()?;
         let Some(outage) = &self.outage else {
             // An outage shorter than the longest interval may have fallen between two requests.
-            let error = self.interval().saturating_add(self.attempt.anchor.error.max(0));
+            let error = self.interval().saturating_add(circumstances::clock_error(self.attempt));
             return Some(Recovery { seconds: 0.0, error: seconds(error), censored: false, client_visible: false });
         };
         Some(Recovery {
@@ -168,8 +179,7 @@ impl<'a> Derived<'a> {
     fn failback(&self) -> Option<Failback> {
         let begun = time_of(self.attempt, Point::T8)?;
         let sustained = time_of(self.attempt, Point::T9);
-        let phase = self.attempt.phases.iter().rev().find(|phase| phase.name == "failback");
-        let end = phase.and_then(|phase| phase.to).or(sustained).unwrap_or(Nanos::MAX);
+        let end = self.failback_end().unwrap_or(Nanos::MAX);
         let mut failback =
             Failback { seconds: sustained.map(|end| seconds(end.saturating_sub(begun))), ..Failback::default() };
         for series in &self.series {
@@ -191,7 +201,7 @@ impl<'a> Derived<'a> {
         for point in [Point::T4, Point::T5] {
             settled = settled.max(time_of(self.attempt, point).unwrap_or(settled));
         }
-        let settled = settled.saturating_add(self.attempt.anchor.error.max(0));
+        let settled = settled.saturating_add(circumstances::clock_error(self.attempt));
         let failback = time_of(self.attempt, Point::T8).unwrap_or(Nanos::MAX);
         let is_after = |time: &&Nanos| **time > settled && **time < failback;
         self.tallies.iter().map(|tally| tally.lost.iter().filter(is_after).count()).sum()
@@ -202,7 +212,7 @@ impl<'a> Derived<'a> {
         let derived = [Point::T1, Point::T6, Point::T7];
         let observed = self.attempt.timeline.iter().filter(|point| !derived.contains(&point.point));
         let mut points: Vec<_> = observed.cloned().collect();
-        let error = self.interval().saturating_add(self.attempt.anchor.error.max(0));
+        let error = self.interval().saturating_add(circumstances::clock_error(self.attempt));
         if let Some(outage) = &self.outage {
             let (probe, at) = outage.first;
             let sample = self.series[probe].samples[at];
@@ -232,7 +242,7 @@ impl<'a> Derived<'a> {
             })
         });
         let (time, probe, region) = answers.min()?;
-        let (error, observer) = (self.attempt.anchor.error, format!("probe {probe}"));
+        let (error, observer) = (circumstances::clock_error(self.attempt), format!("probe {probe}"));
         let note = format!("first answer from {region} after the fault");
         Some(TimelinePoint { point: Point::T6, time, error, observer, note })
     }
@@ -247,7 +257,9 @@ impl<'a> Derived<'a> {
             name: series.probe.name.clone(),
             offered: samples.len() as u64,
             sent: count(|outcome| outcome != Outcome::NotSent),
-            answered: count(|outcome| matches!(outcome, Outcome::Ok | Outcome::Status(_))),
+            answered: count(|outcome| {
+                matches!(outcome, Outcome::Ok | Outcome::Status(_) | Outcome::WrongHeader | Outcome::WrongBody)
+            }),
             failed: failures.values().sum(),
             failures,
             baseline: baseline.and_then(|phase| figures::stretch(series, phase.from, baseline_end(phase.to))),

@@ -1,9 +1,22 @@
 //! Plain data of one attempt. Times are nanoseconds: `Nanos` since the start of the attempt's clock, and one wall-clock
 //! anchor for all of them.
 
+mod clock;
+mod engine;
+mod failback;
+mod standing;
+mod tested;
+mod valid;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use clock::{ClockReading, ClockRecord, ClockStep, ObserverClock};
+pub use engine::{EngineRecord, Lateness};
+pub use failback::{ProxyShare, RampStep};
+pub use standing::{OutstandingUndo, Standing};
+pub use tested::{Binary, Configuration, ConfigurationChange, NormalState, Served, Tested, TestedEndpoint};
 
 /// Nanoseconds since the attempt's anchor; monotonic. May be negative for what was observed before it.
 pub type Nanos = i64;
@@ -39,10 +52,14 @@ pub struct Sample {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {
-    /// 2xx or 3xx in time.
+    /// The expected answer: by default any 2xx.
     Ok,
-    /// Another status.
+    /// An answer with a status that was not expected.
     Status(u16),
+    /// An answer with the expected status, and without a header that was expected.
+    WrongHeader,
+    /// An answer with the expected status and headers, and a body that was not expected.
+    WrongBody,
     /// No answer within the probe's timeout (from `due`).
     Timeout,
     /// The gateway could not be connected to.
@@ -54,11 +71,14 @@ pub enum Outcome {
 }
 
 /// All samples of one probe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProbeRecord {
     /// From the manifest.
     pub name: String,
+    /// Service that its requests reach first, and whose regions the samples name; `None` if unknown.
+    #[serde(default)]
+    pub service: Option<String>,
     /// Time between two due requests.
     pub interval: Nanos,
     /// From the manifest.
@@ -189,7 +209,7 @@ pub struct Phase {
 }
 
 /// What the plan asks for, as registered. A missing number is not judged.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Objectives {
     /// RTO in nanoseconds.
@@ -202,6 +222,57 @@ pub struct Objectives {
     pub latency_p99: Option<Nanos>,
     /// W: length of the window in which all must hold.
     pub sustain: Nanos,
+    /// Writes acknowledged after the fault, or during failback, that may be lost. More than these fail the attempt,
+    /// whatever `data_loss` allows.
+    #[serde(default)]
+    pub lost_after_fault: u64,
+    /// Violations of the store's integrity that are allowed.
+    #[serde(default)]
+    pub integrity: Integrity,
+    /// Time that a store may take until a write that it acknowledged is visible to a read: a read-back does not judge
+    /// writes that were acknowledged less than this before it.
+    #[serde(default)]
+    pub settle: Nanos,
+    /// Requests that the lost region must have served before the fault; with fewer, the attempt proves nothing. `None`:
+    /// not judged (registered by format 1).
+    #[serde(default)]
+    pub minimum_hits: Option<u64>,
+    /// Objectives from the command to fail back on; `None`: the ones above.
+    #[serde(default)]
+    pub failback: Option<FailbackObjectives>,
+}
+
+/// Violations of a store's integrity that the plan allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Integrity {
+    /// Extra copies of a write.
+    #[serde(default)]
+    pub duplicated: u64,
+    /// Writes stored behind one that was sent only after they had been acknowledged.
+    #[serde(default)]
+    pub reordered: u64,
+    /// Writes that were absent, and were there again later.
+    #[serde(default)]
+    pub resurrected: u64,
+}
+
+/// Objectives of the way back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FailbackObjectives {
+    /// Longest outage during failback, in nanoseconds; `None`: the plan's recovery time.
+    #[serde(default)]
+    pub recovery_time: Option<Nanos>,
+    /// Loss by failback, in nanoseconds; `None`: the plan's.
+    #[serde(default)]
+    pub data_loss: Option<Nanos>,
+    /// Percent of requests over the whole failback; `None`: the plan's.
+    #[serde(default)]
+    pub success_rate: Option<f64>,
+    /// 99th percentile over the whole failback, in nanoseconds; `None`: the plan's.
+    #[serde(default)]
+    pub latency_p99: Option<Nanos>,
 }
 
 /// A guard as registered, and its trip.
@@ -281,7 +352,7 @@ pub enum Ending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    /// Every objective was met.
+    /// Every objective was met, and nothing is unproven.
     Passed,
     /// An objective was missed.
     Failed,
@@ -291,7 +362,7 @@ pub enum Verdict {
     Refused,
     /// Died.
     Crashed,
-    /// Within the error bound of an objective.
+    /// Within the error bound of an objective, or unproven.
     Inconclusive,
 }
 
@@ -405,6 +476,39 @@ pub struct Attempt {
     pub requests: Option<RequestLog>,
     /// Programs and their versions.
     pub programs: std::collections::BTreeMap<String, String>,
+    /// What was tested, as registered.
+    #[serde(default)]
+    pub tested: Tested,
+    /// The normal state of the plan's services, as registered. Empty: unknown.
+    #[serde(default)]
+    pub normal: Vec<NormalState>,
+    /// What each region served before the fault, as the proxies counted it. Empty: unknown.
+    #[serde(default)]
+    pub served: Vec<Served>,
+    /// Steps of the failback, in order.
+    #[serde(default)]
+    pub ramp: Vec<RampStep>,
+    /// What stands after irreversible steps; `None`: nothing does.
+    #[serde(default)]
+    pub standing: Option<Standing>,
+    /// Undo that was not done when the attempt ended, of this attempt or an earlier one.
+    #[serde(default)]
+    pub undos: Vec<OutstandingUndo>,
+    /// Changes of the configuration during the attempt.
+    #[serde(default)]
+    pub changes: Vec<ConfigurationChange>,
+    /// Shortcomings of the engine; `None`: unknown.
+    #[serde(default)]
+    pub engine: Option<EngineRecord>,
+    /// Clocks; `None`: unknown beyond `anchor`.
+    #[serde(default)]
+    pub clock: Option<ClockRecord>,
+    /// Samples of a crashed attempt are whole up to here; `None`: they were not cut.
+    #[serde(default)]
+    pub truncated: Option<Nanos>,
+    /// What the attempt could not prove, for reasons that are not in the record otherwise; one full sentence each.
+    #[serde(default)]
+    pub unproven: Vec<String>,
     /// How it ended.
     pub ending: Ending,
 }
@@ -429,6 +533,12 @@ pub struct Registration {
     pub anchor: Anchor,
     /// What is asked.
     pub objectives: Objectives,
+    /// What is tested.
+    #[serde(default)]
+    pub tested: Tested,
+    /// The normal state of the plan's services. Empty: unknown.
+    #[serde(default)]
+    pub normal: Vec<NormalState>,
 }
 
 impl Registration {
@@ -446,12 +556,22 @@ impl Registration {
     /// If `registered` has no canonical form.
     pub fn attempt(&self, number: u64, ending: Ending) -> Result<Attempt, crate::canonical::CanonicalError> {
         Ok(Attempt {
-            drill: self.drill.clone(),
-            number,
-            plan: self.plan.clone(),
             digest: self.digest()?,
             registered: crate::canonical::exact(self.registered.clone()),
             about: crate::canonical::exact(self.about.clone()),
+            ..self.outline(number, ending)
+        })
+    }
+
+    /// As [`Registration::attempt`], without the opaque values and their digest: enough to measure, cheap to make.
+    pub fn outline(&self, number: u64, ending: Ending) -> Attempt {
+        Attempt {
+            drill: self.drill.clone(),
+            number,
+            plan: self.plan.clone(),
+            digest: String::new(),
+            registered: serde_json::Value::Null,
+            about: serde_json::Value::Null,
             lost_region: self.lost_region.clone(),
             recovery_regions: self.recovery_regions.clone(),
             anchor: self.anchor.clone(),
@@ -466,7 +586,18 @@ impl Registration {
             events: Vec::new(),
             requests: None,
             programs: std::collections::BTreeMap::new(),
+            tested: self.tested.clone(),
+            normal: self.normal.clone(),
+            served: Vec::new(),
+            ramp: Vec::new(),
+            standing: None,
+            undos: Vec::new(),
+            changes: Vec::new(),
+            engine: None,
+            clock: None,
+            truncated: None,
+            unproven: Vec::new(),
             ending,
-        })
+        }
     }
 }

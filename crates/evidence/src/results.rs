@@ -1,10 +1,13 @@
 //! What follows from an attempt: the JSON contract of `evidence show --format json`. Times are seconds.
+//!
+//! A field that format 1 did not have is left out where it is empty, so that the results of a bundle of format 1 read as
+//! they were sealed.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Finding, Point, Verdict};
+use crate::record::{Configuration, Finding, Point, Standing, Tested, Verdict};
 
 /// Measured values, judged objectives and the verdict of one attempt. Field names are stable; fields may be added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,131 @@ pub struct Results {
     /// Requests kept of the gateways' access logs; absent if the drill did not ask for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<RequestsResult>,
+    /// What the attempt did not prove, one full sentence each. An attempt with any of these never passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unproven: Vec<String>,
+    /// What was tested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tested: Option<Tested>,
+    /// What stands after irreversible steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+    /// Undo that was not done when the attempt ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undos: Vec<UndoResult>,
+    /// Changes of the configuration during the attempt, with permission.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ChangeResult>,
+    /// Steps of the failback: what was commanded beside what was observed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ramp: Vec<RampResult>,
+    /// What the drill engine was late by, or did not do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineResult>,
+    /// What is known of the clocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockResult>,
+    /// The engine died: the samples are whole up to this offset, as in the timeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<f64>,
+}
+
+/// An undo that has not succeeded yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UndoResult {
+    /// Step that it takes back.
+    pub name: String,
+    /// Command, if it is one.
+    pub command: Option<Vec<String>>,
+    /// Why the last try failed; `null` if it was not tried yet.
+    pub error: Option<String>,
+    /// RFC 3339, UTC.
+    pub since: String,
+}
+
+/// A change of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChangeResult {
+    /// When, as in the timeline.
+    pub offset: f64,
+    /// In force before.
+    pub from: Configuration,
+    /// In force after.
+    pub to: Configuration,
+    /// Who changed it.
+    pub operator: Option<String>,
+}
+
+/// A step of the failback.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RampResult {
+    /// Service that was moved.
+    pub service: String,
+    /// Region that it was moved to.
+    pub region: String,
+    /// Percent of requests that were to go there.
+    pub commanded: f64,
+    /// When it was commanded, as in the timeline.
+    pub offset: f64,
+    /// Percent of good answers that came from there, once the share had been seen; `null`: unknown.
+    pub clients: Option<f64>,
+    /// What each proxy sent there.
+    pub proxies: Vec<ProxyShareResult>,
+    /// When the share was seen at clients and proxies, as in the timeline; `null`: it never was.
+    pub observed: Option<f64>,
+}
+
+/// What one proxy sent to a region.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProxyShareResult {
+    /// Name of the proxy.
+    pub proxy: String,
+    /// Percent of its requests.
+    pub share: f64,
+    /// When it was seen, as in the timeline.
+    pub offset: f64,
+}
+
+/// What the drill engine was late by, or did not do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineResult {
+    /// Longest delay of the main loop.
+    pub loop_late: f64,
+    /// 99th percentile of it.
+    pub loop_late_p99: f64,
+    /// Longest time from when a request was due until it was sent, of the worst probe.
+    pub send_late: f64,
+    /// 99th percentile of it, of the worst probe.
+    pub send_late_p99: f64,
+    /// Requests that were due and never sent, by probe.
+    pub unsent: BTreeMap<String, u64>,
+    /// The limit of open files was hit.
+    pub descriptor_limit: bool,
+}
+
+/// What is known of the clocks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClockResult {
+    /// Bound on the difference between any two clocks; it is part of every other bound.
+    pub error: f64,
+    /// Steps of the engine's wall clock during the attempt. They do not touch measured times.
+    pub steps: Vec<ClockStepResult>,
+}
+
+/// A step of a wall clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClockStepResult {
+    /// When it was detected, as in the timeline.
+    pub offset: f64,
+    /// By how much; positive is forward.
+    pub by: f64,
 }
 
 /// Requests kept of the gateways' access logs.

@@ -175,6 +175,7 @@ impl ProbeLog {
         });
         ProbeRecord {
             name: self.name.clone(),
+            service: None,
             interval: self.interval,
             timeout: self.timeout,
             regions: self.regions.clone(),

@@ -186,7 +186,8 @@ pub fn test_result(manifest: &Manifest, results: &Results) -> Result<Vec<u8>, St
 /// The payload of our own statement: the measured values.
 pub fn measurement(manifest: &Manifest, results: &Results) -> Result<Vec<u8>, String> {
     let predicate = serde_json::to_value(results).map_err(|error| error.to_string())?;
-    statement(manifest, "https://firedrill.dev/attestation/measurement/v1", predicate)
+    let predicate_type = format!("https://firedrill.dev/attestation/measurement/v{}", manifest.version);
+    statement(manifest, &predicate_type, predicate)
 }
 
 /// All closing parts; the seal must be in the ledger.

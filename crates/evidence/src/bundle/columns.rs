@@ -5,13 +5,19 @@ use std::io::{Read, Write as _};
 
 use flate2::{Compression, GzBuilder, read::GzDecoder};
 
-use crate::record::{Outcome, Readback, Sample, Write, WritesRecord};
+use crate::{
+    record::{Outcome, Readback, Sample, Write, WritesRecord},
+    v1,
+};
 
-const SAMPLES: &[u8; 4] = b"FDS1";
+const SAMPLES: &[u8; 4] = b"FDS2";
+const SAMPLES_V1: &[u8; 4] = b"FDS1";
 const WRITES: &[u8; 4] = b"FDW1";
 
-/// First of the outcome codes that carry a status.
-const STATUS: u64 = 5;
+/// First of the outcome codes that carry a status; those below it, and not named, are reserved.
+const STATUS: u64 = 16;
+/// The same in format 1.
+const STATUS_V1: u64 = 5;
 
 /// Column bytes of all parts of one bundle together: what a decoder is willing to inflate.
 pub const MAX_INFLATED: usize = 128 << 20;
@@ -150,6 +156,8 @@ fn code(outcome: Outcome) -> u64 {
         Outcome::Connect => 2,
         Outcome::Reset => 3,
         Outcome::NotSent => 4,
+        Outcome::WrongHeader => 5,
+        Outcome::WrongBody => 6,
         Outcome::Status(status) => STATUS + u64::from(status),
     }
 }
@@ -161,10 +169,27 @@ fn outcome(code: u64) -> Result<Outcome, String> {
         2 => Outcome::Connect,
         3 => Outcome::Reset,
         4 => Outcome::NotSent,
-        other => {
-            Outcome::Status(u16::try_from(other - STATUS).map_err(|_| format!("has the unknown outcome {other}"))?)
-        }
+        5 => Outcome::WrongHeader,
+        6 => Outcome::WrongBody,
+        other => Outcome::Status(status(other, STATUS)?),
     })
+}
+
+fn outcome_v1(code: u64) -> Result<v1::record::Outcome, String> {
+    use v1::record::Outcome;
+    Ok(match code {
+        0 => Outcome::Ok,
+        1 => Outcome::Timeout,
+        2 => Outcome::Connect,
+        3 => Outcome::Reset,
+        4 => Outcome::NotSent,
+        other => Outcome::Status(status(other, STATUS_V1)?),
+    })
+}
+
+fn status(code: u64, first: u64) -> Result<u16, String> {
+    let status = code.checked_sub(first).and_then(|status| u16::try_from(status).ok());
+    status.ok_or_else(|| format!("has the unknown outcome {code}"))
 }
 
 fn region(value: Option<u64>) -> Result<Option<u16>, String> {
@@ -185,8 +210,35 @@ pub fn encode_samples(samples: &[Sample]) -> Result<Vec<u8>, String> {
 
 /// Reads what [`encode_samples`] wrote.
 pub fn decode_samples(bytes: &[u8], budget: &mut usize) -> Result<Vec<Sample>, String> {
+    decode(bytes, budget, SAMPLES, outcome, |due, latency, outcome, region, tries| Sample {
+        due,
+        latency,
+        outcome,
+        region,
+        tries,
+    })
+}
+
+/// Reads samples of format 1.
+pub fn decode_samples_v1(bytes: &[u8], budget: &mut usize) -> Result<Vec<v1::record::Sample>, String> {
+    decode(bytes, budget, SAMPLES_V1, outcome_v1, |due, latency, outcome, region, tries| v1::record::Sample {
+        due,
+        latency,
+        outcome,
+        region,
+        tries,
+    })
+}
+
+fn decode<O, S>(
+    bytes: &[u8],
+    budget: &mut usize,
+    magic: &[u8; 4],
+    outcome: fn(u64) -> Result<O, String>,
+    sample: impl Fn(i64, i64, O, Option<u16>, u8) -> S,
+) -> Result<Vec<S>, String> {
     let inflated = inflate(bytes, budget)?;
-    let mut cursor = open(&inflated, SAMPLES)?;
+    let mut cursor = open(&inflated, magic)?;
     let count = cursor.count()?;
     let due = cursor.times(count)?;
     let latency = cursor.column(count, Cursor::signed)?;
@@ -196,7 +248,7 @@ pub fn decode_samples(bytes: &[u8], budget: &mut usize) -> Result<Vec<Sample>, S
     cursor.end()?;
     let columns = due.into_iter().zip(latency).zip(outcomes).zip(regions).zip(tries);
     Ok(columns
-        .map(|((((due, latency), outcome), region), tries)| Sample { due, latency, outcome, region, tries })
+        .map(|((((due, latency), outcome), region), tries)| sample(due, latency, outcome, region, tries))
         .collect())
 }
 

@@ -6,7 +6,9 @@ use serde_json::Value;
 use crate::{
     bundle::{archive::Part, columns},
     canonical::{self, CanonicalError},
-    record::{Attempt, ProbeRecord, WritesRecord},
+    measure::measure,
+    record::{Attempt, ProbeRecord, RequestLog, WritesRecord},
+    v1,
 };
 
 /// Name of the first part.
@@ -32,8 +34,10 @@ const FIELDS: [(&str, &str); 8] = [
     ("probes", "probes.json"),
 ];
 
-/// Format of the bundle; another number is refused.
-const VERSION: u64 = 1;
+/// Format of new bundles.
+pub const VERSION: u64 = 2;
+/// Format of bundles that are verified with the rules of their time.
+const VERSION_1: u64 = 1;
 
 /// Names, sizes and digests of all parts but those that close the bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,10 +82,12 @@ impl Manifest {
     /// Reads it; the format must be known.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let manifest: Self = canonical::from_slice(bytes).map_err(|error| error.to_string())?;
-        if manifest.version != VERSION {
-            return Err(format!("has format {}, this program reads {VERSION}", manifest.version));
+        match manifest.version {
+            VERSION | VERSION_1 => Ok(manifest),
+            unknown => Err(format!(
+                "has format {unknown}, and this program reads {VERSION_1} and {VERSION}: a newer firedrill is needed"
+            )),
         }
-        Ok(manifest)
     }
 }
 
@@ -98,6 +104,7 @@ fn head(probe: &ProbeRecord) -> ProbeRecord {
     let empty = |_: &WritesRecord| WritesRecord { writes: Vec::new(), readbacks: Vec::new() };
     ProbeRecord {
         name: probe.name.clone(),
+        service: probe.service.clone(),
         interval: probe.interval,
         timeout: probe.timeout,
         regions: probe.regions.clone(),
@@ -156,15 +163,85 @@ fn shallow(attempt: &Attempt) -> Attempt {
         events: attempt.events.clone(),
         requests: None,
         programs: attempt.programs.clone(),
+        tested: attempt.tested.clone(),
+        normal: attempt.normal.clone(),
+        served: attempt.served.clone(),
+        ramp: attempt.ramp.clone(),
+        standing: attempt.standing.clone(),
+        undos: attempt.undos.clone(),
+        changes: attempt.changes.clone(),
+        engine: attempt.engine.clone(),
+        clock: attempt.clock.clone(),
+        truncated: attempt.truncated,
+        unproven: attempt.unproven.clone(),
         ending: attempt.ending.clone(),
     }
 }
 
-/// The attempt that the parts hold. Every part is used, or its name is an error.
-pub fn join(parts: &[Part]) -> Result<Attempt, String> {
-    let find = |name: &str| parts.iter().find(|part| part.name == name).ok_or_else(|| format!("{name} is missing"));
+/// The record in a bundle, in the types of its format.
+pub enum Record {
+    /// Format 1, frozen.
+    V1(Box<v1::record::Attempt>),
+    /// Format 2.
+    V2(Box<Attempt>),
+}
+
+impl Record {
+    /// Canonical bytes of what follows from it by the rules of its format.
+    pub fn results(&self) -> Result<Vec<u8>, String> {
+        let bytes = match self {
+            Self::V1(attempt) => canonical::to_vec(&v1::measure::measure(attempt)),
+            Self::V2(attempt) => canonical::to_vec(&measure(attempt)),
+        };
+        bytes.map_err(|error| error.to_string())
+    }
+
+    /// The record in today's types.
+    pub fn into_attempt(self) -> Result<Attempt, String> {
+        match self {
+            Self::V1(attempt) => v1::upgrade(*attempt),
+            Self::V2(attempt) => Ok(*attempt),
+        }
+    }
+}
+
+/// The attempt that the parts of a bundle of this version hold. Every part is used, or its name is an error.
+pub fn join(version: u64, parts: &[Part]) -> Result<Record, String> {
+    let head = head_fields(parts)?;
+    let not_an_attempt = |error: serde_json::Error| format!("the parts are not an attempt: {error}");
+    let mut bulk = Bulk { parts, budget: columns::MAX_INFLATED, used: FIELDS.len() + 1 };
+    let record = if version == VERSION_1 {
+        let mut attempt: v1::record::Attempt = serde_json::from_value(head).map_err(not_an_attempt)?;
+        for (at, probe) in attempt.probes.iter_mut().enumerate() {
+            probe.samples = bulk.take(&samples_name(at), columns::decode_samples_v1)?;
+            if let Some(writes) = &mut probe.writes {
+                *writes = bulk.take(&writes_name(at), columns::decode_writes)?.into();
+            }
+        }
+        attempt.requests = bulk.requests::<v1::record::RequestLog>()?;
+        Record::V1(Box::new(attempt))
+    } else {
+        let mut attempt: Attempt = serde_json::from_value(head).map_err(not_an_attempt)?;
+        for (at, probe) in attempt.probes.iter_mut().enumerate() {
+            probe.samples = bulk.take(&samples_name(at), columns::decode_samples)?;
+            if let Some(writes) = &mut probe.writes {
+                *writes = bulk.take(&writes_name(at), columns::decode_writes)?;
+            }
+        }
+        attempt.requests = bulk.requests::<RequestLog>()?;
+        attempt.validate()?;
+        Record::V2(Box::new(attempt))
+    };
+    if bulk.used != parts.len() {
+        return Err(format!("there are {} parts, and {} belong to the attempt", parts.len(), bulk.used));
+    }
+    Ok(record)
+}
+
+/// The attempt but for what is in columns.
+fn head_fields(parts: &[Part]) -> Result<Value, String> {
     let json = |name: &str| -> Result<Value, String> {
-        canonical::from_slice(&find(name)?.bytes).map_err(|error| format!("{name} {error}"))
+        canonical::from_slice(&find(parts, name)?.bytes).map_err(|error| format!("{name} {error}"))
     };
     let Value::Object(mut fields) = json(HEAD)? else { return Err(format!("{HEAD} is not an object")) };
     for (field, name) in FIELDS {
@@ -172,34 +249,37 @@ pub fn join(parts: &[Part]) -> Result<Attempt, String> {
             return Err(format!("{HEAD} has a field {field}, which is a part of its own"));
         }
     }
-    let mut attempt: Attempt = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| format!("the parts are not an attempt: {error}"))?;
-    let mut budget = columns::MAX_INFLATED;
-    let mut used = FIELDS.len() + 1;
-    for (at, probe) in attempt.probes.iter_mut().enumerate() {
-        let name = samples_name(at);
-        probe.samples =
-            columns::decode_samples(&find(&name)?.bytes, &mut budget).map_err(|why| format!("{name} {why}"))?;
-        used += 1;
-        if probe.writes.is_some() {
-            let name = writes_name(at);
-            let writes =
-                columns::decode_writes(&find(&name)?.bytes, &mut budget).map_err(|why| format!("{name} {why}"))?;
-            probe.writes = Some(writes);
-            used += 1;
-        }
-    }
-    if attempt.requests.is_some() {
+    if fields.contains_key("requests") {
         return Err(format!("{HEAD} has a field requests, which is a part of its own"));
     }
-    if let Ok(part) = find(REQUESTS) {
-        let bytes = columns::inflate(&part.bytes, &mut budget).map_err(|why| format!("{REQUESTS} {why}"))?;
+    Ok(Value::Object(fields))
+}
+
+fn find<'a>(parts: &'a [Part], name: &str) -> Result<&'a Part, String> {
+    parts.iter().find(|part| part.name == name).ok_or_else(|| format!("{name} is missing"))
+}
+
+/// The compressed parts: what may still be inflated of them, and how many parts were used.
+struct Bulk<'a> {
+    parts: &'a [Part],
+    budget: usize,
+    used: usize,
+}
+
+impl Bulk<'_> {
+    fn take<T>(&mut self, name: &str, decode: impl Fn(&[u8], &mut usize) -> Result<T, String>) -> Result<T, String> {
+        let decoded =
+            decode(&find(self.parts, name)?.bytes, &mut self.budget).map_err(|why| format!("{name} {why}"))?;
+        self.used += 1;
+        Ok(decoded)
+    }
+
+    fn requests<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, String> {
+        if find(self.parts, REQUESTS).is_err() {
+            return Ok(None);
+        }
+        let bytes = self.take(REQUESTS, columns::inflate)?;
         let value: Value = canonical::from_slice(&bytes).map_err(|error| format!("{REQUESTS} {error}"))?;
-        attempt.requests = serde_json::from_value(value).map_err(|error| format!("{REQUESTS} {error}"))?;
-        used += 1;
+        serde_json::from_value(value).map_err(|error| format!("{REQUESTS} {error}"))
     }
-    if used != parts.len() {
-        return Err(format!("there are {} parts, and {used} belong to the attempt", parts.len()));
-    }
-    Ok(attempt)
 }

@@ -12,7 +12,7 @@ use crate::{
     },
     canonical,
     entry::kind,
-    measure::{figures, measure},
+    measure::figures,
     note::{Checkpoint, VerifierKey},
     record::{Attempt, Point},
     results::Results,
@@ -52,6 +52,8 @@ struct Known {
     checkpoint: Option<Checkpoint>,
     proofs: Option<Vec<Proof>>,
     attempt: Option<Attempt>,
+    /// Canonical bytes of what follows from the attempt.
+    computed: Option<Vec<u8>>,
     results: Option<Results>,
 }
 
@@ -113,7 +115,9 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
     }
     let inclusion = inclusion(parts, known.checkpoint.as_ref());
     known.proofs = verifier.check("inclusion", inclusion);
-    known.attempt = verifier.check("record", record(known.manifest.as_ref(), parts));
+    if let Some((attempt, computed)) = verifier.check("record", record(known.manifest.as_ref(), parts)) {
+        (known.attempt, known.computed) = (Some(attempt), Some(computed));
+    }
     known.results = verifier.check("results", read_results(parts));
     let attempts = attempts(known);
     verifier.check("attempts", attempts);
@@ -222,12 +226,15 @@ fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Pro
     Ok((proofs, detail))
 }
 
-fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<(Attempt, String), String> {
+/// The record, and what follows from it.
+fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<((Attempt, Vec<u8>), String), String> {
     let manifest = manifest.ok_or("there is no manifest")?;
     let named =
         |part: &&Part| part.name != parts::RESULTS && manifest.parts.iter().any(|named| named.name == part.name);
     let of_attempt: Vec<Part> = parts.iter().filter(named).cloned().collect();
-    let attempt = parts::join(&of_attempt)?;
+    let record = parts::join(manifest.version, &of_attempt)?;
+    let computed = record.results()?;
+    let attempt = record.into_attempt()?;
     if (attempt.drill.as_str(), attempt.number) != (manifest.drill.as_str(), manifest.attempt) {
         return Err(format!(
             "the record is of {} attempt {}, the manifest of {} attempt {}",
@@ -242,7 +249,7 @@ fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<(Attempt, Strin
         count(samples, "sample"),
         count(attempt.events.len(), "event")
     );
-    Ok((attempt, detail))
+    Ok(((attempt, computed), detail))
 }
 
 fn read_results(parts: &[Part]) -> Result<(Results, String), String> {
@@ -315,6 +322,8 @@ fn registered(known: &Known, parts: &[Part]) -> Result<((), String), String> {
         ("plan", registered.plan != attempt.plan),
         ("regions", registered.lost_region != attempt.lost_region),
         ("recovery regions", registered.recovery_regions != attempt.recovery_regions),
+        ("tested system", registered.tested != attempt.tested),
+        ("normal state", registered.normal != attempt.normal),
     ];
     if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
         return Err(format!("the {what} of the record are not those that entry {index} registered"));
@@ -372,17 +381,19 @@ fn order(attempt: &Attempt) -> Result<((), String), String> {
 
 /// Measured values and verdict again, from the raw samples.
 fn recompute(known: &Known, parts: &[Part]) -> Result<((), String), String> {
-    let attempt = known.attempt.as_ref().ok_or("there is no record to compute from")?;
-    let again = measure(attempt);
-    let bytes = canonical::to_vec(&again).map_err(|error| error.to_string())?;
+    let bytes = known.computed.as_ref().ok_or("there is no record to compute from")?;
     let stated = &find(parts, parts::RESULTS)?.bytes;
-    if bytes != *stated {
-        let computed = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    if bytes != stated {
+        let computed = serde_json::from_slice(bytes).unwrap_or(Value::Null);
         let stated = serde_json::from_slice(stated).unwrap_or(Value::Null);
         let place = difference("", &stated, &computed).unwrap_or_else(|| "it is spelled in another way".to_owned());
         return Err(format!("{} is not what follows from the samples: {place}", parts::RESULTS));
     }
-    Ok(((), format!("measured values and verdict follow from the raw samples: {}", again.verdict)))
+    let verdict = known.results.as_ref().map_or_else(String::new, |results| results.verdict.to_string());
+    let rules = known.manifest.as_ref().map_or(0, |manifest| manifest.version);
+    let detail =
+        format!("measured values and verdict follow from the raw samples by the rules of format {rules}: {verdict}");
+    Ok(((), detail))
 }
 
 /// First place in which two values differ.

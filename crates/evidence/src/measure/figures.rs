@@ -41,6 +41,8 @@ pub fn outcome(outcome: Outcome) -> String {
     match outcome {
         Outcome::Ok => "answered late".to_owned(),
         Outcome::Status(status) => format!("status {status}"),
+        Outcome::WrongHeader => "an answer without an expected header".to_owned(),
+        Outcome::WrongBody => "an answer with an unexpected body".to_owned(),
         Outcome::Timeout => "timeout".to_owned(),
         Outcome::Connect => "no connection".to_owned(),
         Outcome::Reset => "connection reset".to_owned(),
@@ -57,6 +59,8 @@ fn class(sample: &Sample) -> String {
     match sample.outcome {
         Outcome::Ok => "late".to_owned(),
         Outcome::Status(status) => format!("status {status}"),
+        Outcome::WrongHeader => "wrongHeader".to_owned(),
+        Outcome::WrongBody => "wrongBody".to_owned(),
         Outcome::Timeout => "timeout".to_owned(),
         Outcome::Connect => "connect".to_owned(),
         Outcome::Reset => "reset".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Derived, figures, recovery::time_of};
+use super::{Derived, circumstances, figures, recovery::time_of};
 use crate::{
     record::{Ending, Nanos, Point, Verdict},
     results::{Measured, ObjectiveResult},
@@ -48,7 +48,7 @@ fn data_loss(derived: &Derived<'_>, asked: f64, measured: &Measured) -> Objectiv
     let point =
         derived.attempt.timeline.iter().filter(|point| matches!(point.point, Point::T0e | Point::T0c | Point::T8));
     let of_points = point.map(|point| point.error).max().unwrap_or(0).max(0);
-    let clock = derived.attempt.anchor.error.max(0);
+    let clock = circumstances::clock_error(derived.attempt);
     let error = if seen > 0.0 { figures::seconds(of_points.saturating_add(clock)) } else { 0.0 };
     let mut judged = at_most("dataLoss", asked, Some(seen), error);
     if loss.unjudged > 0 && judged.met == Some(true) {
@@ -105,7 +105,9 @@ pub(super) fn verdict(
         Ending::Crashed { reason } => (Some(Verdict::Crashed), vec![reason.clone()]),
     };
     reasons.extend(residue(derived));
+    let unproven = circumstances::unproven(derived.attempt);
     if let Some(verdict) = ended {
+        reasons.extend(unproven);
         return (verdict, reasons);
     }
     reasons.extend(integrity(derived, measured));
@@ -113,10 +115,13 @@ pub(super) fn verdict(
     reasons.extend(not_put_back(derived));
     reasons.extend(judged.iter().filter(|judged| judged.met == Some(false)).map(|judged| missed(judged, measured)));
     if !reasons.is_empty() {
+        reasons.extend(unproven);
         return (Verdict::Failed, reasons);
     }
+    reasons.extend(unproven);
     reasons.extend(judged.iter().filter(|judged| judged.met.is_none()).map(|judged| undecided(judged, measured)));
     reasons.extend(unseen(derived));
+    reasons.extend(circumstances::shortcomings(derived.attempt));
     if measured.recovery.is_none() {
         reasons.push("no recovery time could be measured: no probe saw the fault".to_owned());
     }

@@ -53,7 +53,7 @@ fn fixture() -> &'static Fixture {
     })
 }
 
-fn parts(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+pub fn parts(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut archive = Archive::new(bytes);
     let read = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
         let mut entry = entry.unwrap();
@@ -66,7 +66,7 @@ fn parts(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The file again, spelled as the crate spells it.
-fn pack(parts: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub fn pack(parts: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (name, content) in parts {
         let mut header = Header::new_ustar();
@@ -83,18 +83,18 @@ fn pack(parts: &[(String, Vec<u8>)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn part<'a>(parts: &'a mut [(String, Vec<u8>)], name: &str) -> &'a mut Vec<u8> {
+pub fn part<'a>(parts: &'a mut [(String, Vec<u8>)], name: &str) -> &'a mut Vec<u8> {
     &mut parts.iter_mut().find(|(found, _)| found == name).unwrap().1
 }
 
-fn edit(content: &mut Vec<u8>, from: &str, to: &str) {
+pub fn edit(content: &mut Vec<u8>, from: &str, to: &str) {
     let text = String::from_utf8(content.clone()).unwrap();
     assert!(text.contains(from), "{from} is not in {text}");
     *content = text.replacen(from, to, 1).into_bytes();
 }
 
 /// Recomputes what needs no key: size and digest of every part.
-fn redigest(parts: &mut [(String, Vec<u8>)]) {
+pub fn redigest(parts: &mut [(String, Vec<u8>)]) {
     let mut manifest: Value = serde_json::from_slice(part(parts, "manifest.json")).unwrap();
     for named in manifest["parts"].as_array_mut().unwrap() {
         let content = part(parts, named["name"].as_str().unwrap());

@@ -18,6 +18,7 @@ pub fn objectives() -> Objectives {
         success_rate: 99.9,
         latency_p99: Some(250 * MS),
         sustain: 5 * S,
+        ..Objectives::default()
     }
 }
 
@@ -31,6 +32,8 @@ pub fn registration(drill: &str) -> Registration {
         recovery_regions: vec!["west".to_owned()],
         anchor: Anchor { wall: WALL, error: MS },
         objectives: objectives(),
+        tested: Tested::default(),
+        normal: Vec::new(),
     }
 }
 
@@ -55,7 +58,7 @@ pub fn probe(
         })
         .collect();
     let regions = vec!["east".to_owned(), "west".to_owned()];
-    ProbeRecord { name: name.to_owned(), interval, timeout: S, regions, samples, writes: None }
+    ProbeRecord { name: name.to_owned(), interval, timeout: S, regions, samples, ..ProbeRecord::default() }
 }
 
 pub fn healthy(_: Nanos) -> (Outcome, Nanos) {
@@ -124,4 +127,85 @@ pub fn writes_probe(to: Nanos, lost: std::ops::Range<u64>) -> ProbeRecord {
     let readback = Readback { phase: "recovered".to_owned(), time: to, judged, found };
     probe.writes = Some(WritesRecord { writes, readbacks: vec![readback] });
     probe
+}
+
+/// A registration with every field.
+pub fn full_registration() -> Registration {
+    Registration {
+        tested: Tested {
+            mesh: Some("mesh-7f3a".to_owned()),
+            operator: Some("user alice".to_owned()),
+            host: Some("drill-1".to_owned()),
+            configuration: Some(Configuration { revision: 7, digest: "sha256:cc".to_owned() }),
+            binary: Some(Binary { version: "0.2.0".to_owned(), digest: Some("sha256:dd".to_owned()) }),
+            endpoints: vec![TestedEndpoint {
+                service: "accounts".to_owned(),
+                region: "east".to_owned(),
+                address: "127.0.0.1:8080".to_owned(),
+                host: Some("db.east".to_owned()),
+            }],
+        },
+        normal: vec![NormalState { service: "accounts".to_owned(), shares: [("east".to_owned(), 100.0)].into() }],
+        objectives: Objectives {
+            lost_after_fault: 1,
+            integrity: Integrity { duplicated: 1, reordered: 2, resurrected: 3 },
+            settle: S,
+            minimum_hits: Some(10),
+            failback: Some(FailbackObjectives { recovery_time: Some(S), ..FailbackObjectives::default() }),
+            ..objectives()
+        },
+        ..registration("lose-east")
+    }
+}
+
+/// The attempt with every circumstance that can be recorded.
+pub fn circumstances(mut attempt: Attempt) -> Attempt {
+    attempt.timeline = vec![point(Point::T0c, 10 * S), point(Point::T8, 20 * S), point(Point::T9, 25 * S)];
+    attempt.probes = vec![probe("balance", 0, 20 * MS, 25 * S, healthy)];
+    attempt.probes[0].service = Some("accounts".to_owned());
+    attempt.served = vec![Served { service: "accounts".to_owned(), region: "east".to_owned(), requests: 500 }];
+    attempt.ramp = vec![RampStep {
+        service: "accounts".to_owned(),
+        region: "east".to_owned(),
+        commanded: 50.0,
+        time: 21 * S,
+        observed: Some(22 * S),
+        proxies: vec![ProxyShare { proxy: "edge".to_owned(), share: 49.5, time: 22 * S }],
+    }];
+    attempt.standing = Some(Standing {
+        steps: vec!["promote".to_owned()],
+        serving: Some("west".to_owned()),
+        fenced: vec!["east".to_owned()],
+        command: Some("firedrill plan failback bank-west".to_owned()),
+    });
+    attempt.undos = vec![OutstandingUndo {
+        name: "fence".to_owned(),
+        command: Some(vec!["true".to_owned()]),
+        error: Some("exit status 1".to_owned()),
+        since: WALL,
+    }];
+    attempt.changes = vec![ConfigurationChange {
+        time: 12 * S,
+        from: Configuration { revision: 7, digest: "sha256:cc".to_owned() },
+        to: Configuration { revision: 8, digest: "sha256:ce".to_owned() },
+        operator: None,
+    }];
+    attempt.engine = Some(EngineRecord {
+        main_loop: Lateness { max: 2 * MS, p99: MS },
+        sends: [("balance".to_owned(), Lateness { max: 3 * MS, p99: MS })].into(),
+        unsent: BTreeMap::new(),
+        descriptor_limit: None,
+    });
+    let reading = |time, offset| Some(ClockReading { time, offset, uncertainty: 3 * MS });
+    attempt.clock = Some(ClockRecord {
+        observers: vec![ObserverClock {
+            observer: "proxy edge".to_owned(),
+            start: reading(0, MS),
+            end: reading(25 * S, 5 * MS),
+        }],
+        steps: vec![ClockStep { time: 11 * S, by: -2 * S }],
+    });
+    attempt.truncated = Some(24 * S);
+    attempt.unproven = vec!["The role of the store was not seen.".to_owned()];
+    attempt
 }

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod fixture;
+mod golden;
 mod ledger;
 mod measure;
 mod merkle;

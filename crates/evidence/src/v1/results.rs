@@ -1,0 +1,244 @@
+//! Frozen results of format v1: what followed from an attempt. Times are seconds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::v1::record::{Finding, Point, Verdict};
+
+/// Measured values, judged objectives and the verdict of one attempt. Field names are stable; fields may be added.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Results {
+    /// Drill name.
+    pub drill: String,
+    /// Number, from 1.
+    pub attempt: u64,
+    /// Verdict.
+    pub verdict: Verdict,
+    /// Why it is not `passed`, one full sentence each; empty if it is.
+    pub reasons: Vec<String>,
+    /// Measured values.
+    pub measured: Measured,
+    /// What was asked against what was seen.
+    pub objectives: Vec<ObjectiveResult>,
+    /// Observed and derived points, in order of time.
+    pub timeline: Vec<TimelineResult>,
+    /// Counts per probe.
+    pub probes: Vec<ProbeResult>,
+    /// Guards and their trips.
+    pub guards: Vec<GuardResult>,
+    /// Gaps: those that the engine found, then those that follow from the samples.
+    pub findings: Vec<Finding>,
+    /// Whether proxies are as before.
+    pub residue: ResidueResult,
+    /// Requests kept of the gateways' access logs; absent if the drill did not ask for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestsResult>,
+}
+
+/// Requests kept of the gateways' access logs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestsResult {
+    /// Kept in the bundle.
+    pub entries: u64,
+    /// Came beyond the number that the drill allows.
+    pub beyond: u64,
+    /// Were counted by a gateway that could not tell them.
+    pub lost: u64,
+    /// Stretches of which nothing is known.
+    pub gaps: u64,
+}
+
+/// Measured values. What could not be measured is `null`, never zero.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Measured {
+    /// t7 − t1; `null` if there was no fault, or no samples after it.
+    pub recovery: Option<Recovery>,
+    /// t7 − t4: from the command to shift to the client's recovery.
+    pub execution: Option<f64>,
+    /// Stretches of the recovery.
+    pub phases: PhaseTimes,
+    /// Acknowledged writes that are gone; `null` without a `writes` probe that was read back.
+    pub loss: Option<Loss>,
+    /// Failed intended requests since the fault, over the probe's rate; of the worst probe.
+    pub bad_seconds: f64,
+    /// Longest time between the due times of two successes since the fault, of the worst probe.
+    pub longest_gap: f64,
+    /// From a guard's trip to the last proxy without fault.
+    pub time_to_abort: Option<f64>,
+    /// The way back; `null` if it was never begun.
+    pub failback: Option<Failback>,
+}
+
+/// Measured recovery time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Recovery {
+    /// Seconds; if `censored`, the true value is more than this.
+    pub seconds: f64,
+    /// Bound on the error of `seconds`.
+    pub error: f64,
+    /// No sustained window was seen: `> seconds`.
+    pub censored: bool,
+    /// A client saw a failure. If not, `seconds` is 0.
+    pub client_visible: bool,
+}
+
+/// Stretches of the recovery, for those whose points were seen in this order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PhaseTimes {
+    /// t2 − t0e.
+    pub detect: Option<f64>,
+    /// t3 − t2.
+    pub decide: Option<f64>,
+    /// t5 − t4.
+    pub propagate: Option<f64>,
+    /// t7 − t5.
+    pub warm_up: Option<f64>,
+}
+
+/// Measured loss over all `writes` probes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Loss {
+    /// Acknowledged writes that a readback has judged.
+    pub acknowledged: u64,
+    /// Of these: absent in the last readback that judged them.
+    pub lost: u64,
+    /// Of these: acknowledged at or after `t0e`.
+    pub lost_after_fault: u64,
+    /// Sent and never acknowledged: neither lost nor kept by promise.
+    pub indeterminate: u64,
+    /// Extra copies in the last readback.
+    pub duplicated: u64,
+    /// Stored behind a write that was sent only after this one had been acknowledged.
+    pub reordered: u64,
+    /// Absent in a readback that judged them, and found in a later one.
+    pub resurrected: u64,
+    /// Acknowledged after the last readback, so not judged.
+    pub unjudged: u64,
+    /// t0e − acknowledge time of the oldest lost write, at least 0.
+    pub seconds: f64,
+    /// Two regions acknowledged within one exclusive epoch.
+    pub split_brain: bool,
+}
+
+/// The way back to the original state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Failback {
+    /// Requests due between t8 and its end.
+    pub offered: u64,
+    /// Of these failed.
+    pub failed: u64,
+    /// Acknowledged writes that the failback lost: found after recovery (or written later) and absent after failback.
+    pub lost: u64,
+    /// t8 − acknowledge time of the oldest of them, at least 0.
+    pub lost_seconds: f64,
+    /// t9 − t8.
+    pub seconds: Option<f64>,
+}
+
+/// One objective against what was seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ObjectiveResult {
+    /// `recoveryTime`, `dataLoss` (seconds), `successRate` (percent), `latencyP99` (seconds).
+    pub name: String,
+    /// From the plan.
+    pub asked: f64,
+    /// Seen; `null` if it could not be measured. For a censored recovery time, the true value is more.
+    pub measured: Option<f64>,
+    /// Bound on the error of `measured`.
+    pub error: f64,
+    /// `null`: inconclusive.
+    pub met: Option<bool>,
+}
+
+/// A point of the timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TimelineResult {
+    /// Which.
+    pub point: Point,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// Seconds since `t0c` (`t0e`, or the start of the attempt's clock, if there is none).
+    pub offset: f64,
+    /// Bound on the error.
+    pub error: f64,
+    /// Who saw it.
+    pub observer: String,
+    /// For people.
+    pub note: String,
+}
+
+/// Counts of one probe over the whole attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProbeResult {
+    /// From the manifest.
+    pub name: String,
+    /// Requests that were due.
+    pub offered: u64,
+    /// Requests that were sent.
+    pub sent: u64,
+    /// Requests that had an answer, good or bad.
+    pub answered: u64,
+    /// Requests without a good answer in time.
+    pub failed: u64,
+    /// Failed by class: `status 503`, `timeout`, `connect`, `reset`, `notSent`, `late`.
+    pub failures: BTreeMap<String, u64>,
+    /// Before the fault.
+    pub baseline: Option<Stretch>,
+    /// From the fault to the command to fail back.
+    pub fault: Option<Stretch>,
+}
+
+/// Figures of one probe over a stretch of time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stretch {
+    /// Requests that were due.
+    pub offered: u64,
+    /// Of these failed.
+    pub failed: u64,
+    /// Percent of good answers.
+    pub success_rate: f64,
+    /// Median latency of good answers in seconds, from the due time.
+    pub p50: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+    /// Slowest.
+    pub max: Option<f64>,
+    /// Percent of good answers by the region that gave them, where known.
+    pub regions: BTreeMap<String, f64>,
+}
+
+/// A guard and its trip.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GuardResult {
+    /// For people.
+    pub guard: String,
+    /// Offset of the trip, as in the timeline.
+    pub tripped: Option<f64>,
+    /// What it saw.
+    pub seen: Option<String>,
+    /// From the trip to the last proxy without fault; `null` if that was not seen.
+    pub time_to_abort: Option<f64>,
+}
+
+/// Whether proxies are as before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResidueResult {
+    /// Proxies known before the first fault.
+    pub proxies: u64,
+    /// Of these with the same configuration digest at the end.
+    pub unchanged: u64,
+}
