@@ -58,6 +58,10 @@ enum Command {
     Schema(command::schema::Args),
     /// Start the mesh of the manifests with its workloads on this machine, until Ctrl-C
     Up(command::up::Args),
+    /// End the running mesh, as Ctrl-C at `up` does
+    Down(command::down::Args),
+    /// Print what a process of the mesh wrote to its log
+    Logs(command::logs::Args),
     /// Put manifests in force in a running mesh, and show what changes
     Apply(command::apply::Args),
     /// List the revisions of the configuration: who applied what, when, why
@@ -134,6 +138,8 @@ impl Cli {
             Command::Check(args) => command::check::run(&args, terminal),
             Command::Schema(args) => command::schema::run(&args, terminal),
             Command::Up(args) => command::up::run(&args, terminal),
+            Command::Down(args) => command::down::run(&args, terminal),
+            Command::Logs(args) => command::logs::run(&args, terminal),
             Command::Apply(args) => command::apply::run(&args, terminal),
             Command::History(args) => command::history::run(&args, terminal),
             Command::Diff(args) => command::diff::run(&args, terminal),

@@ -111,6 +111,15 @@ impl Terminal {
         self.write(format_args!("{text}\n"));
     }
 
+    /// Clears the screen, where there is one.
+    pub fn clear(&self) {
+        if self.live {
+            // Home, erase to the end, and what has scrolled away stays.
+            let mut out = stdout().lock();
+            let _ = out.write_all(b"\x1b[H\x1b[2J").and_then(|()| out.flush());
+        }
+    }
+
     /// The same without the end of the line.
     pub fn write(&self, text: impl fmt::Display) {
         if self.closed() {

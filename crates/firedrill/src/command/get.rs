@@ -1,6 +1,6 @@
 //! `firedrill get`: what a running mesh consists of, now.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use control::{
     api::{LoadReport, ProxyReport, RecoveryState, SourceOfEndpoints},
@@ -30,7 +30,11 @@ Examples:
   firedrill get loads                            who sends how much where
   firedrill get recovery --format json
   firedrill get trust                            whose certificates are believed, and how fresh that is
+  firedrill get services --watch                 again every two seconds, until Ctrl-C
   firedrill get proxies --state out/state        of `firedrill demo --keep`";
+
+/// How often `--watch` lists.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Arguments of `firedrill get`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +48,9 @@ pub struct Args {
     name: Option<String>,
     #[command(flatten)]
     state: State,
+    /// Print it again every two seconds, until Ctrl-C
+    #[arg(short, long, conflicts_with = "name")]
+    watch: bool,
     /// How to print it
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
@@ -79,15 +86,52 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             return proxy(&control, name, args.format, terminal).await;
         }
         let (control, supervisor) = clients(&args.state.path).await?;
-        match args.what {
-            What::Proxies => proxies(&control, args.format, terminal).await,
-            What::Services => services(&control, &supervisor, args.format, terminal).await,
-            What::Loads => loads(&control, args.format, terminal).await,
-            What::Leases => leases(&control, args.format, terminal).await,
-            What::Recovery => recovery(&control, args.format, terminal).await,
-            What::Trust => trust(&control, args.format, terminal).await,
+        if !args.watch {
+            return list(args, &control, &supervisor, terminal).await;
+        }
+        tokio::select! {
+            result = watch(args, &control, &supervisor, terminal) => result,
+            _ = tokio::signal::ctrl_c() => Ok(Exit::Success.into()),
         }
     })?
+}
+
+async fn list(
+    args: &Args,
+    control: &Control,
+    supervisor: &Supervisor,
+    terminal: &Terminal,
+) -> miette::Result<ExitCode> {
+    match args.what {
+        What::Proxies => proxies(control, args.format, terminal).await,
+        What::Services => services(control, supervisor, args.format, terminal).await,
+        What::Loads => loads(control, args.format, terminal).await,
+        What::Leases => leases(control, args.format, terminal).await,
+        What::Recovery => recovery(control, args.format, terminal).await,
+        What::Trust => trust(control, args.format, terminal).await,
+    }
+}
+
+/// Lists again and again, until the reader has gone or the mesh no longer answers.
+async fn watch(
+    args: &Args,
+    control: &Control,
+    supervisor: &Supervisor,
+    terminal: &Terminal,
+) -> miette::Result<ExitCode> {
+    let mut turn = tokio::time::interval(AGAIN);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut first = true;
+    while !terminal.closed() {
+        turn.tick().await;
+        terminal.clear();
+        if !first && !terminal.live() && args.format == Format::Text {
+            terminal.line("");
+        }
+        list(args, control, supervisor, terminal).await?;
+        first = false;
+    }
+    Ok(Exit::Success.into())
 }
 
 /// Clients of the mesh that runs in a state folder.

@@ -5,6 +5,7 @@ mod apply;
 mod backup;
 mod check;
 mod docs;
+mod everyday;
 mod help;
 mod output;
 mod setup;
