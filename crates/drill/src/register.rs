@@ -100,7 +100,11 @@ fn plan_json(plan: &RecoveryPlan) -> Value {
             "latencyP99": plan.objectives.latency_p99.map(s),
             "sustain": s(plan.objectives.sustain),
         },
-        "failover": {"trigger": trigger_json(plan.failover.trigger), "steps": steps},
+        "failover": {
+            "trigger": trigger_json(plan.failover.trigger),
+            "quorum": plan.failover.quorum,
+            "steps": steps,
+        },
         "failback": {
             "trigger": trigger_json(plan.failback.trigger),
             "steps": before,

@@ -29,7 +29,11 @@ pub fn plan() -> RecoveryPlan {
             latency_p99: None,
             sustain: Duration::from_secs(2),
         },
-        failover: Failover { trigger: Trigger::Automatic { unhealthy_for: Duration::from_secs(1) }, steps: vec![] },
+        failover: Failover {
+            trigger: Trigger::Automatic { unhealthy_for: Duration::from_secs(1) },
+            quorum: None,
+            steps: vec![],
+        },
         failback: Failback {
             trigger: Trigger::Manual,
             steps: vec![],

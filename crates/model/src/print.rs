@@ -311,11 +311,16 @@ fn plan(plan: &RecoveryPlan) -> Value {
         Step::Shift { to } => json!({"shift": {"to": to}}),
         Step::Run(command) => json!({"run": run(command)}),
     };
+    let mut failover = object(json!({
+        "trigger": trigger(plan.failover.trigger),
+        "steps": plan.failover.steps.iter().map(step).collect::<Vec<_>>(),
+    }));
+    failover.extend(plan.failover.quorum.map(|quorum| ("quorum".to_owned(), json!(quorum))));
     json!({
         "services": plan.services,
         "activePassive": {"primary": primary, "standby": standby, "tier": tier},
         "objectives": objectives,
-        "failover": {"trigger": trigger(plan.failover.trigger), "steps": plan.failover.steps.iter().map(step).collect::<Vec<_>>()},
+        "failover": failover,
         "failback": {
             "trigger": trigger(plan.failback.trigger),
             "steps": plan.failback.steps.iter().map(|s| json!({"run": run(s)})).collect::<Vec<_>>(),
@@ -335,7 +340,10 @@ fn trigger(trigger: Trigger) -> Value {
 fn run(step: &RunStep) -> Value {
     let mut out = object(json!({"name": step.name, "command": step.command, "timeout": print_duration(step.timeout)}));
     out.extend(step.region.as_ref().map(|r| ("in".to_owned(), json!(r))));
-    out.extend(step.undo.as_ref().map(|u| ("undo".to_owned(), json!(u))));
+    out.extend(match &step.undo {
+        Some(undo) => Some(("undo".to_owned(), json!(undo))),
+        None => Some(("irreversible".to_owned(), json!(true))),
+    });
     Value::Object(out)
 }
 

@@ -283,8 +283,11 @@ pub enum ControlEvent {
         region: String,
         /// Service that has no endpoint left there.
         service: String,
-        /// Proxy that saw it.
+        /// First of the proxies that saw it.
         observer: String,
+        /// All of them.
+        #[serde(default)]
+        observers: Vec<String>,
         /// Its words.
         cause: String,
     },

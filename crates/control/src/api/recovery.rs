@@ -18,6 +18,24 @@ pub enum RecoveryState {
     FailingBack,
 }
 
+/// What the observers of a service say of the primary: the proxies outside its region that send the service requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSight {
+    /// Service.
+    pub service: String,
+    /// Observers that must see no endpoint there before the primary counts as lost.
+    pub quorum: usize,
+    /// Those that see none.
+    pub lost: Vec<String>,
+    /// Those that see one.
+    pub healthy: Vec<String>,
+    /// Those that do not answer, or have no endpoint there. They count among the observers.
+    pub silent: Vec<String>,
+    /// Why the first of `lost` sees none.
+    pub cause: Option<String>,
+}
+
 /// Recovery of one plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,8 +50,11 @@ pub struct RecoveryReport {
     pub lease: Option<String>,
     /// Whether the automatic trigger is armed (the primary was seen healthy and the mesh has settled).
     pub armed: bool,
-    /// Whether the primary is healthy now, as proxies outside it see it; `None` if none sees it.
+    /// Whether the primary is healthy now, as proxies outside it see it; `None` if none sees it, or they disagree.
     pub primary_healthy: Option<bool>,
+    /// What its observers say, by service.
+    #[serde(default)]
+    pub sights: Vec<ServiceSight>,
     /// Share of the primary while failing back.
     pub share: Option<u8>,
     /// Why the last failover or failback failed.

@@ -24,7 +24,7 @@ fn automatic() -> RecoveryPlan {
 }
 
 fn lost() -> Health {
-    Health::Lost(Loss { service: "ledger".to_owned(), observer: "edge".to_owned(), cause: "refused".to_owned() })
+    Health::Lost(Loss { service: "ledger".to_owned(), observers: vec!["edge".to_owned()], cause: "refused".to_owned() })
 }
 
 /// A machine, its clock, and what it did in words.

@@ -23,8 +23,11 @@ use tokio::{
 use xds::overlay::Switch;
 
 use crate::{
-    api::{ControlEvent, OverlayEffect, OverlayRequest, RecoveryReport, RecoveryState, Role, StepReport, Targets},
-    health::{Health, Loss},
+    api::{
+        ControlEvent, OverlayEffect, OverlayRequest, RecoveryReport, RecoveryState, Role, ServiceSight, StepReport,
+        Targets,
+    },
+    health::{Health, Loss, judge},
     mesh::{Failure, Mesh, PlanSwitches},
     overlays::{self, RECOVERY, Refusal},
     store::StoreError,
@@ -66,13 +69,15 @@ pub(crate) struct Controller {
 struct Plan {
     machine: Machine,
     steps: Vec<StepReport>,
+    /// What is said of its primary.
+    sights: Vec<ServiceSight>,
     running: Option<(String, AbortHandle)>,
     saved: Option<Saved>,
 }
 
 impl Plan {
     fn new(machine: Machine, saved: Option<Saved>) -> Self {
-        Self { machine, steps: Vec::new(), running: None, saved }
+        Self { machine, steps: Vec::new(), sights: Vec::new(), running: None, saved }
     }
 }
 
@@ -200,8 +205,8 @@ impl Controller {
                     own.machine.set_plan(plan.clone());
                 }
                 let mut actions = own.machine.lease(state.table.of_plan(name.as_str()), now);
-                let health = state.views.judge(&config, &state.placements, plan);
-                actions.extend(own.machine.observe(health, now));
+                own.sights = state.views.sights(&config, &state.placements, plan);
+                actions.extend(own.machine.observe(judge(&own.sights), now));
                 due.push((name.clone(), actions));
             }
         }
@@ -338,10 +343,11 @@ impl Controller {
 
     fn say_detected(&self, name: &PlanName) {
         let Some(own) = self.plans.get(name) else { return };
-        let Health::Lost(Loss { service, observer, cause }) = own.machine.health().clone() else { return };
+        let Health::Lost(Loss { service, observers, cause }) = own.machine.health().clone() else { return };
+        let observer = observers.first().cloned().unwrap_or_default();
         let model::config::Pattern::ActivePassive { primary, .. } = &own.machine.plan().pattern;
         let (plan, region) = (name.to_string(), primary.to_string());
-        self.mesh.tell(ControlEvent::Detected { plan, region, service, observer, cause });
+        self.mesh.tell(ControlEvent::Detected { plan, region, service, observer, observers, cause });
     }
 
     /// Under a lease, routing controls are overlays of it; else they are compiled into snapshots. The event comes first:
@@ -411,9 +417,16 @@ impl Controller {
             environment.insert("FIREDRILL_REGION".to_owned(), region.to_string());
         }
         let Some(config) = &state.config else { return environment };
-        for (service, endpoints) in endpoints(config, &state.placements, &state.found(), region) {
-            let name = service.to_uppercase().replace('-', "_");
-            environment.insert(format!("FIREDRILL_ENDPOINTS_{name}"), endpoints.join(","));
+        let upper = |name: &str| name.to_uppercase().replace('-', "_");
+        let found = state.found();
+        for one in &config.mesh.regions {
+            for (service, endpoints) in endpoints(config, &state.placements, &found, Some(one)) {
+                let name = format!("FIREDRILL_ENDPOINTS_{}_IN_{}", upper(&service), upper(one.as_str()));
+                environment.insert(name, endpoints.join(","));
+            }
+        }
+        for (service, endpoints) in endpoints(config, &state.placements, &found, region) {
+            environment.insert(format!("FIREDRILL_ENDPOINTS_{}", upper(&service)), endpoints.join(","));
         }
         environment
     }
@@ -431,6 +444,7 @@ impl Controller {
                 Health::Healthy => Some(true),
                 Health::Lost(_) => Some(false),
             },
+            sights: own.sights.clone(),
             share: own.machine.share(),
             failure: own.machine.failure().map(str::to_owned),
             steps: own.steps.clone(),

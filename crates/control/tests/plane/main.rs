@@ -322,6 +322,100 @@ async fn a_killed_control_plane_leaves_nothing_of_a_drill_but_its_undo() {
     plane.stop().await;
 }
 
+/// The shop with two gateways whose words the test chooses.
+async fn observed_by_two(plane: &Plane, manifest: &str) -> [admin::Admin; 2] {
+    let gateway = "{name: edge, listen: \"127.0.0.1:8080\", routes: [{service: web}]}";
+    let second = gateway.replace("edge", "second").replace("8080", "8081");
+    let manifest = manifest
+        .replace(gateway, &format!("{gateway}, {second}"))
+        .replace("trigger: manual\n    steps", "trigger: {automatic: {unhealthyFor: 300ms}}\n    steps");
+    plane.client.apply(&apply(&manifest)).await.unwrap();
+    let observers = [admin::Admin::start().await, admin::Admin::start().await];
+    let mut placed = placements();
+    placed.proxies.iter_mut().filter(|p| p.proxy == "edge").for_each(|p| p.admin = observers[0].address);
+    let role = control::api::Role::Gateway { gateway: "second".to_owned(), listen: None };
+    placed.proxies.push(control::api::Placement { proxy: "second".to_owned(), admin: observers[1].address, role });
+    plane.client.put_placements(&placed).await.unwrap();
+    observers
+}
+
+/// Heartbeats of a lease, until the answer is dropped.
+fn heartbeats(plane: &Plane, lease: &'static str) -> tokio::task::JoinHandle<()> {
+    let client = plane.client.clone();
+    tokio::spawn(async move {
+        while client.heartbeat(lease).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn one_lying_observer_fails_nothing_over_and_a_quorum_does() {
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::start(state.path()).await;
+    let [liar, honest] = observed_by_two(&plane, MANIFEST).await;
+    let sight = async || recovery(&plane).await.sights.into_iter().find(|sight| sight.service == "web").unwrap();
+    while sight().await.healthy.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // Who holds a lease on the plan vouches for the mesh: the trigger is armed.
+    plane.client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap();
+    let keep = heartbeats(&plane, "d");
+    liar.health("east", false);
+    while sight().await.lost.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Many times what the trigger waits for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let report = recovery(&plane).await;
+    assert_eq!((report.state, report.armed, report.primary_healthy), (RecoveryState::Normal, true, None));
+    let seen = &report.sights[0];
+    assert_eq!(
+        (seen.quorum, &seen.lost[..], &seen.healthy[..]),
+        (2, &["edge".to_owned()][..], &["second".to_owned()][..])
+    );
+    let log = plane.client.events(0, Duration::ZERO).await.unwrap().events;
+    let moved = |event: &control::api::LogEntry| {
+        let moves = |e: &ControlEvent| matches!(e, ControlEvent::Detected { .. } | ControlEvent::Decided { .. });
+        matches!(&event.what, control::api::Logged::Control(event) if moves(event))
+    };
+    assert!(!log.iter().any(moved), "{log:#?}");
+    honest.health("east", false);
+    let (at, detected) = plane.wait_for(0, |e| matches!(e, ControlEvent::Detected { .. })).await;
+    let ControlEvent::Detected { observers, .. } = detected else { panic!("{detected:?}") };
+    assert_eq!(observers, ["edge", "second"]);
+    plane.wait_for(at, |e| matches!(e, ControlEvent::ShiftCommanded { .. })).await;
+    keep.abort();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn an_observer_that_does_not_answer_is_no_voice_and_a_written_quorum_counts() {
+    for (quorum, fails_over) in [("", false), ("    quorum: 1\n", true)] {
+        let state = tempfile::tempdir().unwrap();
+        let plane = Plane::start(state.path()).await;
+        let manifest =
+            MANIFEST.replace("    trigger: manual\n    steps", &format!("{quorum}    trigger: manual\n    steps"));
+        let [seeing, silent] = observed_by_two(&plane, &manifest).await;
+        drop(silent);
+        while recovery(&plane).await.primary_healthy != Some(true) {
+            tokio::task::yield_now().await;
+        }
+        plane.client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap();
+        let keep = heartbeats(&plane, "d");
+        seeing.health("east", false);
+        if fails_over {
+            plane.wait_for(0, |e| matches!(e, ControlEvent::ShiftCommanded { .. })).await;
+        } else {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let report = recovery(&plane).await;
+            assert_eq!((report.state, report.sights[0].silent.len()), (RecoveryState::Normal, 1));
+        }
+        keep.abort();
+        plane.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_lost_primary_is_detected_failed_over_and_ramped_back() {
     let state = tempfile::tempdir().unwrap();

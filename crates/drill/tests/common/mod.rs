@@ -492,6 +492,7 @@ pub fn config() -> Config {
         },
         failover: Failover {
             trigger: Trigger::Automatic { unhealthy_for: Duration::from_secs(1) },
+            quorum: None,
             steps: vec![
                 Step::Shift { to: region("west") },
                 Step::Run(RunStep {

@@ -27,6 +27,9 @@ enum Sample {
         /// The service to promote.
         #[arg(default_value = "ledger")]
         service: String,
+        /// The region whose instance is promoted (FIREDRILL_ENDPOINTS_<SERVICE>_IN_<REGION> names it).
+        #[arg(long)]
+        region: Option<String>,
     },
 }
 
@@ -43,8 +46,8 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
             Sample::Accounts => sample::accounts::run(Workload::from_env()?).await,
             Sample::Ledger(arguments) => sample::ledger::run(Workload::from_env()?, arguments).await,
             Sample::Fx => sample::fx::run(Workload::from_env()?).await,
-            Sample::Promote { service } => {
-                println!("{}", sample::promote::run(&service).await?);
+            Sample::Promote { service, region } => {
+                println!("{}", sample::promote::run(&service, region.as_deref()).await?);
                 Ok(())
             }
         }

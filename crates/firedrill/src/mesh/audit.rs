@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use control::api::{ProxyReport, Trust};
+use control::api::{ProxyReport, SourceOfEndpoints, Trust};
 use drill::target::EndpointReport;
 use futures_util::future::join_all;
 use model::{config::Config, name::PlanName};
@@ -37,15 +37,37 @@ pub async fn endpoints(
     plan: &PlanName,
     trust: &Trust,
     proxies: &[ProxyReport],
+    sources: &[SourceOfEndpoints],
     now: Stamp,
 ) -> Vec<EndpointReport> {
     let Some(plan) = config.plans.get(plan) else { return Vec::new() };
     let in_scope = |service: &str| plan.services.iter().any(|s| s.as_str() == service);
     let inside = mesh.workloads.iter().filter(|w| in_scope(&w.service)).map(|w| sidecar(w, trust, proxies, now));
-    let outside = mesh.outside.iter().filter(|o| in_scope(&o.service)).map(|o| plain(o, config, proxies));
+    let outside = mesh.outside.iter().filter(|o| in_scope(&o.service)).cloned();
+    let sources: Vec<&SourceOfEndpoints> = sources.iter().filter(|source| in_scope(&source.service)).collect();
+    let outside = outside.chain(sources.iter().flat_map(|source| found(source)));
+    let outside = outside.map(|endpoint| async move { plain(&endpoint, config, proxies).await });
     let (mut reports, others) = tokio::join!(join_all(inside), join_all(outside));
     reports.extend(others);
+    reports.extend(sources.into_iter().filter(|source| source.addresses.is_empty()).map(names_none));
     reports
+}
+
+/// What DNS or a file names: each address is an endpoint, called as proxies call it.
+fn found(source: &SourceOfEndpoints) -> impl Iterator<Item = OutsideReport> {
+    source.addresses.iter().map(|address| OutsideReport {
+        name: format!("{}@{address}", source.endpoint),
+        service: source.service.clone(),
+        region: source.region.clone(),
+        address: *address,
+    })
+}
+
+/// A source that has named no address yet, or none for too long.
+fn names_none(source: &SourceOfEndpoints) -> EndpointReport {
+    let why = source.failing.clone().unwrap_or_else(|| "it has not answered yet".to_owned());
+    let checks = BTreeMap::from([("found".to_owned(), Err(format!("{} names no address: {why}", source.source)))]);
+    report(&source.endpoint, &source.service, &source.region, checks)
 }
 
 async fn sidecar(workload: &WorkloadReport, trust: &Trust, proxies: &[ProxyReport], now: Stamp) -> EndpointReport {
@@ -190,6 +212,26 @@ mod tests {
             chain: vec![CertificateDer::from(vec![0]); chain],
             answer: answer.map(str::to_owned).map_err(str::to_owned),
         }
+    }
+
+    #[test]
+    fn what_is_found_is_called_as_proxies_call_it() {
+        let mut source = SourceOfEndpoints {
+            endpoint: "web-east-0".to_owned(),
+            service: "web".to_owned(),
+            region: "east".to_owned(),
+            source: "dns web.test:80".to_owned(),
+            addresses: vec![([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 80).into()],
+            age_ms: None,
+            failing: None,
+            held_back: None,
+        };
+        let names: Vec<String> = found(&source).map(|endpoint| endpoint.name).collect();
+        assert_eq!(names, ["web-east-0@10.0.0.1:80", "web-east-0@10.0.0.2:80"]);
+        source.addresses.clear();
+        source.failing = Some("no answer".to_owned());
+        let report = names_none(&source);
+        assert_eq!(report.checks["found"], Err("dns web.test:80 names no address: no answer".to_owned()));
     }
 
     #[test]

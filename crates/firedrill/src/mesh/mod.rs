@@ -248,7 +248,8 @@ impl Target for MeshTarget {
     async fn audit(&self, plan: &PlanName) -> Result<Vec<EndpointReport>, TargetError> {
         let trust = self.control.trust().await.map_err(of_control)?;
         let proxies = self.control.proxies().await.map_err(of_control)?;
-        Ok(audit::endpoints(&self.config, &self.mesh, plan, &trust, &proxies, self.clock.now()).await)
+        let sources = self.control.sources().await.map_err(of_control)?;
+        Ok(audit::endpoints(&self.config, &self.mesh, plan, &trust, &proxies, &sources, self.clock.now()).await)
     }
 
     async fn events(&self, after: u64, wait: Duration) -> Result<Vec<Observed>, TargetError> {

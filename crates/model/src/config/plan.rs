@@ -69,6 +69,9 @@ pub struct Objectives {
 pub struct Failover {
     /// When.
     pub trigger: Trigger,
+    /// Observers of a service that must report the primary unhealthy before it counts as lost. `None`: a majority of them,
+    /// and never fewer than two where there are two.
+    pub quorum: Option<u32>,
     /// What, in order.
     pub steps: Vec<Step>,
 }
@@ -108,7 +111,8 @@ pub struct RunStep {
     pub command: Vec<String>,
     /// After it the command is killed and the step has failed. Default 30 s.
     pub timeout: Duration,
-    /// argv of the inverse, if there is one.
+    /// argv of the inverse. `None`: the step is irreversible, and what it was run for stays in force when a drill is
+    /// aborted or its engine dies.
     pub undo: Option<Vec<String>>,
 }
 
@@ -123,4 +127,28 @@ pub struct Failback {
     pub ramp: Vec<Percent>,
     /// Time on each step. Default 3 s.
     pub dwell: Duration,
+}
+
+impl RunStep {
+    /// Whether nothing takes it back: the plan says so, since a step without `undo` must.
+    pub fn is_irreversible(&self) -> bool {
+        self.undo.is_none()
+    }
+}
+
+impl RecoveryPlan {
+    /// The region that serves at rest.
+    pub fn primary(&self) -> &RegionName {
+        let Pattern::ActivePassive { primary, .. } = &self.pattern;
+        primary
+    }
+
+    /// The command of the failover or the failback with this name.
+    pub fn command(&self, name: &str) -> Option<&RunStep> {
+        let failover = self.failover.steps.iter().filter_map(|step| match step {
+            Step::Run(run) => Some(run),
+            Step::Shift { .. } => None,
+        });
+        failover.chain(&self.failback.steps).find(|run| run.name == name)
+    }
 }

@@ -27,8 +27,9 @@ pub(crate) fn plan(
     let steps = failover_steps(spec, world, &mut names, cx);
     let trigger = trigger(spec.failover.trigger.as_ref(), cx);
     let failback = failback(spec.failback.as_ref(), world, &mut names, cx);
-    let plan =
-        RecoveryPlan { name, services, pattern: pattern?, objectives, failover: Failover { trigger, steps }, failback };
+    let quorum = quorum(spec, cx);
+    let failover = Failover { trigger, quorum, steps };
+    let plan = RecoveryPlan { name, services, pattern: pattern?, objectives, failover, failback };
     judge_steps(&plan, spec, world, cx);
     Some(plan)
 }
@@ -89,6 +90,15 @@ fn trigger(written: Option<&At<raw::Trigger>>, cx: &mut Cx<'_>) -> Trigger {
     }
 }
 
+fn quorum(spec: &raw::RecoveryPlan, cx: &mut Cx<'_>) -> Option<u32> {
+    let written = spec.failover.quorum.as_ref()?;
+    if written.value == 0 {
+        cx.error("zero", written.at, "a quorum of 0 would fail over without a report")
+            .mend("write 1 or more, or delete it: the default is a majority");
+    }
+    Some(written.value)
+}
+
 fn run(step: &At<raw::RunStep>, world: &World, names: &mut BTreeMap<String, Loc>, cx: &mut Cx<'_>) -> RunStep {
     if let Some(first) = names.get(&step.name.value).copied() {
         let first = cx.place(first);
@@ -97,12 +107,31 @@ fn run(step: &At<raw::RunStep>, world: &World, names: &mut BTreeMap<String, Loc>
             .see(first, "first named here");
     }
     names.insert(step.name.value.clone(), step.name.at);
+    way_back(step, cx);
     RunStep {
         name: step.name.value.clone(),
         region: step.r#in.as_ref().and_then(|r| world.region(r, cx)),
         command: argv(&step.command, cx),
         timeout: positive(step.timeout.as_ref(), Duration::from_secs(30), cx),
         undo: step.undo.as_ref().map(|u| argv(u, cx)),
+    }
+}
+
+/// A step says how it is taken back, or that it cannot be.
+fn way_back(step: &At<raw::RunStep>, cx: &mut Cx<'_>) {
+    let irreversible = step.irreversible.as_ref().filter(|irreversible| irreversible.value);
+    match (&step.undo, irreversible) {
+        (None, None) if !step.flawed => {
+            cx.error("no-way-back", step.head, format!("step `{}` does not say how it is taken back", step.name.value))
+                .mend("write `undo: [command, …]`, or `irreversible: true` if nothing can take it back");
+        }
+        (Some(undo), Some(irreversible)) => {
+            let undo = cx.place(undo.at);
+            cx.error("undo-of-irreversible", irreversible.at, "a step with `undo` is not irreversible")
+                .mend("delete one of the two")
+                .see(undo, "its inverse");
+        }
+        _ => {}
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::{Piece, Written};
 use crate::{
     config::{
-        AuthorizationMode, Caller, Config, Drill, Gateway, GuardCondition, Pattern, Principal, ProbeKind, Protocol,
-        RecoveryPlan, Service, Trigger,
+        AuthorizationMode, Caller, Config, Drill, Endpoint, Gateway, GuardCondition, Pattern, Place, Principal,
+        ProbeKind, Protocol, RecoveryPlan, Service, Trigger,
     },
     name::{RegionName, ServiceName},
     raw,
@@ -264,6 +264,15 @@ fn endpoints(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
     }
 }
 
+/// Number of proxies outside a region that send a service requests: its callers' sidecars, and gateways.
+fn observers(config: &Config, service: &ServiceName, region: &RegionName) -> usize {
+    let started = |e: &&Endpoint| matches!(e.place, Place::Run(_)) && e.region != *region;
+    let callers = config.services.values().filter(|caller| caller.calls.contains(service));
+    let sidecars: usize = callers.map(|caller| caller.endpoints.iter().filter(started).count()).sum();
+    let gateways = config.mesh.gateways.iter().filter(|g| g.routes.iter().any(|route| route.service == *service));
+    sidecars + gateways.count()
+}
+
 /// Failover that nothing can trigger is refused, not left to be found in a disaster.
 fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, written: &Written<'_>, cx: &mut Cx<'_>) {
     for name in spec.services.iter() {
@@ -288,6 +297,28 @@ fn detection(plan: &RecoveryPlan, spec: &raw::RecoveryPlan, config: &Config, wri
             .mend("turn one of them on in the service's `detection`, or in the mesh's `defaults`");
         if let Some(place) = place {
             problem.see(place, "turned off here");
+        }
+    }
+    if let Some(quorum) = spec.failover.quorum.as_ref().filter(|quorum| quorum.value > 0) {
+        for name in spec.services.iter() {
+            let observers = observers(config, &name.value, plan.primary());
+            if observers > 0 && usize::try_from(quorum.value).is_ok_and(|quorum| quorum > observers) {
+                let service = cx.place(name.at);
+                cx.error(
+                    "quorum-out-of-reach",
+                    quorum.at,
+                    format!(
+                        "{observers} {} outside `{}` sends `{}` requests, so {} can never agree that it is lost",
+                        if observers == 1 { "proxy" } else { "proxies" },
+                        plan.primary(),
+                        name.value,
+                        quorum.value
+                    ),
+                )
+                .mend(format!("write at most {observers}, or delete it: the default is a majority"))
+                .see(service, "the service");
+                break;
+            }
         }
     }
     if let (Trigger::Automatic { unhealthy_for }, Some(asked)) = (plan.failover.trigger, plan.objectives.recovery_time)

@@ -80,6 +80,8 @@ mapping! {
     "`failover`" Failover {
         /// `manual`, or when the primary has been unhealthy for some time. Default manual.
         trigger: Option<At<Trigger>>,
+        /// How many of a service's callers outside the primary must report it lost. Default: a majority, 2 where there are 2.
+        quorum: Option<At<u32>>,
         /// What, in order.
         steps: At<Vec<At<Step>>>,
     }
@@ -163,8 +165,10 @@ mapping! {
         command: Argv,
         /// After it the command is killed and the step has failed. Default 30s.
         timeout: Option<At<Time>>,
-        /// Command and arguments of the inverse.
+        /// Command and arguments of the inverse; it may be run more than once. Either this or `irreversible` is needed.
         undo: Option<Argv>,
+        /// Nothing takes the step back: once it has begun, an aborted or crashed drill leaves the failover in force.
+        irreversible: Option<At<bool>>,
     }
 }
 
