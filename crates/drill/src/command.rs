@@ -1,6 +1,13 @@
-//! Commands of the user: bounded in time and output, and never outliving their step.
+//! Commands of the user: bounded in time and output, and never outliving their step or the engine.
 
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+mod guard;
+
+use std::{
+    collections::BTreeMap,
+    process::{ChildStdin, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -9,17 +16,22 @@ use tokio::{
     time::timeout,
 };
 
+pub use guard::guarded_by;
+
 /// Output that is kept, of each of stdout and stderr.
 const KEPT: usize = 4096;
 /// A pipe that a killed command's descendants hold open is not waited for longer than this.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Kills the command's whole process group when dropped before the command has ended.
-struct Group(Option<Pid>);
+struct Group {
+    leader: Option<Pid>,
+    guard: Option<Arc<ChildStdin>>,
+}
 
 impl Group {
     fn kill(&self) {
-        if let Some(pid) = self.0 {
+        if let Some(pid) = self.leader {
             // Fails only if the group has no process any more, which is what is wanted.
             let _ = kill_process_group(pid, Signal::KILL);
         }
@@ -29,6 +41,9 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
+        if let (Some(guard), Some(leader)) = (&self.guard, self.leader) {
+            guard::leave(guard, leader);
+        }
     }
 }
 
@@ -47,9 +62,11 @@ pub async fn run(
     let mut prepared = Command::new(model::program(program));
     prepared.arg0(program).args(arguments).envs(environment).process_group(0);
     prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    die_with_parent(&mut prepared);
+    let guard = guard::input().map_err(|error| format!("{program} cannot be started: no guard for it: {error}"))?;
+    die_with_parent(&mut prepared, guard.clone());
     let mut child = prepared.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
-    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let group = Group { leader, guard };
     match timeout(bound, finish(&mut child)).await {
         Ok(result) => {
             let (status, output) = result.map_err(|error| format!("{program}: {error}"))?;
@@ -69,11 +86,15 @@ pub async fn run(
 }
 
 /// Lets the kernel kill the command when the thread that started it ends: a worker of the runtime, which ends with the
-/// process (also with SIGKILL). A command that outlived its engine could do its work after it had been undone.
+/// process (also with SIGKILL). A command that outlived its engine could do its work after it had been undone. The signal
+/// does not reach what the command has started; its group is the guard's business, which is told before the command begins.
 #[allow(unsafe_code, reason = "there is no other way to set the parent-death signal before exec")]
-fn die_with_parent(command: &mut Command) {
+fn die_with_parent(command: &mut Command, guard: Option<Arc<ChildStdin>>) {
     let parent = rustix::process::getpid();
     let before_exec = move || {
+        if let Some(guard) = &guard {
+            guard::enter(guard)?;
+        }
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above.
         if rustix::process::getppid() == Some(parent) {
@@ -82,8 +103,8 @@ fn die_with_parent(command: &mut Command) {
             Err(std::io::Error::from(rustix::io::Errno::SRCH))
         }
     };
-    // SAFETY: between fork and exec only async-signal-safe things may be done. `before_exec` makes two system calls
-    // (prctl, getppid), which are; it captures one integer, allocates nothing (an `Errno` makes an error without
+    // SAFETY: between fork and exec only async-signal-safe things may be done. `before_exec` makes four system calls
+    // (getpid, write, prctl, getppid), which are; it captures an integer and a counted file, allocates nothing (an `Errno` makes an error without
     // allocation) and takes no lock.
     unsafe {
         command.pre_exec(before_exec);
@@ -146,6 +167,28 @@ mod tests {
         let missing = run(&["no-such-program-1".to_owned()], &BTreeMap::new(), Duration::from_secs(1)).await;
         assert!(missing.is_err_and(|e| e.contains("cannot be started")));
         assert!(run(&[], &BTreeMap::new(), Duration::from_secs(1)).await.is_err());
+    }
+
+    /// A guard in the shell's words, as `firedrill guard` is one.
+    const GUARD: &str = r#"while read -r line; do case "$line" in
+        +*) groups="$groups ${line#+}";;
+        -*) left=; for g in $groups; do [ "$g" = "${line#-}" ] || left="$left $g"; done; groups=$left;;
+    esac; echo "$groups" > "$0"; done 2>/dev/null"#;
+
+    #[tokio::test]
+    async fn a_guard_knows_every_group_while_it_runs() {
+        let folder = std::env::temp_dir().join(format!("drill-guard-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let known = folder.join("known");
+        guarded_by(&["sh", "-c", GUARD, &known.to_string_lossy()]);
+        // The guard writes down what it knows a moment after it was told.
+        let script = format!(
+            "for i in $(seq 1000); do grep -qw $$ {0} 2>/dev/null && {{ echo known; exit; }}; sleep 0.01; done",
+            known.display()
+        );
+        let seen = run(&argv(&script), &BTreeMap::new(), Duration::from_secs(20)).await;
+        assert_eq!(seen.as_deref(), Ok("known"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evidence::{
     measure::measure,
-    record::{Attempt, Ending, EventRecord, GuardRecord, Nanos, Phase, Point, Registration, Residue},
+    record::{Attempt, Ending, EventRecord, Finding, GuardRecord, Nanos, Phase, Point, Registration, Residue},
     results::Results,
 };
 use serde_json::json;
@@ -15,17 +15,18 @@ use tokio::{
 };
 
 use crate::{
-    clock::{duration, seconds},
-    context::{Context, LOOK, Message},
+    clock::{duration, nanos, seconds},
+    context::{Context, LOOK, Message, Purpose},
     figures::figures,
     findings::{self, findings},
     guard::{self, Look},
     life::{Action, Input, Life, Stage},
-    probe::lock,
+    probe::{lock, log::record_of},
     progress::{Live, Progress},
     record::Abort,
     shell::Shell,
     target::{Meaning, Observed, Target},
+    undo::Undo,
 };
 
 /// How often time is looked at: the grain of the scenario's schedule.
@@ -34,6 +35,8 @@ const TICK: Duration = Duration::from_millis(10);
 const GUARD_TICKS: u64 = 5;
 /// Live numbers and the live measurement come every so many ticks.
 const LIVE_TICKS: u64 = 50;
+/// Between two live measurements there is this many times what one takes.
+const LIVE_SHARE: Nanos = 4;
 /// Events that are kept.
 const MOST_EVENTS: usize = 20_000;
 /// Longest wait for an event in one question.
@@ -57,6 +60,9 @@ pub struct Conductor<T> {
     /// What is to be shown of the timeline, with its offset in seconds: it comes from several observers, not in order.
     beats: Vec<(f64, Progress)>,
     recovered: bool,
+    /// A measurement is under way; the next one may begin at this time.
+    measuring: bool,
+    measure_next: Nanos,
     loss_shown: usize,
     ramp: Vec<f64>,
     failback_shown: bool,
@@ -88,6 +94,8 @@ impl<T: Target> Conductor<T> {
             shown: BTreeSet::new(),
             beats: Vec::new(),
             recovered: false,
+            measuring: false,
+            measure_next: 0,
             loss_shown: 0,
             ramp: Vec::new(),
             failback_shown: false,
@@ -109,7 +117,10 @@ impl<T: Target> Conductor<T> {
                     aborts = changed.is_ok();
                 }
                 message = messages.recv() => match message {
+                    Some(Message::Input(Input::ReadBack)) => self.measure_apart(Purpose::Loss),
+                    Some(Message::Input(Input::Sustained(result))) => self.measure_apart(Purpose::FailedBack(result)),
                     Some(Message::Input(input)) => self.feed(input).await,
+                    Some(Message::Measured(purpose, results, took)) => self.measured(purpose, &results, took).await,
                     Some(Message::Seen(events)) => self.seen(events).await,
                     None => break,
                 },
@@ -131,12 +142,16 @@ impl<T: Target> Conductor<T> {
             }
         }
         self.phase("").await;
+        self.shell.end_spool().await;
         self.pump.abort_all();
     }
 
     async fn feed(&mut self, input: Input) {
         let before = self.life.stage();
         let ending = self.life.ending().clone();
+        if matches!(input, Input::Stop(_) | Input::LeaseLost(_)) {
+            self.context.facts().stopped.get_or_insert(self.context.clock.now());
+        }
         let leased = input == Input::Leased(Ok(()));
         let cleared = input == Input::Cleared;
         let actions = self.life.on(self.context.clock.now(), input);
@@ -167,12 +182,6 @@ impl<T: Target> Conductor<T> {
             self.live_measure(true);
         }
         self.show_beats();
-        if before == Stage::ReadingRecovered || before == Stage::ReadingFailedBack {
-            self.loss();
-        }
-        if before == Stage::Sustaining {
-            self.failed_back();
-        }
         if before.phase() != stage.phase() || self.phases.is_empty() {
             self.phase(stage.phase()).await;
         }
@@ -346,7 +355,57 @@ impl<T: Target> Conductor<T> {
             self.show_points();
             return;
         }
-        let results = measure(&self.attempt(Ending::Completed, Vec::new()));
+        if last || (!self.measuring && self.context.clock.now() >= self.measure_next) {
+            self.measure_apart(Purpose::Live(last));
+        }
+    }
+
+    /// Measures what is known now on a thread of its own: neither leases nor an abort wait for that, however many samples
+    /// there are. What it says comes back as a message.
+    fn measure_apart(&mut self, purpose: Purpose) {
+        self.measuring = true;
+        // Reaps those that have ended.
+        while self.pump.try_join_next().is_some() {}
+        let mut attempt = self.frame(Ending::Completed, Vec::new());
+        let context = self.context.clone();
+        let logs = context.facts().logs.clone();
+        let began = context.clock.now();
+        let measure = move || {
+            attempt.probes = logs.iter().map(record_of).collect();
+            measure(&attempt)
+        };
+        self.pump.spawn(async move {
+            match tokio::task::spawn_blocking(measure).await {
+                Ok(results) => {
+                    let took = duration(context.clock.now() - began);
+                    context.tell(Message::Measured(purpose, Box::new(results), took)).await;
+                }
+                Err(error) => context.tell(Message::Input(Input::Stop(format!("measuring failed: {error}")))).await,
+            }
+        });
+    }
+
+    async fn measured(&mut self, purpose: Purpose, results: &Results, took: Duration) {
+        self.measuring = false;
+        // However long it takes, most of a processor's time is left to the drill.
+        self.measure_next = self.context.clock.now() + nanos(took) * LIVE_SHARE;
+        match purpose {
+            Purpose::Live(last) => self.show_recovery(results, last),
+            Purpose::Loss => {
+                self.show_loss(results);
+                self.feed(Input::ReadBack).await;
+            }
+            Purpose::FailedBack(result) => {
+                self.feed(Input::Sustained(result)).await;
+                self.show_failback(results);
+            }
+        }
+    }
+
+    fn show_recovery(&mut self, results: &Results, last: bool) {
+        if self.recovered {
+            return;
+        }
         let zero = self.context.facts().timeline.get(Point::T0c).map(|point| point.time);
         // Observed and derived ones together, so that they read in the order in which they happened.
         for point in &results.timeline {
@@ -395,18 +454,18 @@ impl<T: Target> Conductor<T> {
         self.show_beats();
     }
 
-    fn loss(&mut self) {
-        let attempt = self.attempt(Ending::Completed, Vec::new());
-        let readbacks = attempt.probes.iter().filter_map(|p| p.writes.as_ref()).map(|w| w.readbacks.len()).sum();
+    fn show_loss(&mut self, results: &Results) {
+        let logs = self.context.facts().logs.clone();
+        let readbacks = logs.iter().map(|log| lock(log).readbacks().len()).sum();
         if readbacks == self.loss_shown {
             return;
         }
         let phase = if self.loss_shown == 0 { "recovered" } else { "failedBack" };
         self.loss_shown = readbacks;
-        let measured = measure(&attempt).measured;
-        if let Some(loss) = measured.loss {
+        let measured = &results.measured;
+        if let Some(loss) = &measured.loss {
             // What the fault had cost was said before: this is what the way back cost.
-            let back = measured.failback.filter(|_| phase == "failedBack");
+            let back = measured.failback.as_ref().filter(|_| phase == "failedBack");
             let (lost, seconds) = back.map_or((loss.lost, loss.seconds), |back| (back.lost, back.lost_seconds));
             self.context.show(Progress::Loss {
                 phase,
@@ -419,9 +478,8 @@ impl<T: Target> Conductor<T> {
         }
     }
 
-    fn failed_back(&mut self) {
-        let results = measure(&self.attempt(Ending::Completed, Vec::new()));
-        if let Some(failback) = results.measured.failback
+    fn show_failback(&mut self, results: &Results) {
+        if let Some(failback) = &results.measured.failback
             && !self.failback_shown
         {
             self.failback_shown = true;
@@ -435,13 +493,18 @@ impl<T: Target> Conductor<T> {
     }
 
     /// The record as it is now.
-    fn attempt(&self, ending: Ending, findings: Vec<evidence::record::Finding>) -> Attempt {
+    fn attempt(&self, ending: Ending, findings: Vec<Finding>) -> Attempt {
+        let logs = self.context.facts().logs.clone();
+        Attempt { probes: logs.iter().map(record_of).collect(), ..self.frame(ending, findings) }
+    }
+
+    /// The record as it is now, without what the probes saw.
+    fn frame(&self, ending: Ending, findings: Vec<Finding>) -> Attempt {
         let facts = self.context.facts();
-        let probes = facts.logs.iter().map(|log| lock(log).record()).collect();
         Attempt {
             phases: self.phases.clone(),
             timeline: facts.timeline.points(),
-            probes,
+            probes: Vec::new(),
             guards: self.guards.clone(),
             findings,
             residue: Residue { before: facts.before.clone(), after: facts.after.clone() },
@@ -462,6 +525,11 @@ impl<T: Target> Conductor<T> {
         attempt.digest = whole.digest;
         attempt.registered = whole.registered;
         attempt.about = whole.about;
+        let services: Vec<String> = self.context.plan.services.iter().map(ToString::to_string).collect();
+        match self.context.undos.touching(&services) {
+            Ok(owed) => attempt.undos = owed.iter().map(Undo::record).collect(),
+            Err(error) => attempt.unproven.push(format!("whether an undo is outstanding could not be seen: {error}")),
+        }
         attempt.journal = self.context.journal();
         attempt.events = std::mem::take(&mut self.events);
         attempt.events.sort_by_key(|event| event.time);
@@ -470,7 +538,12 @@ impl<T: Target> Conductor<T> {
         Ok((attempt, results))
     }
 
-    fn findings(&self, ending: &Ending) -> Vec<evidence::record::Finding> {
+    /// With what the last try saw, which is on disk only.
+    fn outstanding(&self, owed: &Undo) -> Finding {
+        self.context.undos.get(&owed.id).ok().flatten().as_ref().unwrap_or(owed).finding()
+    }
+
+    fn findings(&self, ending: &Ending) -> Vec<Finding> {
         if matches!(ending, Ending::Refused { .. }) {
             // The reasons say it all.
             return Vec::new();
@@ -483,7 +556,7 @@ impl<T: Target> Conductor<T> {
             problems.push(format!("Events beyond {MOST_EVENTS} were not kept: {}", self.events_dropped));
         }
         let tries = facts.tries_start.as_deref().zip(facts.tries_end.as_deref());
-        let found = findings(
+        let mut found = findings(
             &findings::Facts {
                 plan: &self.context.plan,
                 drill: &self.context.drill,
@@ -496,6 +569,8 @@ impl<T: Target> Conductor<T> {
             },
             &results,
         );
+        // What is still owed was run and failed.
+        found.splice(0..0, facts.owed.values().map(|owed| self.outstanding(owed)));
         for finding in &found {
             self.context.show(Progress::Finding(finding.clone()));
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use std::{
 use evidence::{
     journal::Journal,
     record::{JournalEntry, Nanos, Point, RequestLog, TimelinePoint},
+    results::Results,
 };
 use model::config::{Drill, RecoveryPlan};
 use serde_json::{Value, json};
@@ -25,6 +27,7 @@ use crate::{
     progress::Progress,
     target::{Observed, ProxyReport, Stamp, Target, TargetError},
     timeline::Timeline,
+    undo::{Undo, Undos},
 };
 
 /// Between two looks at something that is waited for.
@@ -37,19 +40,19 @@ pub enum Message {
     Input(Input),
     /// Events of the mesh.
     Seen(Vec<Observed>),
+    /// What follows from the samples so far, and how long it took to say.
+    Measured(Purpose, Box<Results>, Duration),
 }
 
-/// A command that must be run to take back what a step has done.
+/// What is measured for while the drill runs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Owed {
-    /// Name of the step.
-    pub name: String,
-    /// argv.
-    pub command: Vec<String>,
-    /// Its environment.
-    pub environment: BTreeMap<String, String>,
-    /// Its bound.
-    pub timeout: Duration,
+pub enum Purpose {
+    /// To show how far recovery is; `true` at the end of the hold.
+    Live(bool),
+    /// To show what the writes that were read back say, before the life goes on.
+    Loss,
+    /// To show how the failback went, before the life goes on with this.
+    FailedBack(Result<(), String>),
 }
 
 /// What tasks have learnt.
@@ -60,7 +63,7 @@ pub struct Facts {
     /// Logs of the running probes.
     pub logs: Vec<SharedLog>,
     /// Undo commands owed, by step.
-    pub owed: BTreeMap<usize, Owed>,
+    pub owed: BTreeMap<usize, Undo>,
     /// Leases that may be held.
     pub leases: BTreeSet<String>,
     /// Digests before the first fault.
@@ -75,6 +78,8 @@ pub struct Facts {
     pub tries_end: Option<Vec<ProxyReport>>,
     /// Endpoints that a proxy took out and has not readmitted: source, service.
     pub taken_out: BTreeSet<(String, String)>,
+    /// When the stop was asked for: by a person, a guard, or what went wrong.
+    pub stopped: Option<Nanos>,
     /// When, after a stop, the last proxy was clear.
     pub cleared: Option<Nanos>,
     /// Requests at gateways, if the drill asks for them.
@@ -101,6 +106,12 @@ pub struct Context<T> {
     pub lease: String,
     /// The region that the scenario takes away.
     pub lost_region: Option<String>,
+    /// Undo commands on disk.
+    pub undos: Undos,
+    /// Number of the attempt.
+    pub number: u64,
+    /// Where samples are spooled to.
+    pub spool: PathBuf,
     journal: Mutex<Journal>,
     messages: mpsc::Sender<Message>,
     progress: mpsc::Sender<Progress>,
@@ -117,6 +128,9 @@ pub struct Parts<T> {
     pub wall: i64,
     pub lease: String,
     pub lost_region: Option<String>,
+    pub undos: Undos,
+    pub number: u64,
+    pub spool: PathBuf,
     pub journal: Journal,
     pub messages: mpsc::Sender<Message>,
     pub progress: mpsc::Sender<Progress>,
@@ -137,6 +151,7 @@ impl<T: Target> Context<T> {
             tries_start: None,
             tries_end: None,
             taken_out: BTreeSet::new(),
+            stopped: None,
             cleared: None,
             requests: None,
             problems: Vec::new(),
@@ -150,6 +165,9 @@ impl<T: Target> Context<T> {
             wall: parts.wall,
             lease: parts.lease,
             lost_region: parts.lost_region,
+            undos: parts.undos,
+            number: parts.number,
+            spool: parts.spool,
             journal: Mutex::new(parts.journal),
             messages: parts.messages,
             progress: parts.progress,
@@ -205,6 +223,11 @@ impl<T: Target> Context<T> {
         self.facts().timeline.set(point, time, 0, "engine", note);
         let seen = TimelinePoint { point, time, error: clock_error, observer: "engine".into(), note: note.into() };
         self.observe("observation", note, json!({ "point": seen })).await;
+    }
+
+    /// The present on the clock that all observers share.
+    pub fn stamp(&self) -> Stamp {
+        self.wall.saturating_add(self.clock.now())
     }
 
     /// Where an observer's stamp lies on the attempt's clock.

@@ -17,9 +17,10 @@ use crate::{
     probe::{ProbeSpec, WritesSpec},
     progress::Progress,
     record::{Abort, DrillError, Places, Sealed, lock, open_ledger, seal},
-    register,
+    register, spool,
     target::Target,
     timeline::Timeline,
+    undo::Undos,
 };
 
 /// Beyond its ramp and steps, this is allowed for a failback.
@@ -82,6 +83,9 @@ pub async fn run<T: Target>(
         wall: stamp,
         lease,
         lost_region: lost,
+        undos: Undos::of(&places.state),
+        number,
+        spool: spool::path(&places.state, &registration.drill, number),
         journal,
         messages,
         progress: progress.clone(),
@@ -92,6 +96,9 @@ pub async fn run<T: Target>(
     let (attempt, _) = conductor.finish().map_err(DrillError::record)?;
     let now = stamp.saturating_add(clock.now());
     let sealed = seal(attempt, &mut ledger, now, &places.out)?;
+    if let Err(error) = spool::clear(&places.state) {
+        tracing::debug!(%error, "spool");
+    }
     let _ = progress.send(Progress::Sealed { verdict: sealed.verdict, bundle: sealed.bundle.clone() }).await;
     Ok(sealed)
 }

@@ -12,6 +12,9 @@ use crate::{
     progress::ProbeFigures,
 };
 
+/// More than this share of requests that were not sent is no measurement.
+const UNSENT: f64 = 0.001;
+
 /// Figures of the requests due in `[from, to)`. Requests in flight are offered, and neither ok nor failed.
 pub fn figures(log: &ProbeLog, from: Nanos, to: Nanos) -> ProbeFigures {
     let mut figures = ProbeFigures { name: log.name().to_owned(), ..ProbeFigures::default() };
@@ -20,6 +23,10 @@ pub fn figures(log: &ProbeLog, from: Nanos, to: Nanos) -> ProbeFigures {
     for (_, sample) in log.between(from, to) {
         figures.offered += 1;
         let Some(sample) = sample else { continue };
+        if sample.outcome == Outcome::NotSent {
+            figures.unsent += 1;
+            continue;
+        }
         latencies.push(sample.latency);
         if sample.outcome == Outcome::Ok {
             figures.ok += 1;
@@ -42,6 +49,14 @@ pub fn figures(log: &ProbeLog, from: Nanos, to: Nanos) -> ProbeFigures {
 pub fn unsteady(objectives: &Objectives, seen: &[ProbeFigures]) -> Vec<String> {
     let mut reasons = Vec::new();
     for probe in seen {
+        if probe.unsent as f64 > probe.offered as f64 * UNSENT {
+            let (unsent, offered) = (probe.unsent, probe.offered);
+            reasons.push(format!(
+                "{}: the drill engine could not send {unsent} of {offered} requests: this machine cannot keep the rate, or has \
+                 no descriptors or ports left",
+                probe.name
+            ));
+        }
         let ended = probe.ok + probe.failed;
         if ended == 0 {
             reasons.push(format!("{}: not one of {} requests has ended", probe.name, probe.offered));
@@ -85,9 +100,12 @@ mod tests {
             let time = log.due(sequence) + 7;
             log.end(sequence, &Ended { time, outcome, answered, sent: None, epoch: None, store: None });
         }
-        log.begin(5);
+        let unsent =
+            Ended { time: 1_000_000, outcome: Outcome::NotSent, answered: None, sent: None, epoch: None, store: None };
+        log.end(5, &unsent);
+        log.begin(6);
         let seen = figures(&log, 0, 1_000);
-        assert_eq!((seen.offered, seen.ok, seen.failed), (6, 4, 1));
+        assert_eq!((seen.offered, seen.ok, seen.failed, seen.unsent), (7, 4, 1, 1));
         assert_eq!(seen.p99, Some(Duration::from_nanos(7)));
         assert_eq!(seen.shares, BTreeMap::from([("east".to_owned(), 25.0), ("west".to_owned(), 75.0)]));
     }
@@ -110,5 +128,12 @@ mod tests {
         check(98, 2, 10, 1);
         check(98, 2, 11, 2);
         check(0, 0, 0, 1);
+        let own = |unsent: u64| {
+            let seen =
+                ProbeFigures { name: "p".into(), offered: 1_000, ok: 1_000 - unsent, unsent, ..Default::default() };
+            unsteady(&objectives, &[seen])
+        };
+        assert_eq!(own(1), [""; 0]);
+        assert!(own(2)[0].contains("the drill engine could not send 2 of 1000 requests"), "{:?}", own(2));
     }
 }

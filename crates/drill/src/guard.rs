@@ -1,6 +1,6 @@
 //! What aborts a drill, decided from what probes have seen.
 
-use evidence::record::{Nanos, Outcome};
+use evidence::record::{Nanos, Outcome, Sample};
 use model::{
     config::{Guard, GuardCondition},
     unit::print_duration,
@@ -46,7 +46,7 @@ pub fn look(condition: &GuardCondition, log: &ProbeLog, since: Nanos, now: Nanos
         GuardCondition::SuccessRateBelow { percent, over } => {
             let Some(from) = window(nanos(*over), since, now) else { return Look::TooEarly };
             let (mut ended, mut good) = (0u64, 0u64);
-            for (due, sample) in log.between(from, now) {
+            for (due, sample) in log.between(from, now).filter(asked) {
                 ended += u64::from(sample.is_some() || now - due > nanos(*over) / 2);
                 good += u64::from(sample.is_some_and(|s| s.outcome == Outcome::Ok));
             }
@@ -67,6 +67,11 @@ pub fn look(condition: &GuardCondition, log: &ProbeLog, since: Nanos, now: Nanos
     }
 }
 
+/// What the engine did not send is nothing that the service did.
+fn asked((_, sample): &(Nanos, Option<&Sample>)) -> bool {
+    sample.is_none_or(|sample| sample.outcome != Outcome::NotSent)
+}
+
 fn window(over: Nanos, since: Nanos, now: Nanos) -> Option<Nanos> {
     let from = now.saturating_sub(over);
     (from >= since).then_some(from)
@@ -74,7 +79,7 @@ fn window(over: Nanos, since: Nanos, now: Nanos) -> Option<Nanos> {
 
 fn p99(bound: Nanos, log: &ProbeLog, from: Nanos, now: Nanos) -> Look {
     let age = |due: Nanos| now - due;
-    let known = log.between(from, now).filter_map(|(due, sample)| match sample {
+    let known = log.between(from, now).filter(asked).filter_map(|(due, sample)| match sample {
         Some(sample) => Some(sample.latency),
         None => Some(age(due)).filter(|age| *age > bound),
     });
@@ -104,7 +109,7 @@ mod tests {
 
     const S: Nanos = 1_000;
 
-    /// A log at one request per 10 ns from 100 on; `.` ok, `x` failed, `s` slow (400 ns), `?` in flight.
+    /// A log at one request per 10 ns from 100 on; `.` ok, `x` failed, `s` slow (400 ns), `?` in flight, `u` not sent.
     fn filled(pattern: &str) -> ProbeLog {
         let mut log = log(10, true);
         for (sequence, kind) in (0u64..).zip(pattern.chars()) {
@@ -113,6 +118,7 @@ mod tests {
                 '.' => (Outcome::Ok, 1),
                 's' => (Outcome::Ok, 400),
                 'x' => (Outcome::Timeout, 5),
+                'u' => (Outcome::NotSent, 400),
                 _ => {
                     log.begin(sequence);
                     continue;
@@ -149,6 +155,9 @@ mod tests {
         check("...?...?", 40, 180, Some(false));
         check("....???x", 40, 180, Some(true));
         check("", 40, S, None);
+        check("uuuu", 40, 140, None);
+        check("uuu.", 40, 140, Some(false));
+        check("uuux", 40, 140, Some(true));
     }
 
     #[test]

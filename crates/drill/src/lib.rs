@@ -6,7 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod clock;
-mod command;
+pub mod command;
 mod conduct;
 mod context;
 mod crash;
@@ -22,11 +22,13 @@ pub mod record;
 mod register;
 mod requests;
 mod shell;
+mod spool;
 pub mod target;
 mod tasks;
 #[cfg(test)]
 mod testing;
 mod timeline;
+pub mod undo;
 
 pub use crash::recover_crashed;
 pub use engine::run;

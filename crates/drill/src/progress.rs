@@ -143,6 +143,8 @@ pub enum Progress {
         unchanged: usize,
         /// Those that differ or do not answer.
         differing: Vec<String>,
+        /// Steps whose undo failed.
+        owed: Vec<String>,
     },
     /// It is being stopped: by a guard, a person, or because a step failed.
     Aborting {
@@ -193,6 +195,8 @@ pub struct ProbeFigures {
     pub ok: u64,
     /// Failed of them.
     pub failed: u64,
+    /// Not sent of them, for reasons of the drill engine's own: they say nothing of the service.
+    pub unsent: u64,
     /// 99th percentile of latency.
     pub p99: Option<Duration>,
     /// Answers by region, in percent of those whose region is known.

@@ -11,6 +11,7 @@ use crate::{
     life::{Action, Input},
     probe::{Prober, SharedLog},
     requests::Reader,
+    spool::Spooler,
     target::Target,
     tasks::{after, before, out, step},
 };
@@ -22,12 +23,13 @@ pub struct Shell<T> {
     heartbeats: JoinSet<()>,
     prober: Option<Prober>,
     reader: Option<Reader>,
+    spooler: Option<Spooler>,
 }
 
 impl<T: Target> Shell<T> {
     /// Nothing runs.
     pub fn new(context: Arc<Context<T>>) -> Self {
-        Self { context, work: JoinSet::new(), heartbeats: JoinSet::new(), prober: None, reader: None }
+        Self { context, work: JoinSet::new(), heartbeats: JoinSet::new(), prober: None, reader: None, spooler: None }
     }
 
     fn spawn<F>(&mut self, task: F)
@@ -103,13 +105,39 @@ impl<T: Target> Shell<T> {
         match Prober::start(clock, clock.now(), self.context.specs.clone()) {
             Ok(prober) => {
                 let logs: Vec<SharedLog> = prober.logs().to_vec();
-                self.context.facts().logs = logs;
+                self.context.facts().logs.clone_from(&logs);
+                self.spool(logs);
                 self.prober = Some(prober);
                 self.reader = Reader::start(self.context.clone());
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+impl<T: Target> Shell<T> {
+    /// Without a spool the drill goes on: what it lacks is missing only if the engine dies.
+    fn spool(&mut self, logs: Vec<SharedLog>) {
+        match Spooler::start(&self.context.spool, logs) {
+            Ok(spooler) => self.spooler = Some(spooler),
+            Err(error) => self.unspooled(&error),
+        }
+    }
+
+    /// The attempt is over and in memory: what was spooled is not needed beyond its seal.
+    pub async fn end_spool(&mut self) {
+        let Some(spooler) = self.spooler.take() else { return };
+        match tokio::task::spawn_blocking(move || spooler.stop()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.unspooled(&error),
+            Err(error) => self.unspooled(&std::io::Error::other(error)),
+        }
+    }
+
+    fn unspooled(&self, error: &std::io::Error) {
+        let problem = format!("Samples could not be kept on disk while they came: {error}");
+        self.context.facts().problems.push(problem);
     }
 }
 

@@ -237,6 +237,11 @@ pub trait Target: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<String>, TargetError>> + Send;
     /// Undoes one step (`lose` or `fault`) before the lease ends.
     fn undo(&self, lease: &str, step: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
+    /// Entrusts an undo command, which is on disk already, to somebody who outlives the engine and runs it when heartbeats
+    /// of the lease stop. Returns once that is certain.
+    fn entrust_undo(&self, lease: &str, undo: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
+    /// From now on nobody but the engine runs undo commands of this lease: it has run them.
+    fn keep_undos(&self, lease: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
     /// Asks the recovery controller to fail over (for plans with a manual trigger).
     fn failover(&self, plan: &PlanName, reason: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
     /// Asks the recovery controller to fail back.

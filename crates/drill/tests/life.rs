@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use common::{Fake, Handle, Knobs, config, drill_name};
 use drill::{Places, Progress, Sealed, progress::Progress as P};
-use evidence::record::{Ending, Point, Verdict};
+use evidence::record::{Ending, Point, Severity, Verdict};
 use model::config::{Config, LoseHow, ScenarioAction, ScenarioStep};
 use tokio::sync::{mpsc, watch};
 
@@ -308,10 +308,53 @@ async fn a_dead_engine_is_found_and_its_undo_paid() {
     let sealed = &found[0];
     assert_eq!((sealed.verdict, sealed.attempt.number), (Verdict::Crashed, 1));
     assert!(undone.exists());
+    let probes = &sealed.attempt.probes;
+    assert!(probes.len() == 2 && probes.iter().all(|probe| probe.samples.len() > 30), "what clients saw is kept");
+    assert!(probes[1].writes.as_ref().is_some_and(|writes| writes.writes.iter().any(|w| w.acknowledged.is_some())));
+    assert!(!places.state.join("spool").exists(), "sealed, it is not needed any more");
     assert!(sealed.attempt.timeline.iter().any(|p| p.point == Point::T0c));
     assert_eq!((sealed.results.residue.proxies, sealed.results.residue.unchanged), (3, 3));
     assert_eq!(stage.fake.leases(), 0);
     verify(sealed);
     assert!(drill::recover_crashed(Some(target), &places).await.unwrap().is_empty());
+    evidence::ledger::verify_ledger(&places.state.join("ledger"), None).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_fails_is_kept_and_blocks_the_next_drill() {
+    let mut stage = Stage::new().await;
+    let marks = tempfile::tempdir().unwrap();
+    let (laid, mended) = (marks.path().join("laid"), marks.path().join("mended"));
+    let mut step = touch(&laid, &mended);
+    let ScenarioAction::Run { undo, .. } = &mut step.action else { panic!() };
+    *undo = ["test".to_owned(), "-e".to_owned(), mended.to_string_lossy().into_owned()].to_vec();
+    stage.drill().scenario.insert(0, step);
+    stage.drill().hold = Duration::from_millis(1500);
+    let (failed, _) = stage.run(|_, _| ()).await;
+    assert_eq!(failed.verdict, Verdict::Failed, "{:?}", failed.results.reasons);
+    let finding = &failed.results.findings[0];
+    assert_eq!((finding.severity, finding.title.as_str()), (Severity::High, "the undo of touch is outstanding"));
+    assert!(finding.fix.contains("firedrill undo confirm lose-east-1-1 --by"), "{}", finding.fix);
+    verify(&failed);
+
+    let (refused, _) = stage.run(|_, _| ()).await;
+    let Ending::Refused { reasons } = &refused.attempt.ending else { panic!("{:?}", refused.attempt.ending) };
+    assert!(
+        reasons[0].contains("the undo of touch (drill lose-east, attempt 1) is outstanding: it failed"),
+        "{reasons:?}"
+    );
+    verify(&refused);
+
+    // Each start tries again, and once it is done drills may run.
+    let (target, places) = (Arc::new(Handle(stage.fake.clone())), stage.places());
+    let undos = drill::undo::Undos::of(&places.state);
+    assert!(drill::recover_crashed(Some(target.clone()), &places).await.unwrap().is_empty());
+    assert_eq!(undos.owed().unwrap()[0].failed.as_ref().unwrap().tries, 2);
+    std::fs::write(&mended, "").unwrap();
+    drill::recover_crashed(Some(target), &places).await.unwrap();
+    assert_eq!(undos.all().unwrap(), []);
+    let (next, _) = stage.run(|_, _| ()).await;
+    assert!(!matches!(next.attempt.ending, Ending::Refused { .. }), "{:?}", next.attempt.ending);
+    assert_eq!(undos.all().unwrap(), [], "its own undo was done and is not kept");
     evidence::ledger::verify_ledger(&places.state.join("ledger"), None).unwrap();
 }

@@ -77,9 +77,14 @@ enum Command {
     /// Run a drill; list, show or abort drills
     #[command(subcommand)]
     Drill(command::drill::Command),
+    /// List outstanding undo commands of drills; run one again, or confirm that it is done
+    #[command(subcommand)]
+    Undo(command::undo::Command),
     /// Verify or show a sealed evidence bundle, offline
     #[command(subcommand)]
     Evidence(command::evidence::Command),
+    /// Show what runs, which drill is under way, and which undos are outstanding
+    Status(command::status::Args),
     /// List what a running mesh consists of: proxies, services, leases, recovery
     Get(command::get::Args),
     /// Show the merged event log of a running mesh
@@ -148,6 +153,8 @@ impl Cli {
             Command::Restore(args) => command::restore::run(&args, terminal),
             Command::Drill(command) => command::drill::run(&command, terminal),
             Command::Evidence(command) => command::evidence::run(&command, terminal),
+            Command::Undo(command) => command::undo::run(&command, terminal),
+            Command::Status(args) => command::status::run(&args, terminal),
             Command::Get(args) => command::get::run(&args, terminal),
             Command::Events(args) => command::events::run(&args, terminal),
             Command::Control(args) => command::control::run(args),

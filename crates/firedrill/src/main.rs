@@ -34,10 +34,23 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: firedrill has a defect: {defect}");
         std::process::exit(i32::from(failure::Exit::Internal as u8));
     }));
+    // Started with the first command of a drill, by whichever process runs one.
+    drill::command::guarded_by(&["firedrill", "guard"]);
+    raise_descriptors();
     let cli = cli::Cli::read();
     let terminal = cli.terminal();
     cli.run(&terminal).unwrap_or_else(|report| {
         terminal.failure(&report);
         failure::exit_of(&report).into()
     })
+}
+
+/// As many files and connections as this process may have: engine, proxies, control plane and supervisor alike. The usual
+/// soft limit of 1,024 is there for programs that use select(2), which this one does not.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What is refused leaves the limit as it was, which then is the limit.
+    let _ = setrlimit(Resource::Nofile, limit);
 }

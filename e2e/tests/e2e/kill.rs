@@ -10,7 +10,7 @@ use std::{
 use e2e::{
     mesh::{Mesh, Proxy, bank, rows, until},
     plane::DataPlane,
-    process::{Finished, finish, naming, run, signal},
+    process::{Finished, finish, naming, run, signal, wait_until},
     web::{get, request},
 };
 use hyper::Method;
@@ -313,33 +313,145 @@ async fn nothing_is_left_on_stock_envoys_either() {
     strikes(DataPlane::Envoy, "127.203.5.1:8080", 5, &[Engine, Control, Sidecar, Both]).await;
 }
 
-#[tokio::test]
-async fn the_undo_of_a_command_that_a_killed_engine_owes_is_run_by_the_next_start() {
+/// A drill whose first step is a command of its own, before east is lost; `undo` and `command` are shell scripts.
+fn with_command(text: String, command: &str, undo: &str) -> String {
     let lose = "- {at: 0s, lose: {region: east, how: kill}}";
-    let command = |verb: &str| format!(r#"[sh, -c, "{verb} $FIREDRILL_STATE/mark"]"#);
-    let step = format!("- {{at: 0s, run: {{name: mark, command: {}, undo: {}}}}}", command("touch"), command("rm"));
-    let change = |text: String| short(text).replace(lose, &format!("{step}\n    {lose}"));
+    let argv = |script: &str| format!("[sh, -c, {}]", Value::from(script));
+    let step = format!("- {{at: 0s, run: {{name: mark, command: {}, undo: {}}}}}", argv(command), argv(undo));
+    // Whoever is to be struck must get as far as the step, however busy the machine is.
+    let calm = short(text).replace("rate: 50/s", "rate: 10/s").replace("successRate: 60%", "successRate: 1%");
+    calm.replace("timeout: 1s}", "timeout: 3s}")
+        .replace("perTry: 500ms", "perTry: 2s")
+        .replace(lose, &format!("{step}\n    {lose}"))
+}
+
+#[tokio::test]
+async fn an_undo_that_a_killed_engine_owes_is_run_when_its_lease_lapses() {
+    let command = "touch $FIREDRILL_STATE/mark";
+    let change = |text: String| with_command(text, command, "rm $FIREDRILL_STATE/mark");
     let mesh = Mesh::up(bank("127.203.3.1:8080".parse().unwrap(), change), &[]).await;
     flows(&mesh).await;
     let before = digests(&mesh).await.expect("every proxy answers");
     let mark = mesh.state().join("mark");
-
-    let mut engine = registered(&mesh, 1).await;
-    lost(&mesh, &mut engine).await;
-    let killed = Instant::now();
-    signal(engine.id().expect("running"), Signal::KILL);
-    restored(&mesh, &before, killed, DataPlane::Firedrill).await;
-    assert!(mark.exists(), "nobody lived who could have run the undo");
-
+    let mut random = fastrand::Rng::with_seed(3);
+    let rounds = 3;
+    for round in 1..=rounds {
+        let mut engine = registered(&mesh, round).await;
+        lost(&mesh, &mut engine).await;
+        tokio::time::sleep(Duration::from_secs(3).mul_f64(random.f64())).await;
+        let killed = Instant::now();
+        signal(engine.id().expect("running"), Signal::KILL);
+        assert!(mark.exists(), "the step has taken effect");
+        wait_until(BOUND, || if mark.exists() { Err("nobody has run the undo".to_owned()) } else { Ok(()) }).await;
+        println!("{round}: undone {:?} after the kill", killed.elapsed());
+        restored(&mesh, &before, killed, DataPlane::Firedrill).await;
+        flows(&mesh).await;
+    }
     // Its own step comes seconds after the registration, behind preflight and baseline.
-    let next = registered(&mesh, 2).await;
+    let next = registered(&mesh, rounds + 1).await;
     assert!(!mark.exists(), "the undo was not run");
     signal(next.id().expect("running"), Signal::INT);
     let ended = finish(next, Duration::from_secs(30)).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     let verdicts: Vec<_> = attempts(&mesh).await.into_iter().map(|(_, verdict)| verdict.unwrap_or_default()).collect();
-    assert_eq!(verdicts, ["crashed", "aborted"]);
-    verifies(&mesh.path().join("out/lose-east-1.drill")).await;
+    assert_eq!(verdicts, ["crashed", "crashed", "crashed", "aborted"]);
+    let bundle = mesh.path().join("out/lose-east-1.drill");
+    verifies(&bundle).await;
+    let shown = run(&["evidence", "show", bundle.to_str().expect("UTF-8"), "--format", "json"], BOUND).await;
+    let shown: Value = serde_json::from_str(&shown.out).unwrap_or_else(|e| panic!("{e}: {shown:?}"));
+    assert!(rows(&shown["probes"]).count() > 0, "what clients saw until then is sealed: {shown}");
+    assert!(!mesh.state().join("undo/lose-east-1-1.json").exists(), "what is done and sealed is not kept");
+    mesh.down().await;
+}
+
+#[tokio::test]
+async fn a_command_dies_with_its_engine_and_so_do_its_children() {
+    let command = "sleep 600 & echo $! > $FIREDRILL_STATE/child; wait";
+    let change = |text: String| with_command(text, command, "true");
+    let mesh = Mesh::up(bank("127.203.7.1:8080".parse().unwrap(), change), &[]).await;
+    flows(&mesh).await;
+    let engine = registered(&mesh, 1).await;
+    let file = mesh.state().join("child");
+    let child = until(Duration::from_secs(30), async || {
+        let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+        text.trim().parse::<u32>().map_err(|e| e.to_string())
+    })
+    .await;
+    signal(engine.id().expect("running"), Signal::KILL);
+    wait_until(Duration::from_secs(2), || {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let gone = stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']));
+        if gone { Ok(()) } else { Err(format!("it lives: {stat}")) }
+    })
+    .await;
+    mesh.down().await;
+}
+
+#[tokio::test]
+async fn an_undo_that_fails_is_kept_and_blocks_drills_until_somebody_confirms_it() {
+    let undo = "echo again >> $FIREDRILL_STATE/tries; test -e $FIREDRILL_STATE/mended";
+    let change = |text: String| with_command(text, "touch $FIREDRILL_STATE/mark", undo);
+    let mesh = Mesh::up(bank("127.203.8.1:8080".parse().unwrap(), change), &[]).await;
+    flows(&mesh).await;
+    let path = mesh.state();
+    let tries = || std::fs::read_to_string(path.join("tries")).unwrap_or_default().lines().count();
+    let mut engine = registered(&mesh, 1).await;
+    lost(&mesh, &mut engine).await;
+    signal(engine.id().expect("running"), Signal::KILL);
+    wait_until(BOUND, || if tries() > 0 { Ok(()) } else { Err("nobody has run the undo".to_owned()) }).await;
+    flows(&mesh).await;
+
+    let state = path.to_str().expect("UTF-8").to_owned();
+    let status = async || {
+        let shown = run(&["status", "--state", &state, "--format", "json"], Duration::from_secs(10)).await;
+        serde_json::from_str::<Value>(&shown.out).unwrap_or_else(|e| panic!("{e}: {shown:?}"))
+    };
+    let shown = until(Duration::from_secs(5), async || {
+        let shown = status().await;
+        let failed = shown["outstandingUndos"][0]["tries"].as_u64() == Some(1);
+        if failed { Ok(shown) } else { Err(shown.to_string()) }
+    })
+    .await;
+    assert_eq!(shown["outstandingUndos"][0]["undo"], "lose-east-1-1");
+    assert_eq!(shown["openAttempts"][0]["attempt"], 1);
+
+    // The next engine tries once more, seals the crash with a finding, and is refused.
+    let refused = finish(registered(&mesh, 2).await, Duration::from_secs(60)).await;
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    let results: Value = serde_json::from_str(&refused.out).unwrap_or_else(|e| panic!("{e}: {refused:?}"));
+    assert!(results["reasons"].to_string().contains("the undo of mark (drill lose-east, attempt 1)"), "{results}");
+    assert_eq!(tries(), 2);
+    let crashed = mesh.path().join("out/lose-east-1.drill");
+    verifies(&crashed).await;
+    let shown = run(&["evidence", "show", crashed.to_str().expect("UTF-8"), "--format", "json"], BOUND).await;
+    assert!(shown.out.contains("the undo of mark is outstanding"), "{shown:?}");
+
+    // So does `up`.
+    let mesh = mesh.again().await;
+    assert_eq!(tries(), 3);
+    assert!(mesh.said().contains("the undo of mark (lose-east-1-1) failed"), "{}", mesh.said());
+    flows(&mesh).await;
+    let undo = async |words: &[&str]| {
+        let words: Vec<&str> = ["undo"].iter().chain(words).chain(&["--state", &state]).copied().collect();
+        run(&words, Duration::from_secs(20)).await
+    };
+    assert_eq!(undo(&["run", "lose-east-1-1"]).await.code, Some(1));
+    assert_eq!(undo(&["confirm", "lose-east-1-9", "--by", "ann"]).await.code, Some(2));
+    let confirmed = undo(&["confirm", "lose-east-1-1", "--by", "ann"]).await;
+    assert_eq!(confirmed.code, Some(0), "{confirmed:?}");
+    assert_eq!(status().await["outstandingUndos"], Value::Array(Vec::new()));
+    let log = std::fs::read_to_string(path.join("ledger/entries.log")).expect("a ledger");
+    assert!(log.contains("undoConfirmed") && log.contains(r#""by":"ann""#), "{log}");
+    verifies(&path.join("ledger")).await;
+
+    let next = finish(registered(&mesh, 3).await, Duration::from_secs(90)).await;
+    assert_eq!(next.code, Some(1), "its own undo fails, so it does: {next:?}");
+    let results: Value = serde_json::from_str(&next.out).unwrap_or_else(|e| panic!("{e}: {next:?}"));
+    assert!(results["findings"].to_string().contains("the undo of mark is outstanding"), "{results}");
+    assert_eq!(status().await["outstandingUndos"][0]["undo"], "lose-east-3-1");
+    std::fs::write(path.join("mended"), "").expect("written");
+    assert_eq!(undo(&["run"]).await.code, Some(0));
+    assert_eq!(status().await["outstandingUndos"], Value::Array(Vec::new()));
     mesh.down().await;
 }
 

@@ -48,7 +48,7 @@ impl Client {
     /// Dropping the future closes the connection that it used.
     ///
     /// # Errors
-    /// [`Outcome::Connect`] or [`Outcome::Reset`].
+    /// [`Outcome::Connect`], [`Outcome::Reset`], or [`Outcome::NotSent`] where this machine has no room for a connection.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -57,7 +57,7 @@ impl Client {
     ) -> Result<Answer, Outcome> {
         let mut connection = match self.kept().await {
             Some(connection) => connection,
-            None => connect(self.address).await.map_err(|_| Outcome::Connect)?,
+            None => connect(self.address).await.map_err(|error| unconnected(&error))?,
         };
         sent();
         let response = match connection.try_send_request(request).await {
@@ -66,7 +66,7 @@ impl Client {
                 // The request comes back only when not a byte of it was written: the kept connection was already
                 // closed by the other side, and a new one is what any client would use.
                 let unsent = error.take_message().ok_or(Outcome::Reset)?;
-                connection = connect(self.address).await.map_err(|_| Outcome::Connect)?;
+                connection = connect(self.address).await.map_err(|error| unconnected(&error))?;
                 connection.send_request(unsent).await.map_err(|_| Outcome::Reset)?
             }
         };
@@ -94,6 +94,14 @@ impl Client {
     }
 }
 
+/// Whether nobody takes connections there, or this process cannot make any: out of descriptors, memory, or ports.
+fn unconnected(error: &std::io::Error) -> Outcome {
+    use rustix::io::Errno;
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE];
+    let own = Errno::from_io_error(error).is_some_and(|errno| own.contains(&errno));
+    if own { Outcome::NotSent } else { Outcome::Connect }
+}
+
 async fn connect(address: SocketAddr) -> std::io::Result<Connection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -116,4 +124,21 @@ async fn read(response: Response<Incoming>, bound: usize) -> hyper::Result<Answe
         body.extend_from_slice(&data);
     }
     Ok(Answer { head: Response::from_parts(head, ()), body: body.freeze(), cut })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_services_failure() {
+        let check = |errno: rustix::io::Errno, expected: Outcome| {
+            assert_eq!(unconnected(&errno.into()), expected, "{errno}");
+        };
+        check(rustix::io::Errno::CONNREFUSED, Outcome::Connect);
+        check(rustix::io::Errno::TIMEDOUT, Outcome::Connect);
+        check(rustix::io::Errno::MFILE, Outcome::NotSent);
+        check(rustix::io::Errno::ADDRNOTAVAIL, Outcome::NotSent);
+        assert_eq!(unconnected(&std::io::Error::other("no such thing")), Outcome::Connect);
+    }
 }

@@ -2,7 +2,7 @@
 
 use evidence::record::{Nanos, Outcome, ProbeRecord, Readback, Sample, Write, WritesRecord};
 
-use super::ProbeSpec;
+use super::{ProbeSpec, SharedLog, lock};
 use crate::clock;
 
 /// Regions that a probe tells apart; answers from more are recorded without a region.
@@ -56,21 +56,48 @@ pub struct ProbeLog {
     slots: Vec<Option<Sample>>,
     writes: Option<Vec<Write>>,
     readbacks: Vec<Readback>,
+    /// Sequences below this have all ended.
+    ended: usize,
+    /// Writes that were sent, have ended, and were not acknowledged.
+    indeterminate: u64,
+    /// Sequences that have ended since they were last taken; `None` if nobody takes them.
+    ends: Option<Vec<u64>>,
 }
+
+/// How many requests are copied while a log is locked: whoever sends does not wait for more than that.
+const CHUNK: usize = 8_192;
 
 impl ProbeLog {
     /// An empty log.
     pub fn new(spec: &ProbeSpec, first: Nanos, interval: Nanos) -> Self {
+        Self::of_frame(spec.name.clone(), (first, interval, clock::nanos(spec.timeout)), spec.writes.is_some())
+    }
+
+    /// An empty log: when its first request is due, the time between two, and the timeout.
+    pub fn of_frame(name: String, (first, interval, timeout): (Nanos, Nanos, Nanos), writes: bool) -> Self {
         Self {
-            name: spec.name.clone(),
+            name,
             first,
             interval,
-            timeout: clock::nanos(spec.timeout),
+            timeout,
             regions: Vec::new(),
             slots: Vec::new(),
-            writes: spec.writes.as_ref().map(|_| Vec::new()),
+            writes: writes.then(Vec::new),
             readbacks: Vec::new(),
+            ended: 0,
+            indeterminate: 0,
+            ends: None,
         }
+    }
+
+    /// When its first request is due, the time between two, and the timeout.
+    pub fn frame(&self) -> (Nanos, Nanos, Nanos) {
+        (self.first, self.interval, self.timeout)
+    }
+
+    /// Whether it is of a `writes` probe.
+    pub fn has_writes(&self) -> bool {
+        self.writes.is_some()
     }
 
     /// Probe name.
@@ -110,7 +137,10 @@ impl ProbeLog {
         let Ok(index) = usize::try_from(sequence) else { return };
         if let Some(slot) = self.slots.get_mut(index) {
             let tries = ended.answered.as_ref().map_or(0, |a| a.tries);
-            *slot = Some(Sample { due, latency: (ended.time - due).max(0), outcome: ended.outcome, region, tries });
+            let sample = Sample { due, latency: (ended.time - due).max(0), outcome: ended.outcome, region, tries };
+            if slot.replace(sample).is_none() && ended.sent.is_some() && ended.outcome != Outcome::Ok {
+                self.indeterminate += u64::from(self.writes.is_some());
+            }
         }
         if let Some(write) = self.writes.as_mut().and_then(|writes| writes.get_mut(index)) {
             write.sent = ended.sent;
@@ -119,6 +149,57 @@ impl ProbeLog {
                 write.region = store.or(region);
                 write.epoch = ended.epoch;
             }
+        }
+        self.advance();
+        if let Some(ends) = &mut self.ends {
+            ends.push(sequence);
+        }
+    }
+
+    fn advance(&mut self) {
+        while self.slots.get(self.ended).is_some_and(Option::is_some) {
+            self.ended += 1;
+        }
+    }
+
+    /// From now on it is noted what ends, beginning with what has.
+    pub fn note_ends(&mut self) {
+        self.ends = Some((0..).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(at, _)| at).collect());
+    }
+
+    /// From now on that is not noted any more.
+    pub fn forget_ends(&mut self) {
+        self.ends = None;
+    }
+
+    /// What has ended since this was last asked.
+    pub fn take_ends(&mut self) -> Vec<(u64, Sample, Option<Write>)> {
+        let ends = self.ends.as_mut().map(std::mem::take).unwrap_or_default();
+        let known = ends.into_iter().filter_map(|sequence| {
+            let at = usize::try_from(sequence).ok()?;
+            let write = self.writes.as_ref().and_then(|writes| writes.get(at)).cloned();
+            Some((sequence, self.slots.get(at)?.clone()?, write))
+        });
+        known.collect()
+    }
+
+    /// Puts back what was taken.
+    pub fn restore(&mut self, sequence: u64, sample: Sample, write: Option<Write>) {
+        self.begin(sequence);
+        let Ok(at) = usize::try_from(sequence) else { return };
+        if let Some(slot) = self.slots.get_mut(at) {
+            *slot = Some(sample);
+        }
+        if let Some((slot, write)) = self.writes.as_mut().and_then(|writes| writes.get_mut(at)).zip(write) {
+            *slot = write;
+        }
+        self.advance();
+    }
+
+    /// The next name that samples index.
+    pub fn name_region(&mut self, name: String) {
+        if self.regions.len() < MOST_REGIONS {
+            self.regions.push(name);
         }
     }
 
@@ -148,16 +229,17 @@ impl ProbeLog {
 
     /// Writes that were sent, have ended, and were not acknowledged.
     pub fn indeterminate(&self) -> u64 {
-        let ended = |write: &&Write| {
-            let slot = usize::try_from(write.sequence).ok().and_then(|index| self.slots.get(index));
-            write.sent.is_some() && write.acknowledged.is_none() && slot.is_some_and(Option::is_some)
-        };
-        self.writes.iter().flatten().filter(ended).count() as u64
+        self.indeterminate
     }
 
     /// Sequences below this have all ended.
     pub fn ended_below(&self) -> u64 {
-        self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len()) as u64
+        self.ended as u64
+    }
+
+    /// What was read back.
+    pub fn readbacks(&self) -> &[Readback] {
+        &self.readbacks
     }
 
     /// Keeps what was read back.
@@ -167,22 +249,47 @@ impl ProbeLog {
 
     /// For the bundle: every request up to the last that ended with all before it.
     pub fn record(&self) -> ProbeRecord {
-        let ended = usize::try_from(self.ended_below()).unwrap_or(usize::MAX);
-        let samples: Vec<Sample> = self.slots.iter().take(ended).flatten().cloned().collect();
-        let writes = self.writes.as_ref().map(|writes| WritesRecord {
-            writes: writes.iter().take(ended).cloned().collect(),
-            readbacks: self.readbacks.clone(),
-        });
+        let mut record = self.empty_record();
+        self.copy(self.ended, &mut record);
+        record
+    }
+
+    fn empty_record(&self) -> ProbeRecord {
+        let writes = || WritesRecord { writes: Vec::new(), readbacks: self.readbacks.clone() };
         ProbeRecord {
             name: self.name.clone(),
             service: None,
             interval: self.interval,
             timeout: self.timeout,
             regions: self.regions.clone(),
-            samples,
-            writes,
+            samples: Vec::new(),
+            writes: self.has_writes().then(writes),
         }
     }
+
+    /// Adds the requests that follow those of a record, up to this one.
+    fn copy(&self, to: usize, record: &mut ProbeRecord) {
+        let from = record.samples.len();
+        record.samples.extend(self.slots.get(from..to).unwrap_or_default().iter().flatten().cloned());
+        if let (Some(record), Some(writes)) = (&mut record.writes, &self.writes) {
+            record.writes.extend(writes.get(from..to).unwrap_or_default().iter().cloned());
+        }
+    }
+}
+
+/// The record of a log that is being written, as it is now. Whoever writes it is held up for a moment only, however much it
+/// holds.
+pub fn record_of(log: &SharedLog) -> ProbeRecord {
+    let (mut record, ended) = {
+        let log = lock(log);
+        (log.empty_record(), log.ended)
+    };
+    let mut to = 0;
+    while to < ended {
+        to = to.saturating_add(CHUNK).min(ended);
+        lock(log).copy(to, &mut record);
+    }
+    record
 }
 
 #[cfg(test)]
@@ -190,16 +297,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn log(interval: Nanos, writes: bool) -> ProbeLog {
-        ProbeLog {
-            name: "p".into(),
-            first: 100,
-            interval,
-            timeout: 50,
-            regions: Vec::new(),
-            slots: Vec::new(),
-            writes: writes.then(Vec::new),
-            readbacks: Vec::new(),
-        }
+        ProbeLog::of_frame("p".into(), (100, interval, 50), writes)
     }
 
     fn ended(time: Nanos, outcome: Outcome, region: Option<&str>, sent: Option<Nanos>) -> Ended {

@@ -123,7 +123,7 @@ impl Line {
         match result {
             Err(outcome) => {
                 // Without a connection nothing was written.
-                let sent = sent.filter(|_| outcome != Outcome::Connect);
+                let sent = sent.filter(|_| !matches!(outcome, Outcome::Connect | Outcome::NotSent));
                 Ended { time, outcome, answered: None, sent, epoch: None, store: None }
             }
             Ok(answer) => {

@@ -30,7 +30,9 @@ pub async fn inspect<T: Target>(context: Arc<Context<T>>) -> Input {
         Err(_) => Input::Inspected(vec!["the mesh cannot be inspected: it does not answer".to_owned()]),
         Ok(Err(error)) => Input::Inspected(vec![format!("the mesh cannot be inspected: {error}")]),
         Ok(Ok(look)) => {
-            let reasons = objections(&look, &context.plan);
+            let mut reasons = objections(&look, &context.plan);
+            let services: Vec<String> = context.plan.services.iter().map(ToString::to_string).collect();
+            reasons.extend(context.undos.objections(&services));
             if reasons.is_empty() {
                 remember(&context, &look).await;
             }

@@ -15,6 +15,7 @@ use crate::{
     progress::Progress,
     record::LEASE_TTL,
     target::{ProxyReport, Target},
+    undo::Undo,
 };
 
 /// Beyond a lease's TTL, this is allowed for what it held to be gone.
@@ -44,12 +45,23 @@ pub async fn release<T: Target>(context: Arc<Context<T>>) -> Input {
         Err(reason) => format!("the lease could not be released, and lapses: {reason}"),
     };
     context.observe("effect", &text, json!({"lease": context.lease})).await;
+    keep_undos(&context).await;
     Input::Released
+}
+
+/// Every undo has been run, or has failed: nobody needs to look after them for this engine. If that cannot be said, they
+/// are looked at once more when the lease lapses, which finds nothing to do or tries once more what failed.
+async fn keep_undos<T: Target>(context: &Context<T>) {
+    let said = timeout(BEYOND, context.target.keep_undos(&context.lease)).await;
+    if let Ok(Err(error)) = said {
+        tracing::debug!(%error, "undos");
+    }
 }
 
 /// Releases everything at once: leases, and what `run` steps owe; then sees every proxy clear.
 pub async fn clear<T: Target>(context: Arc<Context<T>>) -> Input {
-    let trip = context.clock.now();
+    // From the request on, not from when it is begun to be answered.
+    let trip = context.facts().stopped.unwrap_or_else(|| context.clock.now());
     let leases = context.facts().leases.clone();
     let steps: Vec<usize> = context.facts().owed.keys().copied().rev().collect();
     let releasing = async {
@@ -66,13 +78,18 @@ pub async fn clear<T: Target>(context: Arc<Context<T>>) -> Input {
             context
                 .observe("undo", &format!("undo of step {}", index + 1), json!({"step": index, "ok": result.is_ok()}))
                 .await;
-            if let Err(reason) = result {
-                context
-                    .facts()
-                    .problems
-                    .push(format!("Step {} of the scenario could not be undone: {reason}", index + 1));
+            match result {
+                Ok(()) => {
+                    let id = Undo::id_of(context.drill.name.as_str(), context.number, index as u64);
+                    step::forget(&context, &id).await;
+                }
+                Err(reason) => {
+                    let problem = format!("Step {} of the scenario could not be undone: {reason}", index + 1);
+                    context.facts().problems.push(problem);
+                }
             }
         }
+        keep_undos(&context).await;
         context.clock.now()
     };
     let (cleared, undone) = tokio::join!(releasing, undoing);
@@ -144,10 +161,12 @@ pub async fn compare<T: Target>(context: Arc<Context<T>>, early: bool) -> Input 
     };
     let text = format!("{} of {} proxies as before", before.len() - residue.len(), before.len());
     context.observe("observation", &text, json!({"differing": residue})).await;
+    let owed = context.facts().owed.values().map(|owed| owed.name.clone()).collect();
     context.show(Progress::Residue {
         proxies: before.len(),
         unchanged: before.len() - residue.len(),
         differing: residue.clone(),
+        owed,
     });
     let mut facts = context.facts();
     facts.after = after;

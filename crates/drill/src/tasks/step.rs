@@ -1,6 +1,6 @@
 //! Steps of the scenario: the intent with its undo is durable before the effect.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evidence::record::Point;
 use model::{
@@ -15,10 +15,11 @@ use super::PATIENCE;
 use crate::{
     clock::duration,
     command,
-    context::{Context, Owed},
+    context::Context,
     life::Input,
     progress::Progress,
     target::{Lost, Target},
+    undo::Undo,
 };
 
 /// The id of a step towards the mesh.
@@ -103,17 +104,71 @@ fn harm_to_requests(fault: &FaultStep) -> String {
     format!("{effect} for {} of {method}{path}", fault.percent)
 }
 
-fn intent<T: Target>(context: &Context<T>, index: usize, action: &ScenarioAction) -> (Value, Option<Owed>) {
+fn intent<T: Target>(context: &Context<T>, index: usize, action: &ScenarioAction) -> (Value, Option<Undo>) {
     let step = id(index);
     match action {
         ScenarioAction::Run { name, undo, timeout, .. } => {
             let environment = context.target.environment(None);
-            let owed =
-                Owed { name: name.clone(), command: undo.clone(), environment: environment.clone(), timeout: *timeout };
+            let owed = owed(context, index, name, undo, environment.clone(), *timeout);
             let undo = json!({"command": undo, "environment": environment, "timeoutSeconds": timeout.as_secs_f64()});
             (json!({"step": index, "name": name, "undo": undo}), Some(owed))
         }
         _ => (json!({"step": index, "id": step, "lease": context.lease}), None),
+    }
+}
+
+fn owed<T: Target>(
+    context: &Context<T>,
+    index: usize,
+    name: &str,
+    command: &[String],
+    environment: BTreeMap<String, String>,
+    timeout: Duration,
+) -> Undo {
+    let (drill, step) = (context.drill.name.to_string(), index as u64);
+    Undo {
+        id: Undo::id_of(&drill, context.number, step),
+        name: name.to_owned(),
+        drill,
+        attempt: context.number,
+        step,
+        plan: context.plan.name.to_string(),
+        services: context.plan.services.iter().map(ToString::to_string).collect(),
+        lease: context.lease.clone(),
+        command: command.to_vec(),
+        environment,
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        registered: context.stamp(),
+        failed: None,
+        settled: None,
+    }
+}
+
+/// Has an undo on disk and with somebody who outlives the engine. Nothing is begun without.
+async fn entrust<T: Target>(context: &Arc<Context<T>>, index: usize, owed: Undo) -> Result<(), String> {
+    let (undos, kept) = (context.undos.clone(), owed.clone());
+    let keep = tokio::task::spawn_blocking(move || undos.keep(&kept)).await.map_err(|error| error.to_string())?;
+    keep.map_err(|error| format!("its undo cannot be kept: {error}"))?;
+    let entrusted = timeout(PATIENCE, context.target.entrust_undo(&context.lease, &owed.id)).await;
+    let entrusted = entrusted.map_err(|_| "no answer".to_owned()).and_then(|done| done.map_err(|e| e.to_string()));
+    if let Err(reason) = entrusted {
+        // The command was never started.
+        let text = format!("{} was not begun: there is nothing to undo", owed.name);
+        context.observe("undo", &text, json!({"step": index, "ok": true})).await;
+        forget(context, &owed.id).await;
+        return Err(format!("nobody could be entrusted with its undo: {reason}"));
+    }
+    context.facts().owed.insert(index, owed);
+    Ok(())
+}
+
+/// An undo that is journalled as done need not be kept.
+pub async fn forget<T: Target>(context: &Arc<Context<T>>, id: &str) {
+    let (undos, name) = (context.undos.clone(), id.to_owned());
+    let forgotten = tokio::task::spawn_blocking(move || undos.forget(&name)).await;
+    if let Ok(Err(error)) = forgotten {
+        // It is marked as done, so it is not run again.
+        context.facts().problems.push(format!("The record of undo {id} could not be removed: {error}"));
     }
 }
 
@@ -127,10 +182,14 @@ pub async fn perform<T: Target>(context: Arc<Context<T>>, index: usize) -> Input
     if let Err(reason) = context.note("intent", &title, detail).await {
         return Input::StepDone(index, Err(reason));
     }
-    if let Some(owed) = owed {
-        context.facts().owed.insert(index, owed);
-    }
-    let result = effect(&context, index, &step.action, &title).await;
+    let entrusted = match owed {
+        Some(owed) => entrust(&context, index, owed).await,
+        None => Ok(()),
+    };
+    let result = match entrusted {
+        Ok(()) => effect(&context, index, &step.action, &title).await,
+        Err(reason) => Err(reason),
+    };
     let text = match &result {
         Ok(seen) => format!("{title}: {seen}"),
         Err(reason) => format!("{title} failed: {reason}"),
@@ -241,16 +300,22 @@ pub async fn undo<T: Target>(context: Arc<Context<T>>, index: usize) -> Input {
         Err(reason) => format!("{title}: could not be undone: {reason}"),
     };
     context.observe("undo", &text, json!({"step": index, "ok": result.is_ok()})).await;
+    if result.is_ok() && matches!(step.action, ScenarioAction::Run { .. }) {
+        forget(&context, &Undo::id_of(context.drill.name.as_str(), context.number, index as u64)).await;
+    }
     if !matches!(step.action, ScenarioAction::Wait { .. }) {
         context.show(Progress::Undone { title, result: result.clone(), offset: context.offset() });
     }
     Input::StepUndone(index, result)
 }
 
-/// Runs the undo command that a step owes, if it still does.
+/// Runs the undo command that a step owes, if it still does. What fails stays on disk.
+///
+/// # Errors
+/// Why it failed.
 pub async fn pay<T: Target>(context: &Context<T>, index: usize) -> Result<(), String> {
     let Some(owed) = context.facts().owed.get(&index).cloned() else { return Ok(()) };
-    command::run(&owed.command, &owed.environment, owed.timeout).await?;
+    context.undos.run(&owed, "the drill engine", true, || context.stamp()).await?;
     context.facts().owed.remove(&index);
     Ok(())
 }

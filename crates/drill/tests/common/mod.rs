@@ -376,6 +376,15 @@ impl Target for Handle {
         Ok(())
     }
 
+    async fn entrust_undo(&self, lease: &str, _: &str) -> Result<(), TargetError> {
+        let mut state = self.0.state.lock().unwrap();
+        self.0.known(&mut state, lease)
+    }
+
+    async fn keep_undos(&self, _: &str) -> Result<(), TargetError> {
+        self.0.control()
+    }
+
     async fn failover(&self, _: &PlanName, _: &str) -> Result<(), TargetError> {
         self.0.control()
     }

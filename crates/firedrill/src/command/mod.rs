@@ -24,7 +24,9 @@ pub mod restore;
 pub mod rollback;
 pub mod sample;
 pub mod schema;
+pub mod status;
 pub mod token;
+pub mod undo;
 pub mod up;
 
 pub use crate::interrupt::Stop;

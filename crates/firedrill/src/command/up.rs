@@ -87,6 +87,15 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             // Dropping what was begun kills it.
             () = stop.asked() => return Ok(ExitCode::SUCCESS),
         };
+        // The commands may need the mesh; who is told that it is up may start a drill.
+        let state = running.mesh().state;
+        tokio::select! {
+            () = super::undo::at_start(&state, terminal) => {}
+            () = stop.asked() => {
+                running.shutdown().await;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
         show(&running, args, terminal)?;
         if let Some(folder) = args.gitops.clone() {
             tokio::spawn(gitops::watch(folder, running.mesh().state));

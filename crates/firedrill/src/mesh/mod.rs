@@ -24,7 +24,7 @@ use model::{
 use xds::clock::Clock;
 
 use crate::supervisor::{
-    api::{HoldHow, HoldRequest, MeshReport},
+    api::{HoldHow, HoldRequest, MeshReport, UndoRequest},
     client::{Client as Supervisor, ClientError as SupervisorError},
 };
 
@@ -50,6 +50,8 @@ struct Held {
     ttl: Duration,
     /// Hold ids at the supervisor by step.
     holds: BTreeMap<String, String>,
+    /// Undo commands are entrusted to the supervisor.
+    undos: bool,
 }
 
 impl MeshTarget {
@@ -142,6 +144,23 @@ impl MeshTarget {
     }
 }
 
+impl MeshTarget {
+    fn entrusts(&self, lease: &str) -> bool {
+        self.held(|held| held.get(lease).is_some_and(|held| held.undos))
+    }
+
+    async fn renew_undos(&self, lease: &str) -> Result<(), TargetError> {
+        if !self.entrusts(lease) {
+            return Ok(());
+        }
+        match self.supervisor.renew_undos(&slug(lease)).await {
+            // Taken back while it was being renewed: that it is gone is no loss then.
+            Err(SupervisorError::Refused { .. }) if !self.entrusts(lease) => Ok(()),
+            result => result.map_err(|e| of_supervisor("look after its undos", e)),
+        }
+    }
+}
+
 impl Target for MeshTarget {
     fn now(&self) -> (Stamp, Duration) {
         (self.clock.now().0, self.clock.error())
@@ -163,7 +182,7 @@ impl Target for MeshTarget {
             plan: plan.map(ToString::to_string),
         };
         self.control.take_lease(id, &request).await.map_err(of_control)?;
-        self.held(|held| held.insert(id.to_owned(), Held { ttl, holds: BTreeMap::new() }));
+        self.held(|held| held.insert(id.to_owned(), Held { ttl, ..Held::default() }));
         Ok(())
     }
 
@@ -172,7 +191,7 @@ impl Target for MeshTarget {
             self.held(|held| held.get(id).map(|held| held.holds.values().cloned().collect()).unwrap_or_default());
         let at_control = async { self.control.heartbeat(id).await.map(drop).map_err(of_control) };
         let at_supervisor = futures_util::future::join_all(holds.iter().map(|hold| self.supervisor.heartbeat(hold)));
-        let (control, supervisor) = tokio::join!(at_control, at_supervisor);
+        let (control, supervisor, undos) = tokio::join!(at_control, at_supervisor, self.renew_undos(id));
         for (hold, result) in holds.iter().zip(supervisor) {
             // Undone while it was being renewed: that it is gone is no loss then.
             let owned = self.held(|held| held.get(id).is_some_and(|held| held.holds.values().any(|own| own == hold)));
@@ -180,6 +199,7 @@ impl Target for MeshTarget {
                 result.map_err(|e| of_supervisor("renew its hold", e))?;
             }
         }
+        undos?;
         control
     }
 
@@ -219,6 +239,34 @@ impl Target for MeshTarget {
             Some(hold) => self.supervisor.release(&hold).await.map_err(|e| of_supervisor("end its hold", e)),
             None => self.control.remove_overlay(lease, &slug(step)).await.map_err(of_control),
         }
+    }
+
+    async fn entrust_undo(&self, lease: &str, undo: &str) -> Result<(), TargetError> {
+        let known = self.held(|held| {
+            held.get_mut(lease).map(|held| {
+                held.undos = true;
+                held.ttl
+            })
+        });
+        let Some(ttl) = known else {
+            return Err(TargetError::Refused {
+                who: SUPERVISOR,
+                what: format!("look after the undo {undo}"),
+                reason: format!("lease {lease} is not held"),
+            });
+        };
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(crate::supervisor::api::MAX_TTL_MS);
+        let request = UndoRequest { lease: slug(lease), undo: undo.to_owned(), ttl_ms };
+        self.supervisor.entrust_undo(&request).await.map_err(|e| of_supervisor("look after an undo", e))
+    }
+
+    async fn keep_undos(&self, lease: &str) -> Result<(), TargetError> {
+        self.held(|held| {
+            if let Some(held) = held.get_mut(lease) {
+                held.undos = false;
+            }
+        });
+        self.supervisor.keep_undos(&slug(lease)).await.map_err(|e| of_supervisor("give its undos back", e))
     }
 
     async fn failover(&self, plan: &PlanName, reason: &str) -> Result<(), TargetError> {

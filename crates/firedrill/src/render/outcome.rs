@@ -147,10 +147,17 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
     }
     let residue = &results.residue;
     if residue.proxies > 0 {
-        let same = residue.unchanged == residue.proxies;
-        let label = if same { "no residue" } else { "residue" };
+        let owed = results.undos.len();
+        let clean = residue.unchanged == residue.proxies && owed == 0;
+        let label = if clean { "no residue" } else { "residue" };
         let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-        say(label, same, as_before(number(residue.unchanged), number(residue.proxies)));
+        let mut text = as_before(number(residue.unchanged), number(residue.proxies));
+        match owed {
+            0 => {}
+            1 => text.push_str("; an undo is outstanding"),
+            more => text.push_str(&format!("; {more} undos are outstanding")),
+        }
+        say(label, clean, text);
     }
     if let Some(kept) = &results.requests {
         let mut text = format!("{} kept", requests(kept.entries));

@@ -98,11 +98,16 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
                 Some(problem) => vec![bad("failback", &format!("{problem} ({text})"), paint)],
             }
         }
-        Progress::Residue { proxies, unchanged, differing } => {
-            if differing.is_empty() {
+        Progress::Residue { proxies, unchanged, differing, owed } => {
+            if differing.is_empty() && owed.is_empty() {
                 return vec![good("no residue", &as_before(*unchanged, *proxies), paint)];
             }
-            let text = format!("{}; not: {}", as_before(*unchanged, *proxies), differing.join(", "));
+            let mut text = as_before(*unchanged, *proxies);
+            for (what, which) in [("not", differing), ("not undone", owed)] {
+                if !which.is_empty() {
+                    text.push_str(&format!("; {what}: {}", which.join(", ")));
+                }
+            }
             vec![bad("residue", &text, paint)]
         }
         Progress::Aborting { reason } => vec![format!(
@@ -293,7 +298,7 @@ mod tests {
                 offered: 4000,
                 failed: 12,
             },
-            Progress::Residue { proxies: 11, unchanged: 10, differing: vec!["edge".to_owned()] },
+            Progress::Residue { proxies: 11, unchanged: 10, differing: vec!["edge".to_owned()], owed: vec![] },
         ];
         let story = "  \
   ✓ preflight       14 endpoints audited, undo path proved (lease lapsed in 0.40 s)

@@ -196,6 +196,18 @@ pub struct HoldReport {
     pub complete: Stamp,
 }
 
+/// `POST /v1/undos`: run the undo commands of a lease when its heartbeats stop. The command is on disk, in the state folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UndoRequest {
+    /// The engine's lease.
+    pub lease: String,
+    /// Name of the undo's record.
+    pub undo: String,
+    /// Time to live without heartbeat, 1 to [`MAX_TTL_MS`].
+    pub ttl_ms: u64,
+}
+
 /// Something that the supervisor did or saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -267,6 +279,22 @@ pub enum EventKind {
         hold: String,
         /// Heartbeats stayed away, rather than being released.
         lapsed: bool,
+    },
+    /// The undo of a command that is about to be run was entrusted to the supervisor.
+    UndoEntrusted {
+        /// Its name.
+        undo: String,
+        /// The lease whose heartbeats stand for the engine's life.
+        lease: String,
+    },
+    /// The engine's heartbeats stayed away, and an undo that it owed was run.
+    UndoRun {
+        /// Its name.
+        undo: String,
+        /// Whether it succeeded.
+        ok: bool,
+        /// What was seen, if it did not.
+        reason: String,
     },
     /// The supervisor is shutting down.
     Stopping,

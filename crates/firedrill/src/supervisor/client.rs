@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
 
-use super::api::{Door, ErrorBody, Events, HoldReport, HoldRequest, MeshReport};
+use super::api::{Door, ErrorBody, Events, HoldReport, HoldRequest, MeshReport, UndoRequest};
 
 /// Bound on one answer, beyond the time that it may wait by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -86,6 +86,32 @@ impl Client {
     /// No answer.
     pub async fn release(&self, hold: &str) -> Result<(), ClientError> {
         let path = format!("/v1/holds/{hold}");
+        self.ask::<serde_json::Value>(Method::DELETE, &path, None::<&()>, Duration::ZERO).await.map(drop)
+    }
+
+    /// Entrusts an undo.
+    ///
+    /// # Errors
+    /// No answer, or refused: the supervisor does not find it in its state folder.
+    pub async fn entrust_undo(&self, request: &UndoRequest) -> Result<(), ClientError> {
+        self.ask::<serde_json::Value>(Method::POST, "/v1/undos", Some(request), Duration::ZERO).await.map(drop)
+    }
+
+    /// Renews the trust that the undos of a lease are in.
+    ///
+    /// # Errors
+    /// No answer, or refused because it lapsed, and they were run.
+    pub async fn renew_undos(&self, lease: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/undos/{lease}/heartbeat");
+        self.ask::<serde_json::Value>(Method::POST, &path, None::<&()>, Duration::ZERO).await.map(drop)
+    }
+
+    /// The undos of a lease are nobody's but the engine's again.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn keep_undos(&self, lease: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/undos/{lease}");
         self.ask::<serde_json::Value>(Method::DELETE, &path, None::<&()>, Duration::ZERO).await.map(drop)
     }
 

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod client;
+mod entrusted;
 pub mod folder;
 mod holds;
 mod join;

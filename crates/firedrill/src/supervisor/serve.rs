@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    api::{ErrorBody, Events, HoldReport, HoldRequest, MeshReport, WorkloadReport},
+    api::{ErrorBody, Events, HoldReport, HoldRequest, MeshReport, UndoRequest, WorkloadReport},
+    entrusted::{Entrusted, TrustError},
     holds::{HoldError, Holds},
     journal::Journal,
     view::View,
@@ -27,6 +28,8 @@ pub struct Served {
     pub view: View,
     /// Holds.
     pub holds: Holds,
+    /// Undos of drill engines.
+    pub entrusted: Entrusted,
     /// Events.
     pub journal: Arc<Journal>,
     /// Bearer token.
@@ -41,6 +44,9 @@ pub fn router(served: Served) -> Router {
         .route("/v1/holds", post(take))
         .route("/v1/holds/{id}", delete(release))
         .route("/v1/holds/{id}/heartbeat", post(heartbeat))
+        .route("/v1/undos", post(entrust))
+        .route("/v1/undos/{lease}", delete(keep))
+        .route("/v1/undos/{lease}/heartbeat", post(renew))
         .route("/v1/events", get(events))
         .layer(middleware::from_fn_with_state(served.clone(), authorize))
         .with_state(served)
@@ -60,6 +66,17 @@ impl From<HoldError> for Refusal {
             HoldError::Malformed(_) => StatusCode::BAD_REQUEST,
             HoldError::Conflict(_) => StatusCode::CONFLICT,
             HoldError::Gone(_) => StatusCode::NOT_FOUND,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<TrustError> for Refusal {
+    fn from(error: TrustError) -> Self {
+        let status = match error {
+            TrustError::Malformed(_) => StatusCode::BAD_REQUEST,
+            TrustError::Unknown(_) => StatusCode::CONFLICT,
+            TrustError::Gone(_) => StatusCode::NOT_FOUND,
         };
         Self(status, error.to_string())
     }
@@ -101,6 +118,23 @@ async fn heartbeat(State(served): State<Served>, Path(id): Path<String>) -> Resu
 
 async fn release(State(served): State<Served>, Path(id): Path<String>) -> Json<Value> {
     served.holds.release(&id);
+    Json(json!({}))
+}
+
+async fn entrust(State(served): State<Served>, body: axum::body::Bytes) -> Result<Json<Value>, Refusal> {
+    let request: UndoRequest =
+        serde_json::from_slice(&body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+    served.entrusted.take(&request)?;
+    Ok(Json(json!({})))
+}
+
+async fn renew(State(served): State<Served>, Path(lease): Path<String>) -> Result<Json<Value>, Refusal> {
+    served.entrusted.heartbeat(&lease)?;
+    Ok(Json(json!({})))
+}
+
+async fn keep(State(served): State<Served>, Path(lease): Path<String>) -> Json<Value> {
+    served.entrusted.release(&lease);
     Json(json!({}))
 }
 

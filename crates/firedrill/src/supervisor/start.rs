@@ -21,6 +21,7 @@ use super::{
     Options, Progress, StartError,
     api::{Door, EventKind, MeshReport},
     client::Client,
+    entrusted::Entrusted,
     folder::{self, Folder},
     holds::Holds,
     join::Join,
@@ -56,6 +57,7 @@ pub struct Running {
     door: Door,
     journal: Arc<Journal>,
     spawner: Arc<Spawner>,
+    entrusted: Entrusted,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
 }
@@ -108,6 +110,7 @@ impl Running {
         let journal = Arc::new(Journal::new(boot, Clock::anchored()));
         let told = sink.clone();
         let trouble = Arc::new(move |text| told(Progress::Trouble(text)));
+        let entrusted = Entrusted::new(folder.path(), journal.clone(), trouble.clone());
         let keeper = Keeper::new(spawner.clone(), journal.clone(), trouble);
         let holds = Holds::new(keeper.clone(), journal.clone());
         let api = layout.subnet.supervisor_api();
@@ -117,6 +120,7 @@ impl Running {
         let served = Served {
             view: view.clone(),
             holds: holds.clone(),
+            entrusted: entrusted.clone(),
             journal: journal.clone(),
             token: door.token.as_str().into(),
         };
@@ -135,7 +139,8 @@ impl Running {
             }
         });
         let lapsing = tokio::spawn(holds.lapse());
-        Ok(Self { view, folder, door, journal, spawner, tasks: vec![serving, lapsing], stop })
+        let undoing = tokio::spawn(entrusted.clone().lapse());
+        Ok(Self { view, folder, door, journal, spawner, entrusted, tasks: vec![serving, lapsing, undoing], stop })
     }
 
     async fn bring_up(&self, options: &Options, sink: &Sink) -> Result<(), StartError> {
@@ -384,6 +389,8 @@ impl Running {
     /// Ends everything in order: gateways finish their requests, then workloads, sidecars, control plane.
     pub async fn shutdown(mut self) {
         self.journal.add(EventKind::Stopping);
+        // While what they act on still runs.
+        self.entrusted.finish().await;
         for kind in [Kind::Gateway, Kind::Workload, Kind::Sidecar, Kind::Control] {
             self.keeper().end(kind, END).await;
         }

@@ -16,7 +16,7 @@ Examples:
   firedrill drill abort
   firedrill drill abort --reason 'customers complain' --state out/state";
 
-/// The engine looks ten times a second.
+/// The engine looks fifty times a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `firedrill drill abort`.
