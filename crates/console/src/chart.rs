@@ -74,7 +74,11 @@ impl<'a> Chart<'a> {
     pub(crate) fn new(frame: &'a Frame, height: f64, scale: Scale, unit: &str, label: &str) -> Self {
         let mut chart = Self { frame, height, scale, svg: String::new() };
         let total = height + TOP + BOTTOM;
-        let _ = write!(chart.svg, r#"<svg viewBox="0 0 {WIDTH} {total}" role="img" aria-label="{}">"#, escape(label));
+        let _ = write!(
+            chart.svg,
+            r#"<div class="chart"><svg viewBox="0 0 {WIDTH} {total}" role="img" aria-label="{}">"#,
+            escape(label)
+        );
         chart.shades();
         chart.y_axis(unit);
         chart.x_axis();
@@ -229,7 +233,7 @@ impl<'a> Chart<'a> {
                 escape(&shared_label(group)),
             );
         }
-        self.svg.push_str("</svg>");
+        self.svg.push_str("</svg></div>");
         self.svg
     }
 }

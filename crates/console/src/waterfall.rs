@@ -36,8 +36,9 @@ pub(crate) fn waterfall(results: &Results) -> Option<String> {
     let end = shown.unwrap_or(0.0).max(longest) * 1.12 + 1e-3;
     let x = |seconds: f64| LEFT + (seconds - start) / (end - start) * (WIDTH - LEFT - 70.0);
     let height = ROW * (bars.len() as f64 + 1.0);
-    let mut svg =
-        format!(r#"<svg class="wf" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Phases of the recovery">"#);
+    let mut svg = format!(
+        r#"<div class="chart"><svg class="wf" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Phases of the recovery">"#
+    );
     for (index, bar) in bars.iter().enumerate() {
         let y = index as f64 * ROW;
         let (from, to) = (x(bar.from), x(bar.to));
@@ -71,7 +72,7 @@ pub(crate) fn waterfall(results: &Results) -> Option<String> {
             length(allowed),
         );
     }
-    svg.push_str("</svg>");
+    svg.push_str("</svg></div>");
     Some(svg)
 }
 

@@ -56,6 +56,7 @@ pub(super) fn charts(attempt: &Attempt, results: &Results) -> String {
     let Some(frame) = frame(attempt, results) else { return String::new() };
     let origin = origin(attempt);
     let mut out = String::from("<h2>What clients saw</h2>");
+    let colours = colours(attempt);
     for probe in &attempt.probes {
         let seconds = by_second(probe, origin);
         let rate = 1e9 / probe.interval.max(1) as f64;
@@ -67,7 +68,7 @@ pub(super) fn charts(attempt: &Attempt, results: &Results) -> String {
         );
         out.push_str(&outcomes(&frame, &seconds, rate));
         out.push_str(&latency(&frame, &seconds));
-        out.push_str(&regions(&frame, probe, &seconds));
+        out.push_str(&regions(&frame, probe, &seconds, &colours));
     }
     out
 }
@@ -110,9 +111,28 @@ fn latency(frame: &Frame, seconds: &BTreeMap<i64, Second>) -> String {
     )
 }
 
-fn regions(frame: &Frame, probe: &ProbeRecord, seconds: &BTreeMap<i64, Second>) -> String {
-    let known: Vec<&String> =
-        probe.regions.iter().filter(|r| seconds.values().any(|s| s.regions.contains_key(*r))).collect();
+/// Regions in the order of their colours, one order for all charts and attempts of a plan: the one that is lost, those that
+/// stand by, then others by name.
+fn colours(attempt: &Attempt) -> Vec<&String> {
+    let mut others: Vec<&String> = attempt.probes.iter().flat_map(|probe| &probe.regions).collect();
+    others.sort();
+    let mut order: Vec<&String> = Vec::new();
+    for region in attempt.lost_region.iter().chain(&attempt.recovery_regions).chain(others) {
+        if !order.contains(&region) {
+            order.push(region);
+        }
+    }
+    order
+}
+
+fn regions(frame: &Frame, probe: &ProbeRecord, seconds: &BTreeMap<i64, Second>, colours: &[&String]) -> String {
+    let answered = |region: &String| seconds.values().any(|second| second.regions.contains_key(region));
+    let known: Vec<(usize, &String)> = colours
+        .iter()
+        .enumerate()
+        .map(|(colour, region)| (colour % 4, *region))
+        .filter(|(_, region)| probe.regions.contains(region) && answered(region))
+        .collect();
     if known.is_empty() {
         return String::new();
     }
@@ -122,17 +142,15 @@ fn regions(frame: &Frame, probe: &ProbeRecord, seconds: &BTreeMap<i64, Second>) 
     };
     let bands: Vec<Line> = known
         .iter()
-        .enumerate()
-        .map(|(index, region)| Line {
+        .map(|(colour, region)| Line {
             name: format!("{region} %"),
-            class: format!("r{}", index % 4),
+            class: format!("r{colour}"),
             points: points(seconds, |s| share(s, region)),
         })
         .collect();
     let keys: String = known
         .iter()
-        .enumerate()
-        .map(|(index, region)| format!(r#"<span class="key r{}"></span>{}"#, index % 4, escape(region)))
+        .map(|(colour, region)| format!(r#"<span class="key r{colour}"></span>{}"#, escape(region)))
         .collect();
     format!(
         r#"<p class="legend">{keys}, share of good answers by region</p>{}"#,

@@ -1,9 +1,8 @@
 //! One self-contained HTML file for one attempt: reads well on a screen and on paper, loads nothing, runs nothing.
 
 mod graphs;
+mod summary;
 mod timeline;
-
-use std::fmt::Write as _;
 
 use evidence::{
     record::{Attempt, Severity, Verdict},
@@ -13,7 +12,8 @@ use serde_json::Value;
 
 use self::{
     graphs::{charts, origin},
-    timeline::timeline,
+    summary::summary,
+    timeline::{key, timeline},
 };
 use crate::{
     chart::number,
@@ -32,13 +32,16 @@ pub fn report(attempt: &Attempt, results: &Results, bundle: &str) -> String {
     );
     for part in [
         header(attempt, results),
+        summary(attempt, results),
+        reasons(results),
         cards(results),
         objectives(results),
+        findings(results),
         recovery(results),
         charts(attempt, results),
+        key(results),
         timeline(results),
         losses(results),
-        findings(results),
         probes(results),
         guards(results),
         residue(attempt, results),
@@ -67,24 +70,23 @@ fn word(verdict: Verdict) -> &'static str {
 fn header(attempt: &Attempt, results: &Results) -> String {
     let verdict = word(results.verdict);
     let purpose = attempt.about.get("purpose").and_then(Value::as_str).unwrap_or_default();
-    let began = results.timeline.first().map(|p| p.time.as_str()).unwrap_or_default();
-    let mut out = format!(
-        r#"<header><div><h1>{}, attempt {}</h1><p>{}</p><p class="soft">Recovery plan <b>{}</b>{}<br><code>{}</code></p></div><div class="verdict {verdict}">{verdict}</div></header>"#,
+    format!(
+        r#"<header><div><h1>{}, attempt {}</h1><p>{}</p><p class="soft">Recovery plan <b>{}</b><br><code>{}</code></p></div><div class="verdict {verdict}">{verdict}</div></header>"#,
         escape(&attempt.drill),
         attempt.number,
         escape(purpose),
         escape(&attempt.plan),
-        if began.is_empty() { String::new() } else { format!(", first point {}", escape(began)) },
         escape(&attempt.digest),
-    );
-    if !results.reasons.is_empty() {
-        out.push_str("<ul>");
-        for reason in &results.reasons {
-            let _ = write!(out, "<li>{}</li>", escape(reason));
-        }
-        out.push_str("</ul>");
+    )
+}
+
+/// Why it is not passed.
+fn reasons(results: &Results) -> String {
+    if results.reasons.is_empty() {
+        return String::new();
     }
-    out
+    let items: String = results.reasons.iter().map(|reason| format!("<li>{}</li>", escape(reason))).collect();
+    format!("<ul>{items}</ul>")
 }
 
 fn card(name: &str, value: &str, of: &str) -> String {
@@ -120,7 +122,8 @@ fn cards(results: &Results) -> String {
     out.push_str(&card("Bad seconds", &number(measured.bad_seconds), "failed requests over the rate, worst probe"));
     if let Some(failback) = &measured.failback {
         let value = format!("{} of {}", failback.failed, failback.offered);
-        out.push_str(&card("Failed in failback", &value, &format!("{} writes lost", failback.lost)));
+        let lost = measured.loss.as_ref().map(|_| format!("{} writes lost", failback.lost));
+        out.push_str(&card("Failed in failback", &value, &lost.unwrap_or_default()));
     }
     if let Some(abort) = measured.time_to_abort {
         out.push_str(&card("Time to abort", &format!("{} s", number(abort)), "from the trip to no fault at any proxy"));
@@ -165,7 +168,7 @@ fn objectives(results: &Results) -> String {
             ]
         })
         .collect();
-    format!("<h2>Objectives</h2>{}", table(&["objective", "asked", "measured", "error bound", ""], &rows))
+    format!("<h2>Objectives</h2>{}", table(&["objective", "target", "measured", "error bound", ""], &rows))
 }
 
 /// Enough digits for milliseconds.
@@ -227,7 +230,7 @@ fn findings(results: &Results) -> String {
             ]
         })
         .collect();
-    format!("<h2>Findings</h2>{}", table(&["severity", "finding", "how to mend it"], &rows))
+    format!("<h2>Findings</h2>{}", table(&["severity", "finding", "fix"], &rows))
 }
 
 fn probes(results: &Results) -> String {

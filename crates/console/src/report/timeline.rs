@@ -2,6 +2,7 @@
 
 use evidence::{record::Point, results::Results};
 
+use super::summary::instant;
 use crate::{
     chart::number,
     html::{escape, table},
@@ -56,22 +57,24 @@ pub(super) fn timeline(results: &Results) -> String {
                 format!("<span class=\"nowrap\">± {}</span>", error_bound(p.error)),
                 escape(&p.observer),
                 escape(&p.note),
-                format!(
-                    "<span class=\"soft nowrap\" title=\"{}\">{}</span>",
-                    escape(&p.time),
-                    escape(time_of_day(&p.time))
-                ),
+                format!("<span class=\"soft nowrap\">{}</span>", escape(&instant(&p.time))),
             ]
         })
         .collect();
     format!("<h2>Timeline</h2>{}", table(&["", "point", "offset", "error", "seen by", "note", "time (UTC)"], &rows))
 }
 
-/// The time of an RFC 3339 instant to the millisecond; the date stands in the page's head.
-fn time_of_day(instant: &str) -> &str {
-    let time = instant.split_once('T').map_or(instant, |(_, time)| time);
-    let end = time.char_indices().nth(12).map_or(time.trim_end_matches('Z').len(), |(at, _)| at);
-    &time[..end]
+/// What the marks in the charts mean: those that this attempt has.
+pub(super) fn key(results: &Results) -> String {
+    if results.timeline.is_empty() {
+        return String::new();
+    }
+    let terms: String = results
+        .timeline
+        .iter()
+        .map(|p| format!("<span><b>{}</b> {}</span> ", label(p.point), meaning(p.point)))
+        .collect();
+    format!(r#"<p class="legend milestones">Milestones in the charts: {terms}</p>"#)
 }
 
 /// An error bound in its own unit.
