@@ -1,14 +1,16 @@
 //! From raw samples and timeline to measured values and verdict. Pure and total: any record gives a result, also a forged
 //! one, in time bounded by its size. The drill engine and the offline verifier share it, so they cannot disagree.
 //!
-//! Measured recovery time = t7 − t1. t1 is when the first request that failed after the fault was due, or the fault if that
-//! is later; t7 is the earliest due time from which a window of the registered length was seen whole, and held every
-//! objective for every probe.
+//! Measured recovery time = t7 − t1. t1 is when the first request that was harmed after the fault was due, or the fault if
+//! that is later; t7 is the earliest due time from which a window of the registered length was seen whole, and held every
+//! objective for every probe. What comes after t7, to the end of the samples, is judged in the same way: a stretch that
+//! misses an objective is an outage too, and the worst one governs.
 
 pub mod circumstances;
 pub mod figures;
 pub mod recovery;
 pub mod series;
+mod stretches;
 mod verdict;
 pub mod writes;
 
@@ -32,6 +34,8 @@ struct Derived<'a> {
     /// `None`: no fault.
     frame: Option<Frame>,
     outage: Option<Outage>,
+    /// Outages after the one of the fault.
+    later: Vec<Outage>,
     /// Start of the first sustained window, also when no client saw a failure.
     sustained: Option<Nanos>,
     /// Writes of all probes that were read back.
@@ -56,7 +60,7 @@ pub fn measure(attempt: &Attempt) -> Results {
         timeline: figures::timeline(derived.points(), &attempt.anchor, zero),
         probes: derived.series.iter().map(|series| derived.probe(series)).collect(),
         guards: attempt.guards.iter().map(|guard| guard_result(guard, zero)).collect(),
-        findings: derived.findings(),
+        findings: derived.findings(&measured),
         residue: residue(attempt),
         requests: attempt.requests.as_ref().map(requests),
         unproven: circumstances::unproven(attempt),
@@ -80,17 +84,22 @@ impl<'a> Derived<'a> {
     fn of(attempt: &'a Attempt) -> Self {
         let series: Vec<_> = attempt.probes.iter().map(|probe| Series::new(probe, &attempt.objectives)).collect();
         let frame = Frame::of(attempt, &series);
-        let outage =
-            frame.as_ref().and_then(|frame| recovery::outage(&series, frame, circumstances::clock_error(attempt)));
+        let margin = circumstances::margin(attempt);
+        let outage = frame.as_ref().and_then(|frame| recovery::outage(&series, frame, margin));
         let sustained = frame.as_ref().and_then(|frame| match &outage {
             Some(outage) => outage.t7,
             None => recovery::sustained_from(&series, frame, frame.start),
         });
+        let later = frame.as_ref().map_or_else(Vec::new, |frame| {
+            let from = outage.as_ref().map_or(frame.start, |outage| outage.t7.unwrap_or(frame.end));
+            recovery::later_outages(&series, frame, from, margin)
+        });
         let records: Vec<_> = attempt.probes.iter().filter_map(|probe| probe.writes.as_ref()).collect();
         let failback = time_of(attempt, Point::T8);
-        let tallies: Vec<_> = records.iter().filter_map(|record| writes::tally(record, failback)).collect();
+        let tallies: Vec<_> =
+            records.iter().filter_map(|record| writes::tally(record, failback, attempt.objectives.settle)).collect();
         let unread = tallies.len() < records.len();
-        Self { attempt, series, frame, outage, sustained, tallies, unread }
+        Self { attempt, series, frame, outage, later, sustained, tallies, unread }
     }
 
     /// Zero of offsets.
@@ -117,14 +126,16 @@ impl<'a> Derived<'a> {
             },
             loss: self.loss(),
             bad_seconds: self.worst(|series, frame| {
-                let first = series.before(frame.start);
-                let since = series.samples.len() - first - series.good_in(first, series.samples.len());
+                let since = series.failed_in(series.before(frame.start), series.samples.len());
                 let failed = since + series.caught_at(frame.start).count();
                 Nanos::try_from(failed).unwrap_or(Nanos::MAX).saturating_mul(series.probe.interval.max(0))
             }),
             longest_gap: self.worst(|series, frame| figures::longest_gap(series, frame.start)),
             time_to_abort: aborts.max().map(seconds),
             failback: self.failback(),
+            success: self.success(),
+            outages: self.outages(),
+            lost_region_hits: self.lost_region_hits(),
         }
     }
 
@@ -137,7 +148,7 @@ impl<'a> Derived<'a> {
         self.frame.as_ref()?;
         let Some(outage) = &self.outage else {
             // An outage shorter than the longest interval may have fallen between two requests.
-            let error = self.interval().saturating_add(circumstances::clock_error(self.attempt));
+            let error = self.interval().saturating_add(circumstances::margin(self.attempt));
             return Some(Recovery { seconds: 0.0, error: seconds(error), censored: false, client_visible: false });
         };
         Some(Recovery {
@@ -156,8 +167,10 @@ impl<'a> Derived<'a> {
         if self.tallies.is_empty() || self.unread {
             return None;
         }
-        let mut loss = Loss::default();
-        let effective = self.frame.map(|frame| frame.effective);
+        let mut loss =
+            Loss { absent_at_recovery: Some(0), lost_for_good: Some(0), lost_by_failback: Some(0), ..Loss::default() };
+        let add = |sum: &mut Option<u64>, count: u64| *sum = Some(sum.unwrap_or(0).saturating_add(count));
+        let (effective, commanded) = (self.frame.map(|frame| frame.effective), self.fault_complete());
         for tally in &self.tallies {
             loss.acknowledged += tally.acknowledged;
             loss.lost += (tally.lost.len() + tally.lost_by_failback.len()) as u64;
@@ -167,9 +180,12 @@ impl<'a> Derived<'a> {
             loss.resurrected += tally.resurrected;
             loss.unjudged += tally.unjudged;
             loss.split_brain |= tally.split_brain;
-            let Some(effective) = effective else { continue };
+            add(&mut loss.absent_at_recovery, tally.absent_at_recovery);
+            add(&mut loss.lost_for_good, tally.lost_for_good);
+            add(&mut loss.lost_by_failback, tally.lost_by_failback.len() as u64);
+            let (Some(effective), Some(commanded)) = (effective, commanded) else { continue };
             let all = tally.lost.iter().chain(&tally.lost_by_failback);
-            loss.lost_after_fault += all.filter(|time| **time >= effective).count() as u64;
+            loss.lost_after_fault += all.filter(|time| **time > commanded).count() as u64;
             let oldest = tally.lost.iter().min().map_or(0, |oldest| effective.saturating_sub(*oldest));
             loss.seconds = loss.seconds.max(seconds(oldest));
         }
@@ -185,7 +201,7 @@ impl<'a> Derived<'a> {
         for series in &self.series {
             let (first, last) = (series.before(begun), series.before(end).max(series.before(begun)));
             failback.offered += (last - first) as u64;
-            failback.failed += (last - first - series.good_in(first, last)) as u64;
+            failback.failed += series.failed_in(first, last) as u64;
         }
         for tally in &self.tallies {
             failback.lost += tally.lost_by_failback.len() as u64;
@@ -193,6 +209,15 @@ impl<'a> Derived<'a> {
             failback.lost_seconds = failback.lost_seconds.max(seconds(oldest));
         }
         Some(failback)
+    }
+
+    /// When the fault was surely in force everywhere: the last observation of t0e with its bounds. What was acknowledged
+    /// before it may have been acknowledged by what was about to be lost.
+    fn fault_complete(&self) -> Option<Nanos> {
+        let clock = circumstances::clock_error(self.attempt);
+        let seen = self.attempt.timeline.iter().filter(|point| point.point == Point::T0e);
+        let last = seen.map(|point| point.time.saturating_add(point.error.max(0))).max();
+        Some(last.or(self.frame.map(|frame| frame.effective))?.saturating_add(clock))
     }
 
     /// Writes that were acknowledged when recovery was complete, and are lost: no fault explains them.
@@ -250,7 +275,7 @@ impl<'a> Derived<'a> {
     fn probe(&self, series: &Series<'_>) -> ProbeResult {
         let samples = &series.probe.samples;
         let count = |is: fn(Outcome) -> bool| samples.iter().filter(|sample| is(sample.outcome)).count() as u64;
-        let failures = figures::failures(series.probe);
+        let failures = figures::failures(series);
         let baseline = self.attempt.phases.iter().rev().find(|phase| phase.name == "baseline");
         let baseline_end = |to: Option<Nanos>| to.or(self.frame.map(|frame| frame.start)).unwrap_or(Nanos::MAX);
         ProbeResult {
@@ -268,9 +293,10 @@ impl<'a> Derived<'a> {
     }
 
     /// Findings of the engine, and those that follow from the samples.
-    fn findings(&self) -> Vec<Finding> {
+    fn findings(&self, measured: &Measured) -> Vec<Finding> {
         let mut findings = self.attempt.findings.clone();
-        findings.extend(self.later_outage());
+        findings.extend(self.later_findings());
+        findings.extend(measured.loss.iter().flat_map(writes::findings));
         let lost = self.lost_after_recovery();
         if lost > 0 {
             findings.push(Finding {
@@ -284,24 +310,6 @@ impl<'a> Derived<'a> {
             });
         }
         findings
-    }
-
-    /// Requests that failed between recovery and failback.
-    fn later_outage(&self) -> Option<Finding> {
-        let (from, end) = (self.sustained?, self.frame.as_ref()?.end);
-        let mut failed = Vec::new();
-        for series in &self.series {
-            let (first, last) = (series.before(from), series.before(end));
-            failed.extend((first..last).filter(|at| !series.good(*at)).map(|at| series.samples[at].due));
-        }
-        let (first, last) = (*failed.iter().min()?, *failed.iter().max()?);
-        let offset = |time: Nanos| figures::text(time.saturating_sub(self.zero()));
-        Some(Finding {
-            severity: Severity::Medium,
-            title: format!("{} failed after recovery, before failback", figures::count(failed.len(), "request")),
-            detail: format!("Between +{} and +{}.", offset(first), offset(last)),
-            fix: "Look at the events of the proxies at these times.".to_owned(),
-        })
     }
 }
 

@@ -199,6 +199,78 @@ pub struct Measured {
     pub time_to_abort: Option<f64>,
     /// The way back; `null` if it was never begun.
     pub failback: Option<Failback>,
+    /// Success rates of the worst probe, by what they are over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success: Option<SuccessRates>,
+    /// Every outage after the fault, in order; the first one is that of `recovery`, if a client saw one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outages: Vec<OutageResult>,
+    /// Requests that the lost region served before the fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_region_hits: Option<u64>,
+}
+
+/// Percent of good answers in time, of the worst probe.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SuccessRates {
+    /// From the fault to the end of the drill, outages included.
+    pub whole_drill: f64,
+    /// From recovery to failback; `null` if recovery was not seen.
+    pub after_recovery: Option<f64>,
+    /// During failback.
+    pub during_failback: Option<f64>,
+}
+
+/// A stretch in which clients were harmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutageResult {
+    /// When it began.
+    pub stage: Stage,
+    /// Due time of its first harmed request, as in the timeline.
+    pub offset: f64,
+    /// Its length; if `censored`, it was longer.
+    pub seconds: f64,
+    /// Bound on the error of `seconds`.
+    pub error: f64,
+    /// Its end was not seen.
+    pub censored: bool,
+    /// Requests that failed in it.
+    pub failed: u64,
+    /// Answers that were slower than the latency objective.
+    pub slow: u64,
+}
+
+/// A stage of the drill after the fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// The fault is in force.
+    Fault,
+    /// The fault is undone, and failback is not commanded yet.
+    Undo,
+    /// Failback goes on.
+    Failback,
+    /// After failback.
+    Verify,
+}
+
+impl Stage {
+    /// Words for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Fault => "after recovery, before failback",
+            Self::Undo => "while the fault was undone",
+            Self::Failback => "during failback",
+            Self::Verify => "after failback",
+        }
+    }
+
+    /// Whether the objectives of failback apply.
+    pub fn is_failback(self) -> bool {
+        matches!(self, Self::Failback | Self::Verify)
+    }
 }
 
 /// Measured recovery time.
@@ -235,9 +307,19 @@ pub struct PhaseTimes {
 pub struct Loss {
     /// Acknowledged writes that a readback has judged.
     pub acknowledged: u64,
-    /// Of these: absent in the last readback that judged them.
+    /// Of these: absent in any readback that judged them (by the rules of format 1: in the last one).
     pub lost: u64,
-    /// Of these: acknowledged at or after `t0e`.
+    /// Of these: absent in a readback before failback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_at_recovery: Option<u64>,
+    /// Of these: absent in the last readback that judged them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_for_good: Option<u64>,
+    /// Of these: there until failback, and absent after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_by_failback: Option<u64>,
+    /// Of these: acknowledged when the fault was in force everywhere, or during failback (by the rules of format 1: at or
+    /// after `t0e`).
     pub lost_after_fault: u64,
     /// Sent and never acknowledged: neither lost nor kept by promise.
     pub indeterminate: u64,
@@ -249,7 +331,7 @@ pub struct Loss {
     pub resurrected: u64,
     /// Acknowledged after the last readback, so not judged.
     pub unjudged: u64,
-    /// t0e − acknowledge time of the oldest lost write, at least 0.
+    /// t0e − acknowledge time of the oldest write that the fault lost, at least 0.
     pub seconds: f64,
     /// Two regions acknowledged within one exclusive epoch.
     pub split_brain: bool,
@@ -275,7 +357,8 @@ pub struct Failback {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectiveResult {
-    /// `recoveryTime`, `dataLoss` (seconds), `successRate` (percent), `latencyP99` (seconds).
+    /// `recoveryTime`, `dataLoss` (seconds), `successRate` (percent, after recovery), `latencyP99` (seconds); the same with
+    /// `failback.` before it from the command to fail back on.
     pub name: String,
     /// From the plan.
     pub asked: f64,
@@ -319,7 +402,8 @@ pub struct ProbeResult {
     pub answered: u64,
     /// Requests without a good answer in time.
     pub failed: u64,
-    /// Failed by class: `status 503`, `timeout`, `connect`, `reset`, `notSent`, `late`.
+    /// Failed by class: `status 503`, `wrongHeader`, `wrongBody`, `timeout`, `connect`, `reset`, `late` (by the rules of
+    /// format 1 also `notSent`).
     pub failures: BTreeMap<String, u64>,
     /// Before the fault.
     pub baseline: Option<Stretch>,

@@ -118,6 +118,15 @@ fn cards(results: &Results) -> String {
         let value = format!("{} of {}", loss.lost, loss.acknowledged);
         let of = format!("acknowledged writes lost, {} s; {}", number(loss.seconds), objective("dataLoss"));
         out.push_str(&card("Data loss", &value, &of));
+        if let (Some(absent), Some(gone)) = (loss.absent_at_recovery, loss.lost_for_good) {
+            let of = format!("absent at recovery; {gone} lost for good, {} resurrected", loss.resurrected);
+            out.push_str(&card("Read back", &absent.to_string(), &of));
+        }
+    }
+    if let Some(success) = &measured.success {
+        let after = success.after_recovery.map_or("unknown".to_owned(), |rate| format!("{} %", precise(rate)));
+        let of = format!("succeeded over the whole drill; {after} after recovery");
+        out.push_str(&card("Requests", &format!("{} %", precise(success.whole_drill)), &of));
     }
     out.push_str(&card("Bad seconds", &number(measured.bad_seconds), "failed requests over the rate, worst probe"));
     if let Some(failback) = &measured.failback {
@@ -147,14 +156,14 @@ fn objectives(results: &Results) -> String {
     if results.objectives.is_empty() {
         return String::new();
     }
-    let unit = |name: &str| if name == "successRate" { "%" } else { "s" };
+    let unit = |name: &str| if name.ends_with("successRate") { "%" } else { "s" };
     let rows: Vec<Vec<String>> = results
         .objectives
         .iter()
         .map(|o| {
             let unit = unit(&o.name);
             vec![
-                escape(&o.name),
+                escape(objective_name(&o.name)),
                 format!("{} {unit}", number(o.asked)),
                 o.measured.map_or("not measured".to_owned(), |m| format!("{} {unit}", precise(m))),
                 if o.measured.is_none() {
@@ -169,6 +178,18 @@ fn objectives(results: &Results) -> String {
         })
         .collect();
     format!("<h2>Objectives</h2>{}", table(&["objective", "target", "measured", "error bound", ""], &rows))
+}
+
+/// What an objective is over, in words, where its name alone does not say it.
+fn objective_name(name: &str) -> &str {
+    match name {
+        "successRate" => "successRate (after recovery)",
+        "failback.recoveryTime" => "recoveryTime (failback)",
+        "failback.dataLoss" => "dataLoss (failback)",
+        "failback.successRate" => "successRate (failback)",
+        "failback.latencyP99" => "latencyP99 (failback)",
+        name => name,
+    }
 }
 
 /// Enough digits for milliseconds.

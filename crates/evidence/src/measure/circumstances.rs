@@ -22,6 +22,12 @@ pub fn clock_error(attempt: &Attempt) -> Nanos {
     attempt.anchor.error.max(measured).max(0)
 }
 
+/// What clocks and the lateness of the engine add to every bound of a time.
+pub fn margin(attempt: &Attempt) -> Nanos {
+    let late = attempt.engine.iter().flat_map(|engine| engine.sends.values()).map(|late| late.max.max(0)).max();
+    clock_error(attempt).saturating_add(late.unwrap_or(0))
+}
+
 /// Requests of a probe that the engine did not send.
 pub fn unsent(attempt: &Attempt, probe: &ProbeRecord) -> u64 {
     let without_sample = attempt.engine.as_ref().and_then(|engine| engine.unsent.get(&probe.name)).copied();

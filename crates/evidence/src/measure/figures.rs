@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     entry::rfc3339,
-    measure::series::{Series, is_good},
-    record::{Anchor, Nanos, Outcome, ProbeRecord, Sample, TimelinePoint},
+    measure::series::Series,
+    record::{Anchor, Nanos, Outcome, Sample, TimelinePoint},
     results::{Stretch, TimelineResult},
 };
 
@@ -28,10 +28,10 @@ pub fn number(value: f64, unit: &str) -> String {
 }
 
 /// Counts of failures by class.
-pub fn failures(probe: &ProbeRecord) -> BTreeMap<String, u64> {
+pub fn failures(series: &Series<'_>) -> BTreeMap<String, u64> {
     let mut classes = BTreeMap::new();
-    for sample in probe.samples.iter().filter(|sample| !is_good(sample, probe)) {
-        *classes.entry(class(sample)).or_default() += 1;
+    for at in (0..series.samples.len()).filter(|at| series.failed(*at)) {
+        *classes.entry(class(series.samples[at])).or_default() += 1;
     }
     classes
 }
@@ -90,8 +90,8 @@ pub fn stretch(series: &Series<'_>, from: Nanos, to: Nanos) -> Option<Stretch> {
     let share = |count: u64| (count as f64 * 1e4 / known as f64).round() / 1e2;
     Some(Stretch {
         offered: (last - first) as u64,
-        failed: (last - first - good) as u64,
-        success_rate: percent(good, last - first),
+        failed: series.failed_in(first, last) as u64,
+        success_rate: percent(good, series.sent_in(first, last)),
         p50: quantile(&latencies, 50).map(seconds),
         p99: quantile(&latencies, 99).map(seconds),
         max: latencies.last().copied().map(seconds),
@@ -101,6 +101,9 @@ pub fn stretch(series: &Series<'_>, from: Nanos, to: Nanos) -> Option<Stretch> {
 
 /// Percent to four decimals; only all of them is 100.
 pub fn percent(part: usize, whole: usize) -> f64 {
+    if whole == 0 {
+        return 0.0;
+    }
     let percent = part as f64 * 100.0 / whole as f64;
     if part < whole { (percent * 1e4).floor() / 1e4 } else { percent }
 }
@@ -124,7 +127,7 @@ pub fn longest_gap(series: &Series<'_>, start: Nanos) -> Nanos {
                 longest = longest.max(due.saturating_sub(previous));
             }
             (previous, failed) = (due, false);
-        } else {
+        } else if series.failed(at) {
             failed = true;
         }
     }

@@ -10,4 +10,5 @@ mod ledger;
 mod measure;
 mod merkle;
 mod oracle;
+mod scripted;
 mod verdict;

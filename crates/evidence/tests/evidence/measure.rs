@@ -182,8 +182,14 @@ fn a_later_outage_is_judged_and_named() {
     assert_eq!(results.measured.recovery.unwrap().seconds, 1.0);
     assert_eq!(results.verdict, Verdict::Failed);
     assert!(
-        results.findings.iter().any(|finding| finding.title == "200 requests failed after recovery, before failback")
+        results
+            .findings
+            .iter()
+            .any(|finding| finding.title == "clients were harmed again after recovery, before failback"
+                && finding.detail == "For 1 s from +10 s on.")
     );
+    let later = &results.measured.outages[1];
+    assert_eq!((later.offset, later.seconds, later.failed, later.slow), (10.0, 1.0, 200, 0));
     assert_eq!(results.measured.bad_seconds, 2.0);
     assert_eq!(results.measured.longest_gap, 1.005);
 }

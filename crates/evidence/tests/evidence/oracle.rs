@@ -8,6 +8,10 @@ fn good(probe: &ProbeRecord, sample: &Sample) -> bool {
     sample.outcome == Outcome::Ok && sample.latency <= probe.timeout
 }
 
+fn harmed(probe: &ProbeRecord, objectives: &Objectives, sample: &Sample) -> bool {
+    !good(probe, sample) || objectives.latency_p99.is_some_and(|limit| sample.latency > limit)
+}
+
 fn slice_holds(probe: &ProbeRecord, objectives: &Objectives, from: Nanos, to: Nanos) -> bool {
     let inside: Vec<_> = probe.samples.iter().filter(|s| s.due >= from && s.due < to).collect();
     if inside.is_empty() {
@@ -44,22 +48,25 @@ fn window_holds(probe: &ProbeRecord, objectives: &Objectives, from: Nanos, end: 
             return false;
         }
     }
-    let mut at = from;
-    while at < to {
-        let next = (at + SLICE).min(to);
-        if !slice_holds(probe, objectives, at, next) {
-            return false;
-        }
-        at = next;
-    }
-    true
+    let slice = SLICE.min(objectives.sustain);
+    slice_holds(probe, objectives, from, (from + slice).min(to))
+        && inside.iter().filter(|s| s.due + slice <= to).all(|s| slice_holds(probe, objectives, s.due, s.due + slice))
+}
+
+/// First harmed request in or behind the first slice that misses an objective.
+fn missed(probe: &ProbeRecord, objectives: &Objectives, start: Nanos) -> Option<Nanos> {
+    let slice = SLICE.min(objectives.sustain);
+    let mut after = probe.samples.iter().filter(|s| s.due >= start);
+    let begin = after.find(|s| !slice_holds(probe, objectives, s.due, s.due + slice))?.due;
+    probe.samples.iter().find(|s| s.due >= begin && harmed(probe, objectives, s)).map(|s| s.due)
 }
 
 /// t1 and t7.
 pub fn recovery(attempt: &Attempt, start: Nanos, end: Nanos) -> Option<(Nanos, Option<Nanos>)> {
     let failed = attempt.probes.iter().flat_map(|p| p.samples.iter().filter(|s| !good(p, s)));
     let after = failed.filter(|s| s.due + s.latency.min(SLICE) >= start && s.due >= start - SLICE && s.due < end);
-    let t1 = after.map(|s| s.due.max(start)).min()?;
+    let missed = attempt.probes.iter().filter_map(|p| missed(p, &attempt.objectives, start)).filter(|t| *t < end);
+    let t1 = after.map(|s| s.due.max(start)).chain(missed).min()?;
     let mut times: Vec<_> =
         attempt.probes.iter().flat_map(|p| p.samples.iter().map(|s| s.due)).filter(|t| *t >= t1).collect();
     times.sort_unstable();

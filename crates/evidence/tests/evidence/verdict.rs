@@ -93,8 +93,10 @@ fn loss_in_all_its_forms() {
     last.found.retain(|sequence| *sequence != 50);
     last.found.push(50);
     record.readbacks.push(first);
-    let loss = measure(&made).measured.loss.unwrap();
-    assert_eq!((loss.lost, loss.indeterminate, loss.duplicated, loss.reordered, loss.resurrected), (0, 1, 1, 1, 1));
+    let results = check("integrity", &made, Verdict::Failed, "1 write was resurrected, and the plan allows 0");
+    let loss = results.measured.loss.unwrap();
+    assert_eq!((loss.lost, loss.indeterminate, loss.duplicated, loss.reordered, loss.resurrected), (1, 1, 1, 1, 1));
+    assert_eq!((loss.absent_at_recovery, loss.lost_for_good), (Some(1), Some(0)));
     assert_eq!(loss.acknowledged, 1998);
 }
 

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use evidence::{
     record::{Attempt, Point, Severity, Verdict},
-    results::{ObjectiveResult, Results},
+    results::{ObjectiveResult, OutageResult, Results},
 };
 
 use super::{
@@ -125,6 +125,21 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
         if loss.lost > 0 {
             text.push_str(&format!(", the oldest {} before the fault", seconds(loss.seconds)));
         }
+        if let (Some(absent), Some(gone)) = (loss.absent_at_recovery, loss.lost_for_good)
+            && loss.lost > 0
+        {
+            text.push_str(&format!(" ({} absent at recovery, {} lost for good)", number(absent), number(gone)));
+        }
+        if loss.lost_after_fault > 0 && loss.absent_at_recovery.is_some() {
+            text.push_str(&format!(", {} acknowledged after the fault", number(loss.lost_after_fault)));
+        }
+        for (count, what) in
+            [(loss.duplicated, "duplicated"), (loss.reordered, "reordered"), (loss.resurrected, "resurrected")]
+        {
+            if count > 0 && loss.absent_at_recovery.is_some() {
+                text.push_str(&format!(", {} {what}", number(count)));
+            }
+        }
         if loss.indeterminate > 0 {
             text.push_str(&format!(", {} never acknowledged", number(loss.indeterminate)));
         }
@@ -134,6 +149,35 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
         let judged = results.objectives.iter().find(|objective| objective.name == "dataLoss");
         let allowed = loss.lost == 0 || judged.is_some_and(|objective| objective.met == Some(true));
         say("loss", allowed && !loss.split_brain, text);
+    }
+    if let Some(success) = &results.measured.success {
+        let mut text = format!("{} of requests over the whole drill", percent(success.whole_drill));
+        if let Some(rate) = success.after_recovery {
+            text.push_str(&format!(", {} after recovery", percent(rate)));
+        }
+        say("succeeded", true, text);
+    }
+    for outage in results.measured.outages.iter().filter(|outage| !is_first(results, outage)) {
+        let more = if outage.censored { "more than " } else { "" };
+        let text = format!(
+            "for {more}{} ± {} {}, from {} on",
+            seconds(outage.seconds),
+            seconds(outage.error),
+            outage.stage.words(),
+            offset(outage.offset)
+        );
+        say("harmed again", false, text);
+    }
+    for undo in &results.undos {
+        let error = undo.error.as_deref().unwrap_or("not tried yet");
+        say("not undone", false, format!("{} since {}: {error}", undo.name, undo.since));
+    }
+    for change in &results.changes {
+        let text = format!("revision {} to {}, at {}", change.from.revision, change.to.revision, offset(change.offset));
+        say("configuration", true, text);
+    }
+    if let Some(truncated) = results.truncated {
+        say("samples", false, format!("whole up to {}, where the engine died", offset(truncated)));
     }
     if let Some(back) = &results.measured.failback {
         let mut text = format!("{} failed of {}", number(back.failed), number(back.offered));
@@ -170,6 +214,12 @@ fn measured(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
     }
 }
 
+/// Whether this is the outage that the recovery time is measured of.
+fn is_first(results: &Results, outage: &OutageResult) -> bool {
+    let first = results.measured.recovery.as_ref().filter(|recovery| recovery.client_visible);
+    first.is_some() && results.measured.outages.first() == Some(outage)
+}
+
 fn objectives(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
     if results.objectives.iter().all(|objective| objective.measured.is_none()) {
         return;
@@ -184,11 +234,11 @@ fn objectives(results: &Results, terminal: &Terminal, lines: &mut Vec<String>) {
 
 fn objective_words(objective: &ObjectiveResult) -> (String, String) {
     let unseen = || "not measured".to_owned();
-    if objective.name == "successRate" {
+    if objective.name.ends_with("successRate") {
         return (percent(objective.asked), objective.measured.map_or_else(unseen, percent));
     }
     let with_error = |value: f64| match objective.error > 0.0 {
-        _ if objective.name == "latencyP99" => latency(Duration::from_secs_f64(value.clamp(0.0, 1e9))),
+        _ if objective.name.ends_with("latencyP99") => latency(Duration::from_secs_f64(value.clamp(0.0, 1e9))),
         true => format!("{} ± {}", seconds(value), seconds(objective.error)),
         false => seconds(value),
     };
