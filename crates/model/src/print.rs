@@ -131,6 +131,7 @@ fn gateway(gateway: &Gateway) -> Value {
 fn policy(policy: &TrafficPolicy) -> Value {
     json!({
         "timeout": print_duration(policy.timeout),
+        "idleTimeout": print_duration(policy.idle_timeout),
         "retries": retries(&policy.retries),
         "hedge": policy.hedge.as_ref().map_or(json!("off"), hedge),
         "detection": detection(&policy.detection),

@@ -66,6 +66,7 @@ fn policy(mesh: &str, service: &str) -> TrafficPolicy {
 fn builtin() -> TrafficPolicy {
     TrafficPolicy {
         timeout: Duration::from_secs(15),
+        idle_timeout: Duration::from_secs(300),
         retries: Retries {
             attempts: 2,
             per_try: Duration::from_secs(5),

@@ -12,6 +12,8 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// `DEADLINE_EXCEEDED`.
 pub const DEADLINE_EXCEEDED: u8 = 4;
+/// `UNAVAILABLE`.
+pub const UNAVAILABLE: u8 = 14;
 
 /// Whether a request is a gRPC call: `application/grpc`, alone or with `+proto` and the like.
 pub fn is_call(headers: &HeaderMap) -> bool {
@@ -20,25 +22,14 @@ pub fn is_call(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
-/// Until when a call is waited for: as long as its client does, but no longer than the route does (zero is without end).
-/// Where the route's time is shorter, the endpoint is told so.
-pub fn bound(route: Duration, headers: &mut HeaderMap) -> Option<Duration> {
-    let route = Some(route).filter(|route| !route.is_zero());
-    let Some(wanted) = timeout(headers) else { return route };
-    match route.filter(|route| *route < wanted) {
-        Some(route) => {
-            // Eight digits of seconds are three years.
-            let text = match route.as_millis() {
-                millis if millis < 100_000_000 => format!("{millis}m"),
-                _ => format!("{}S", route.as_secs().min(99_999_999)),
-            };
-            if let Ok(value) = HeaderValue::try_from(text) {
-                headers.insert(TIMEOUT, value);
-            }
-            Some(route)
-        }
-        None => Some(wanted),
+/// The end of a response of which the caller has a part already: the status that the caller is told in trailers.
+pub fn ending(status: u8, text: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(STATUS, HeaderValue::from(u16::from(status)));
+    if let Ok(message) = HeaderValue::try_from(encoded(text)) {
+        trailers.insert(MESSAGE, message);
     }
+    trailers
 }
 
 /// The status that a head carries: of a response that is nothing but headers.
@@ -75,8 +66,8 @@ pub fn to_http(status: u8) -> StatusCode {
     }
 }
 
-/// How long the client waits, if it says so: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
+/// How long the client waits for the whole call, if it says so: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -159,24 +150,6 @@ mod tests {
     }
 
     #[test]
-    fn the_shorter_of_two_times_counts_and_is_told() {
-        let (second, none) = (Duration::from_secs(1), Duration::ZERO);
-        for (route, asked, expected, told) in [
-            (second, "100m", Some(Duration::from_millis(100)), "100m"),
-            (second, "10S", Some(second), "1000m"),
-            (none, "10S", Some(Duration::from_secs(10)), "10S"),
-            (second, "soon", Some(second), "soon"),
-            (none, "soon", None, "soon"),
-            (Duration::from_secs(200_000), "99999H", Some(Duration::from_secs(200_000)), "200000S"),
-        ] {
-            let mut headers = with(TIMEOUT, asked);
-            assert_eq!(bound(route, &mut headers), expected, "{route:?} {asked}");
-            assert_eq!(headers[TIMEOUT], told, "{route:?} {asked}");
-        }
-        assert_eq!(bound(second, &mut HeaderMap::new()), Some(second));
-    }
-
-    #[test]
     fn an_answer_of_ours_is_nothing_but_headers() {
         let mut headers = with(CONTENT_TYPE, "text/plain");
         refuse(14, "100% \u{e9}", &mut headers);
@@ -184,5 +157,7 @@ mod tests {
         assert_eq!((status(&headers), headers[MESSAGE].to_str().unwrap()), (Some(14), "100%25 %C3%A9"));
         assert_eq!((of_http(StatusCode::SERVICE_UNAVAILABLE), of_http(StatusCode::IM_A_TEAPOT)), (14, 2));
         assert_eq!(to_http(8), StatusCode::TOO_MANY_REQUESTS);
+        let trailers = ending(UNAVAILABLE, "gone");
+        assert_eq!((status(&trailers), trailers[MESSAGE].to_str().unwrap()), (Some(14), "gone"));
     }
 }

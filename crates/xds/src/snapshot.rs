@@ -115,6 +115,23 @@ pub enum ListenerProtocol {
 /// How long bytes may be silent where nothing else is said: Envoy's default.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
+/// How long a request may pass no byte in either direction where nothing else is said: Envoy's default.
+pub const STREAM_IDLE: Duration = Duration::from_secs(300);
+
+/// See [`Limits::body_timeout`]. As nginx's `client_body_timeout`.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// See [`Limits::minimum_rate`].
+pub(crate) const MINIMUM_RATE: u32 = 1024;
+
+fn is_body_timeout(time: &Duration) -> bool {
+    *time == BODY_TIMEOUT
+}
+
+fn is_minimum_rate(rate: &u32) -> bool {
+    *rate == MINIMUM_RATE
+}
+
 fn hour() -> Duration {
     HOUR
 }
@@ -202,6 +219,15 @@ pub struct Limits {
     pub connections: u32,
     /// HTTP/2 streams at once on a connection.
     pub concurrent_streams: u32,
+    /// Time for which a caller may send nothing of a request's body, after which it gets 408, or take nothing of a response;
+    /// zero is for ever. Inbound listeners leave it to the proxy on the caller's side.
+    #[serde(with = "human", skip_serializing_if = "is_body_timeout")]
+    #[schemars(with = "human::Text")]
+    pub body_timeout: Duration,
+    /// Bytes a second that a caller must send of a request's body, and take of a response, on average over the time that is
+    /// waited for it beyond the body timeout; zero is no bound. Only gateways hold their callers to it.
+    #[serde(skip_serializing_if = "is_minimum_rate")]
+    pub minimum_rate: u32,
 }
 
 impl Default for Limits {
@@ -213,6 +239,8 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(3600),
             connections: 16_384,
             concurrent_streams: 100,
+            body_timeout: BODY_TIMEOUT,
+            minimum_rate: MINIMUM_RATE,
         }
     }
 }

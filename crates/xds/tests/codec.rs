@@ -49,10 +49,22 @@ fn listener() -> impl Strategy<Value = Listener> {
     let rule = rule.prop_map(|(principals, methods, paths, headers)| AllowRule { principals, methods, paths, headers });
     let authorization = (vec(rule, 0..3), any::<bool>());
     let authorization = option::of(authorization.prop_map(|(allow, dry_run)| Authorization { allow, dry_run }));
-    let limits = (1_u32..=8 << 20, 1_u32.., time(), time(), 1_u32.., 1_u32..1 << 31);
-    let limits = limits.prop_map(|(header_bytes, headers, header_timeout, idle_timeout, connections, streams)| {
-        Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams: streams }
-    });
+    let slow = (prop_oneof![Just(Duration::ZERO), time()], prop_oneof![Just(0), Just(1024), 0_u32..]);
+    let limits = (1_u32..=8 << 20, 1_u32.., time(), time(), 1_u32.., 1_u32..1 << 31, slow);
+    let limits =
+        limits.prop_map(|(header_bytes, headers, header_timeout, idle_timeout, connections, streams, slow)| {
+            let ((body_timeout, minimum_rate), concurrent_streams) = (slow, streams);
+            Limits {
+                header_bytes,
+                headers,
+                header_timeout,
+                idle_timeout,
+                connections,
+                concurrent_streams,
+                body_timeout,
+                minimum_rate,
+            }
+        });
     let http = (name(), authorization, limits, option::of(admission())).prop_map(
         |(routes, authorization, limits, admission)| HttpListener { routes, authorization, limits, admission },
     );
@@ -272,19 +284,21 @@ fn forward() -> impl Strategy<Value = Forward> {
     let mirror = (name(), percent()).prop_map(|(cluster, percent)| Mirror { cluster, percent });
     let upgrades = prop_oneof![Just(vec![]), Just(vec!["websocket".to_owned(), "x".to_owned()])];
     let fault = (percent(), fault_action()).prop_map(|(percent, action)| RouteFault { percent, action });
-    let first = (vec(weighted, 1..3), option::of(sticky()), timeout, option::of(retry()));
+    let times = (timeout, option::of(prop_oneof![Just(Duration::ZERO), time()]));
+    let first = (vec(weighted, 1..3), option::of(sticky()), times, option::of(retry()));
     let then = (option::of(hedge), option::of(path_change()), option::of(r"([a-z.]{1,6}|\[::1\])(:[1-9][0-9]{0,2})?"));
     let priority = prop_oneof![Just(RoutingPriority::Default), Just(RoutingPriority::High)];
     let last = (header_edits(), header_edits(), vec(mirror, 0..3), upgrades, priority, vec(fault, 0..3));
     (first, then, last).prop_map(
         |(
-            (clusters, sticky, timeout, retry),
+            (clusters, sticky, (timeout, idle_timeout), retry),
             (hedge, path, host),
             (request_headers, response_headers, mirrors, upgrades, priority, faults),
         )| Forward {
             clusters,
             sticky,
             timeout,
+            idle_timeout,
             retry,
             hedge,
             path,

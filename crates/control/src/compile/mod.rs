@@ -9,6 +9,7 @@ mod tiers;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    time::Duration,
 };
 
 pub(crate) use change::Change;
@@ -551,6 +552,8 @@ fn all_to(action: RouteAction) -> Route {
 fn to_workload(service: &Service) -> RouteAction {
     RouteAction::Forward(Forward {
         clusters: vec![WeightedCluster { cluster: LOCAL.to_owned(), weight: 1 }],
+        // The proxy on the caller's side bounds time, by the route that it took.
+        idle_timeout: Some(Duration::ZERO),
         upgrades: policy::upgrades(service.protocol),
         ..Forward::default()
     })

@@ -9,7 +9,7 @@ use model::{
 use xds::snapshot::{
     Balancer, Balancing, CircuitBreakers, Cluster, Exchange, FailurePercentage, Forward, HashKey, HealthCheck,
     HedgePolicy, Limits, OutlierDetection, PanicPolicy, Ramp, RetryOn as WireRetryOn, RetryPolicy, RouteAction,
-    SlowStart, SuccessRate, UpstreamProtocol, WeightedCluster,
+    STREAM_IDLE, SlowStart, SuccessRate, UpstreamProtocol, WeightedCluster,
 };
 
 /// Longest time for a connection with its handshake: a second is long inside a region and between near ones.
@@ -32,11 +32,17 @@ pub(super) fn upgrades(protocol: Protocol) -> Vec<String> {
     }
 }
 
+/// What is as in Envoy is left out.
+pub(super) fn stream_idle(idle: Duration) -> Option<Duration> {
+    Some(idle).filter(|idle| *idle != STREAM_IDLE)
+}
+
 pub(super) fn forward(cluster: &str, service: &Service) -> RouteAction {
     let policy = &service.policy;
     RouteAction::Forward(Forward {
         clusters: vec![WeightedCluster { cluster: cluster.to_owned(), weight: 1 }],
         timeout: policy.timeout,
+        idle_timeout: stream_idle(policy.idle_timeout),
         retry: retry(&policy.retries),
         hedge: policy.hedge.as_ref().map(hedge),
         upgrades: upgrades(service.protocol),
@@ -159,9 +165,26 @@ fn breakers(thresholds: &Thresholds) -> CircuitBreakers {
 
 /// Bounds on what callers may send.
 pub(super) fn listener_limits(limits: &ListenerLimits) -> Limits {
-    let ListenerLimits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams } =
-        *limits;
-    Limits { header_bytes, headers, header_timeout, idle_timeout, connections, concurrent_streams }
+    let ListenerLimits {
+        header_bytes,
+        headers,
+        header_timeout,
+        idle_timeout,
+        connections,
+        concurrent_streams,
+        body_timeout,
+        minimum_rate,
+    } = *limits;
+    Limits {
+        header_bytes,
+        headers,
+        header_timeout,
+        idle_timeout,
+        connections,
+        concurrent_streams,
+        body_timeout,
+        minimum_rate,
+    }
 }
 
 /// How a tier comes back: as its plan says, else as the service does; `None` if it is at once.

@@ -156,6 +156,7 @@ fn forward(service: &Service, to: &Forward, rest: &str) -> wire::Forward {
             config::Sticky::Cookie { name, ttl } => Sticky::Cookie { name: name.clone(), ttl: *ttl },
         }),
         timeout: to.timeout,
+        idle_timeout: policy::stream_idle(to.idle_timeout),
         retry: policy::retry(&to.retries),
         upgrades: policy::upgrades(service.protocol),
         hedge: to.hedge.as_ref().map(policy::hedge),

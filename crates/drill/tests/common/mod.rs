@@ -574,6 +574,7 @@ fn mesh(east: RegionName, west: RegionName) -> Mesh {
         gateways: vec![],
         defaults: TrafficPolicy {
             timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(300),
             retries: model::config::Retries { attempts: 0, per_try: Duration::from_secs(1), on: vec![] },
             hedge: None,
             detection: model::config::Detection {

@@ -7,8 +7,10 @@ use super::{FailurePercentage, SuccessRate};
 /// How requests to a service are treated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrafficPolicy {
-    /// Whole request, all tries. Default 15 s.
+    /// From the request's end to the response's head, all tries; zero is none. Default 15 s.
     pub timeout: Duration,
+    /// Time without a byte in either direction; zero is never. Default 5 min.
+    pub idle_timeout: Duration,
     /// Repeats.
     pub retries: Retries,
     /// A second try beside a slow first one (idempotent requests). Default: between 20 ms and half of `perTry`; `None` is `hedge: off`.
@@ -22,7 +24,7 @@ pub struct TrafficPolicy {
 pub struct Retries {
     /// Repeats after the first try; 0 is off. Default 2.
     pub attempts: u32,
-    /// Bound on one try. Default: a third of the timeout.
+    /// Bound on one try; zero is none. Default: a third of the timeout.
     pub per_try: Duration,
     /// Default all three.
     pub on: Vec<RetryOn>,

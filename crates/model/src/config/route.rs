@@ -131,8 +131,10 @@ pub struct Forward {
     pub request_headers: HeaderEdits,
     /// Changes to the response's headers.
     pub response_headers: HeaderEdits,
-    /// Whole request, all tries. Default: the service's.
+    /// From the request's end to the response's head, all tries; zero is none. Default: the service's.
     pub timeout: Duration,
+    /// Time without a byte in either direction; zero is never. Default: the service's.
+    pub idle_timeout: Duration,
     /// Repeats. Default: the service's.
     pub retries: Retries,
     /// A second try beside a slow first one. Default: the service's.

@@ -157,6 +157,10 @@ pub struct ListenerLimits {
     pub connections: u32,
     /// HTTP/2 streams at once on a connection. Default 100.
     pub concurrent_streams: u32,
+    /// Time for which a caller may move no byte of a body; zero is for ever. Default 1 min.
+    pub body_timeout: Duration,
+    /// Bytes a second that a gateway's caller must move of a body; 0 is no bound. Default 1024.
+    pub minimum_rate: u32,
 }
 
 impl Default for ListenerLimits {
@@ -168,6 +172,8 @@ impl Default for ListenerLimits {
             idle_timeout: Duration::from_secs(3600),
             connections: 16_384,
             concurrent_streams: 100,
+            body_timeout: Duration::from_secs(60),
+            minimum_rate: 1024,
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::{
     unit::print_duration,
 };
 
+/// How long a try is waited for before it is hedged, where no bound on a try says so.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(2500);
+
 /// Bytes that a check sends, and looks for.
 const LONGEST_PAYLOAD: usize = 1024;
 
@@ -18,6 +21,7 @@ const LONGEST_PAYLOAD: usize = 1024;
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Said<'r> {
     pub timeout: Option<&'r At<Time>>,
+    pub idle_timeout: Option<&'r At<Time>>,
     pub retries: Option<&'r At<raw::Retries>>,
     pub hedge: Option<&'r At<OrOff<raw::Hedge>>>,
     pub detection: Option<&'r At<raw::Detection>>,
@@ -28,6 +32,7 @@ impl<'r> Said<'r> {
         let Some(policy) = policy else { return Self::default() };
         Self {
             timeout: policy.timeout.as_ref(),
+            idle_timeout: policy.idle_timeout.as_ref(),
             retries: policy.retries.as_ref(),
             hedge: policy.hedge.as_ref(),
             detection: policy.detection.as_ref(),
@@ -37,6 +42,7 @@ impl<'r> Said<'r> {
     pub(crate) fn by_service(service: &'r raw::Service) -> Self {
         Self {
             timeout: service.timeout.as_ref(),
+            idle_timeout: service.idle_timeout.as_ref(),
             retries: service.retries.as_ref(),
             hedge: service.hedge.as_ref(),
             detection: service.detection.as_ref(),
@@ -47,17 +53,27 @@ impl<'r> Said<'r> {
 /// Effective policy. Problems of the mesh's own fields are reported with the mesh, not again with each service:
 /// `own` is what the manifest says whose problems are reported now, `base` what it builds on.
 pub(crate) fn policy(own: Said<'_>, base: Said<'_>, cx: &mut Cx<'_>) -> TrafficPolicy {
-    let timeout = match (own.timeout, base.timeout) {
-        (Some(time), _) => positive(Some(time), Duration::ZERO, cx),
-        (None, base) => base.map_or(Duration::from_secs(15), |t| t.value.0),
-    };
+    let timeout = own.timeout.or(base.timeout).map_or(Duration::from_secs(15), |t| t.value.0);
+    let idle_timeout = own.idle_timeout.or(base.idle_timeout).map_or(Duration::from_secs(300), |t| t.value.0);
     let retries = retries(own, base, timeout, cx);
     let hedge = hedge(own, base, &retries, cx);
-    TrafficPolicy { timeout, hedge, detection: detection(own, base, cx), retries }
+    TrafficPolicy { timeout, idle_timeout, hedge, detection: detection(own, base, cx), retries }
 }
 
-/// A part of a time in whole microseconds, which is as fine as manifests are, and not 0.
+/// The shorter of two bounds, where zero is none.
+fn shorter(one: Duration, other: Duration) -> Duration {
+    match (one.is_zero(), other.is_zero()) {
+        (true, _) => other,
+        (_, true) => one,
+        _ => one.min(other),
+    }
+}
+
+/// A part of a time in whole microseconds, which is as fine as manifests are, and not 0; no bound has no part.
 fn part(time: Duration, divisor: u32) -> Duration {
+    if time.is_zero() {
+        return time;
+    }
     let micros = (time / divisor).as_micros().max(1);
     u64::try_from(micros).map_or(time, Duration::from_micros)
 }
@@ -65,7 +81,8 @@ fn part(time: Duration, divisor: u32) -> Duration {
 /// What a route says over its service's policy: fields that are not written are the service's, and fit into the route's
 /// timeout.
 pub(crate) fn route_policy(route: &raw::Route, service: &TrafficPolicy, cx: &mut Cx<'_>) -> TrafficPolicy {
-    let timeout = route.timeout.as_ref().map_or(service.timeout, |t| positive(Some(t), Duration::ZERO, cx));
+    let timeout = route.timeout.as_ref().map_or(service.timeout, |t| t.value.0);
+    let idle_timeout = route.idle_timeout.as_ref().map_or(service.idle_timeout, |t| t.value.0);
     let own = Said { timeout: route.timeout.as_ref(), retries: route.retries.as_ref(), ..Said::default() };
     let mut retries = retries(own, Said::default(), timeout, cx);
     let written = route.retries.as_ref();
@@ -73,7 +90,11 @@ pub(crate) fn route_policy(route: &raw::Route, service: &TrafficPolicy, cx: &mut
         retries.attempts = service.retries.attempts;
     }
     if written.is_none_or(|r| r.per_try.is_none()) {
-        retries.per_try = service.retries.per_try.min(timeout);
+        retries.per_try = match timeout.is_zero() && !service.timeout.is_zero() {
+            // What the service derived from its own timeout does not bound a route that has none.
+            true if service.retries.per_try == part(service.timeout, 3) => Duration::ZERO,
+            _ => shorter(service.retries.per_try, timeout),
+        };
     }
     if written.is_none_or(|r| r.on.is_none()) {
         retries.on = service.retries.on.clone();
@@ -81,12 +102,12 @@ pub(crate) fn route_policy(route: &raw::Route, service: &TrafficPolicy, cx: &mut
     let own = Said { hedge: route.hedge.as_ref(), ..Said::default() };
     let hedge = match &route.hedge {
         Some(_) => hedge(own, Said::default(), &retries, cx),
-        None => service
-            .hedge
-            .as_ref()
-            .map(|hedge| Hedge { at_least: hedge.at_least.min(timeout), at_most: hedge.at_most.min(timeout) }),
+        None => service.hedge.as_ref().map(|hedge| Hedge {
+            at_least: shorter(hedge.at_least, timeout),
+            at_most: shorter(hedge.at_most, timeout),
+        }),
     };
-    TrafficPolicy { timeout, retries, hedge, detection: service.detection.clone() }
+    TrafficPolicy { timeout, idle_timeout, retries, hedge, detection: service.detection.clone() }
 }
 
 fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) -> Retries {
@@ -100,11 +121,11 @@ fn retries(own: Said<'_>, base: Said<'_>, timeout: Duration, cx: &mut Cx<'_>) ->
     let own_per_try = own_retries.and_then(|r| r.per_try.as_ref());
     let written = own_per_try.or(base_retries.and_then(|r| r.per_try.as_ref()));
     let per_try = match own_per_try {
-        Some(time) => positive(Some(time), Duration::ZERO, cx),
+        Some(time) => time.value.0,
         None => written.map_or_else(|| part(timeout, 3), |t| t.value.0),
     };
     // To be blamed on this manifest only if it wrote one of the two.
-    if let (true, Some(at)) = (per_try > timeout, own_per_try.or(own.timeout)) {
+    if let (true, Some(at)) = (!timeout.is_zero() && per_try > timeout, own_per_try.or(own.timeout)) {
         let (per_try, timeout) = (print_duration(per_try), print_duration(timeout));
         cx.error(
             "per-try-above-timeout",
@@ -143,7 +164,8 @@ fn hedge(own: Said<'_>, base: Said<'_>, retries: &Retries, cx: &mut Cx<'_>) -> O
         Some(OrOff::Off) => None,
         Some(OrOff::On(hedge)) => Some(Hedge { at_least: hedge.at_least.value.0, at_most: hedge.at_most.value.0 }),
         None => {
-            let at_most = part(retries.per_try, 2);
+            // As of the default timeout, where nothing bounds a try.
+            let at_most = Some(part(retries.per_try, 2)).filter(|half| !half.is_zero()).unwrap_or(LONGEST_PATIENCE);
             Some(Hedge { at_least: Duration::from_millis(20).min(at_most), at_most })
         }
     }

@@ -84,6 +84,7 @@ fn forwarding(route: &raw::Route) -> Option<(&'static str, crate::tree::Loc)> {
         ("requestHeaders", route.request_headers.as_ref().map(|f| f.head)),
         ("responseHeaders", route.response_headers.as_ref().map(|f| f.head)),
         ("timeout", route.timeout.as_ref().map(|f| f.head)),
+        ("idleTimeout", route.idle_timeout.as_ref().map(|f| f.head)),
         ("retries", route.retries.as_ref().map(|f| f.head)),
         ("hedge", route.hedge.as_ref().map(|f| f.head)),
         ("priority", route.priority.as_ref().map(|f| f.head)),
@@ -289,6 +290,7 @@ fn forward(route: &At<raw::Route>, of: &Of<'_>, cx: &mut Cx<'_>) -> Forward {
         request_headers: route.request_headers.as_ref().map(|e| edits(e, cx)).unwrap_or_default(),
         response_headers: route.response_headers.as_ref().map(|e| edits(e, cx)).unwrap_or_default(),
         timeout: policy.timeout,
+        idle_timeout: policy.idle_timeout,
         retries: policy.retries,
         hedge: policy.hedge,
         priority: match route.priority.as_ref().map(|p| p.value) {

@@ -183,6 +183,8 @@ pub(crate) fn listeners(written: Option<&At<raw::Listeners>>, cx: &mut Cx<'_>) -
         idle_timeout: positive(written.idle_timeout.as_ref(), usual.idle_timeout, cx),
         connections: count(written.connections.as_ref(), usual.connections, cx),
         concurrent_streams: count(written.concurrent_streams.as_ref(), usual.concurrent_streams, cx),
+        body_timeout: written.body_timeout.as_ref().map_or(usual.body_timeout, |time| time.value.0),
+        minimum_rate: written.minimum_rate.as_ref().map_or(usual.minimum_rate, |rate| rate.value),
     }
 }
 

@@ -68,6 +68,7 @@ fn change(change: &PathChange) -> Map<String, Value> {
 fn forward(to: &Forward) -> Map<String, Value> {
     let mut out = object(json!({
         "timeout": print_duration(to.timeout),
+        "idleTimeout": print_duration(to.idle_timeout),
         "retries": retries(&to.retries),
         "hedge": to.hedge.as_ref().map_or(json!("off"), hedge),
         "mirrors": to.mirrors.iter().map(mirror).collect::<Vec<_>>(),

@@ -76,6 +76,8 @@ pub(super) fn listeners(limits: &ListenerLimits) -> Value {
         "idleTimeout": print_duration(limits.idle_timeout),
         "connections": limits.connections,
         "concurrentStreams": limits.concurrent_streams,
+        "bodyTimeout": print_duration(limits.body_timeout),
+        "minimumRate": limits.minimum_rate,
     })
 }
 

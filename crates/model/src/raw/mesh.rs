@@ -93,8 +93,11 @@ mapping! {
 mapping! {
     /// How requests to a service are treated.
     "`defaults`" Policy {
-        /// Bound on a whole request, all tries. Default 15s.
+        /// Time from the end of a request to the head of its response, all tries included; 0s is no bound. Default 15s.
         timeout: Option<At<Time>>,
+        /// Time without a byte in either direction after which a request is ended, before or after its response began; 0s is
+        /// never. Default 5m.
+        idle_timeout: Option<At<Time>>,
         /// When a failed try is repeated.
         retries: Option<At<Retries>>,
         /// A second try beside a slow first one, for idempotent requests; `off`, or bounds. Default: between 20ms and half of `perTry`.

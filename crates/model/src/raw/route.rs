@@ -36,8 +36,11 @@ mapping! {
         request_headers: Option<At<HeaderEdits>>,
         /// Changes to the response's headers.
         response_headers: Option<At<HeaderEdits>>,
-        /// Bound on a whole request, all tries. Default: the service's.
+        /// Time from the end of a request to the head of its response, all tries included; 0s is no bound. Default: the service's.
         timeout: Option<At<Time>>,
+        /// Time without a byte in either direction after which a request is ended, before or after its response began; 0s is
+        /// never. Default: the service's.
+        idle_timeout: Option<At<Time>>,
         /// When a failed try is repeated. Fields that are not written: the service's.
         retries: Option<At<Retries>>,
         /// A second try beside a slow first one; `off`, or bounds. Default: the service's.

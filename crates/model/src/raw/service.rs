@@ -22,8 +22,11 @@ mapping! {
         identity: Option<Text>,
         /// Services that its workloads may call.
         calls: List<ServiceName>,
-        /// Bound on a whole request, all tries. Default: the mesh's.
+        /// Time from the end of a request to the head of its response, all tries included; 0s is no bound. Default: the mesh's.
         timeout: Option<At<Time>>,
+        /// Time without a byte in either direction after which a request is ended, before or after its response began; 0s is
+        /// never. Default: the mesh's.
+        idle_timeout: Option<At<Time>>,
         /// When a failed try is repeated. Fields that are not written: the mesh's.
         retries: Option<At<Retries>>,
         /// A second try beside a slow first one; `off`, or bounds. Default: the mesh's.

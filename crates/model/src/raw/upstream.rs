@@ -146,6 +146,12 @@ mapping! {
         connections: Option<At<u32>>,
         /// HTTP/2 streams at once on a connection. Default 100.
         concurrent_streams: Option<At<u32>>,
+        /// Time for which a caller may send nothing of a request's body, after which it gets 408, or take nothing of a
+        /// response; 0s is for ever. Default 1m.
+        body_timeout: Option<At<Time>>,
+        /// Bytes a second that a gateway's caller must send of a request's body, and take of a response, on average over the
+        /// time that is waited for it beyond `bodyTimeout`; a slower one is cut off. 0 is no bound. Default 1024.
+        minimum_rate: Option<At<u32>>,
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    task::Poll,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, Request, StatusCode, request::Parts, response, uri::Authority};
@@ -14,7 +16,8 @@ use crate::{
     fault::{Hit, Instead, Shape},
     grpc,
     http::{
-        body::{Incoming, Replay, TryBody},
+        alarm::Alarm,
+        body::{Incoming, Progress, Replay, TryBody},
         fate::Busy,
         flags::Flag,
         h1::wire::Trouble,
@@ -210,12 +213,25 @@ pub async fn forget(job: Job) {
     }
 }
 
-/// The same within a time.
-pub async fn run_within(job: Job, bound: Option<Duration>) -> Result<Reply, Failed> {
-    match bound {
-        None => run(job).await,
-        Some(bound) => tokio::time::timeout(bound, run(job)).await.unwrap_or_else(|_| Err(Failed::timeout())),
-    }
+/// The same within a time, which does not run while the caller owes a part of the request's body.
+pub async fn run_within(job: Job, bound: Option<Duration>, body: Replay) -> Result<Reply, Failed> {
+    let Some(bound) = bound else { return run(job).await };
+    let began = Instant::now();
+    let mut alarm = Alarm::default();
+    let mut trying = pin!(run(job));
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = trying.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        let since = match body.progress() {
+            None => began,
+            Some(Progress::Complete(at) | Progress::Endpoint(at)) => at.max(began),
+            Some(Progress::Caller(..)) => return Poll::Pending,
+        };
+        let Some(until) = since.checked_add(bound) else { return Poll::Pending };
+        alarm.poll(until.into(), cx).map(|()| Err(Failed::timeout()))
+    })
+    .await
 }
 
 /// What faults do at an endpoint: an answer in its place, a failure, or nothing more than delay.

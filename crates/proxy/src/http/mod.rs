@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2: one path for both.
 
 pub mod alarm;
+pub mod allowance;
 pub mod attempt;
 pub mod body;
 mod date;

@@ -24,6 +24,7 @@ use crate::{
     grpc,
     http::{
         alarm::Alarm,
+        allowance::Allowance,
         body::{Answer, Incoming, Watch},
         forward::{Refusal, Way, forward},
         guard::Guard,
@@ -198,6 +199,12 @@ impl Connection {
                     _ => self.caller.id.clone(),
                 };
                 let address = self.caller.address.ip();
+                let allowance = match config.direction {
+                    // The proxy on the caller's side minds its caller.
+                    Direction::Inbound => Allowance::new(Duration::ZERO, 0),
+                    Direction::Outbound => Allowance::new(http.limits.body_timeout, 0),
+                    Direction::Gateway => Allowance::new(http.limits.body_timeout, http.limits.minimum_rate),
+                };
                 let way = Way {
                     shared: &self.shared,
                     state: &state,
@@ -206,6 +213,7 @@ impl Connection {
                     caller,
                     interim,
                     caller_side,
+                    allowance,
                 };
                 let admission = settings.admission.as_ref().filter(|_| !asks_health);
                 if let Err(class) = enter(admission, &head, &authority, &mut record) {

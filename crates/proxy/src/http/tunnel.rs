@@ -22,7 +22,7 @@ use xds::snapshot::Tunnel;
 
 use crate::{
     http::{
-        body::{Answer, BodyError, Incoming, Watch},
+        body::{Answer, BodyError, Ends, Incoming, Watch},
         flags::Flag,
         forward::Refusal,
         reach::{self, FirstAnswer, Unreached},
@@ -86,7 +86,7 @@ pub async fn open(state: &State, tunnel: &Tunnel, mut record: Record) -> Result<
         _counted: counted,
         _active: active,
     };
-    let answer = Answer::upstream(Incoming::Switched(Box::new(bytes)), None).silent_for(tunnel.idle_timeout);
+    let answer = Answer::upstream(Incoming::Switched(Box::new(bytes)), Ends::default()).silent_for(tunnel.idle_timeout);
     Ok(Response::new(answer.watched(Box::new(Streaming { record, cluster, host, left }))))
 }
 

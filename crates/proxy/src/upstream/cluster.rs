@@ -194,11 +194,12 @@ impl Cluster {
         self.count(view, host, Ended::Answered(200), "", Instant::now());
     }
 
-    /// A try sent at `sent` was answered with this status. Ejects at the threshold, at once.
-    pub fn answered(&self, view: &View, host: &Host, status: u16, sent: Instant, now: Instant) {
+    /// A try was answered with this status, `took` after the whole request was sent; `None` before that. Ejects at the
+    /// threshold, at once.
+    pub fn answered(&self, view: &View, host: &Host, status: u16, took: Option<Duration>, now: Instant) {
         host.answered();
-        if view.config.balancer == Balancer::PeakEwma {
-            host.observe(now.saturating_duration_since(sent), now);
+        if let (Balancer::PeakEwma, Some(took)) = (view.config.balancer, took) {
+            host.observe(took, now);
         }
         if detect::is_gateway(status) {
             host.failures.fetch_add(1, Ordering::Relaxed);

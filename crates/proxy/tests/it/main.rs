@@ -18,6 +18,7 @@ mod operations;
 mod routing;
 mod sent_once;
 mod standby;
+mod streams;
 mod support;
 mod tcp;
 mod tracing;

@@ -35,6 +35,7 @@ pub(super) fn validate(forward: &Forward) -> Checked<()> {
     forward.clusters.iter().try_for_each(|cluster| ensure_name(&cluster.cluster, "weighted_clusters"))?;
     forward.sticky.as_ref().map_or(Ok(()), |sticky| validate_sticky(sticky).at("hash_policy"))?;
     ensure_duration(forward.timeout, "timeout")?;
+    forward.idle_timeout.map_or(Ok(()), |idle| ensure_duration(idle, "idle_timeout"))?;
     if let Some(per_try) = forward.retry.as_ref().and_then(|retry| retry.per_try) {
         ensure_positive(per_try, "retry_policy.per_try_timeout")?;
     }
@@ -90,6 +91,7 @@ pub(super) fn write(forward: &Forward) -> RouteAction {
             ..Weighted::default()
         })),
         timeout: duration(forward.timeout),
+        idle_timeout: forward.idle_timeout.and_then(duration),
         retry_policy: forward.retry.as_ref().map(retry::write),
         hash_policy: forward.sticky.iter().map(write_sticky).collect(),
         host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
@@ -160,6 +162,10 @@ pub(super) fn read(action: &RouteAction, extra: Extra, edits: [HeaderEdits; 2]) 
         clusters: clusters.collect::<Checked<_>>()?,
         sticky: action.hash_policy.first().map(|policy| read_sticky(policy).at("hash_policy")).transpose()?,
         timeout: read_duration(&action.timeout, "timeout")?,
+        idle_timeout: match &action.idle_timeout {
+            Some(_) => Some(read_duration(&action.idle_timeout, "idle_timeout")?),
+            None => None,
+        },
         retry: retry.transpose()?,
         hedge: extra.hedge,
         path,

@@ -56,6 +56,7 @@ pub(super) fn validate(http: &HttpListener, direction: Direction) -> Checked<()>
     })?;
     ensure_duration(limits.header_timeout, "request_headers_timeout")?;
     ensure_duration(limits.idle_timeout, "idle_timeout")?;
+    ensure_duration(limits.body_timeout, "body_timeout")?;
     if let Some(limit) = &http.admission {
         ensure(direction == Direction::Inbound, ADMISSION, || "is only for inbound traffic".to_owned())?;
         admission::validate(limit).at(ADMISSION)?;
@@ -146,8 +147,8 @@ fn answered_by() -> Mutation {
     Mutation { action: Some(Action::Append(header)) }
 }
 
-/// Reads what the manager holds; the number of connections, the exact number of header bytes and the share of low requests
-/// are the listener's.
+/// Reads what the manager holds; the number of connections, the exact number of header bytes, the share of low requests and
+/// the bounds on slow callers are the listener's.
 pub(super) fn read(manager: &HttpConnectionManager) -> Checked<HttpListener> {
     let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else {
         return wrong("route_specifier", "only rds is supported");

@@ -26,19 +26,40 @@ use super::{
         read_metadata, read_socket, read_transport_socket, same, socket, transport_socket, unpack, wrong,
     },
 };
-use crate::snapshot::{Direction, HOUR, Listener, ListenerProtocol, ListenerTls};
+use crate::{
+    human,
+    snapshot::{BODY_TIMEOUT, Direction, HOUR, HttpListener, Listener, ListenerProtocol, ListenerTls, MINIMUM_RATE},
+};
 
 const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const CONNECTIONS: &str = "envoy.filters.network.connection_limit";
 
-/// Envoy counts header bytes in whole kibibytes, and its limit on concurrency knows one class of requests.
+/// Envoy counts header bytes in whole kibibytes, its limit on concurrency knows one class of requests, and it has one bound
+/// on silence for a request's body and all other streams.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Extra {
     header_bytes: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     low_percent: Option<u8>,
+    /// As text; left out where it is the default.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    body_timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    minimum_rate: Option<u32>,
+}
+
+impl Extra {
+    fn of(http: &HttpListener) -> Self {
+        let limits = &http.limits;
+        Self {
+            header_bytes: limits.header_bytes,
+            low_percent: http.admission.as_ref().map(|limit| limit.low_percent),
+            body_timeout: Some(limits.body_timeout).filter(|time| *time != BODY_TIMEOUT),
+            minimum_rate: Some(limits.minimum_rate).filter(|rate| *rate != MINIMUM_RATE),
+        }
+    }
 }
 
 pub(super) fn validate(listener: &Listener) -> Checked<()> {
@@ -66,8 +87,7 @@ pub(super) fn write(listener: &Listener) -> pb::Listener {
             };
             let manager = http::write(http, &listener.name, listener.direction);
             let filters = vec![filter(CONNECTIONS, &limit), filter(MANAGER, &manager)];
-            let low_percent = http.admission.as_ref().map(|limit| limit.low_percent);
-            (filters, metadata(&Extra { header_bytes: http.limits.header_bytes, low_percent }))
+            (filters, metadata(&Extra::of(http)))
         }
         ListenerProtocol::Tcp { cluster, idle_timeout } => {
             (vec![filter(TCP_PROXY, &write_tcp(&listener.name, cluster, *idle_timeout))], None)
@@ -171,6 +191,8 @@ fn read_http(listener: &pb::Listener, direction: Direction, limit: &Any, manager
     let mut http = http::read(&manager).at("filters[1]")?;
     http.limits.connections = connections;
     http.limits.header_bytes = extra.header_bytes;
+    http.limits.body_timeout = extra.body_timeout.unwrap_or(BODY_TIMEOUT);
+    http.limits.minimum_rate = extra.minimum_rate.unwrap_or(MINIMUM_RATE);
     match (&mut http.admission, extra.low_percent) {
         (Some(limit), Some(percent)) => limit.low_percent = percent,
         (None, None) => {}

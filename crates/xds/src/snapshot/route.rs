@@ -140,10 +140,15 @@ pub struct Forward {
     /// What keeps a caller with one of the clusters; `None` draws anew for each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sticky: Option<Sticky>,
-    /// Bound on the whole request, all tries included, until the response's end; zero is none. After it: 504.
+    /// Bound on the time from the end of the request to the head of the response, all tries included; zero is none. After it:
+    /// 504. A stock Envoy bounds the whole response by it.
     #[serde(with = "human")]
     #[schemars(with = "human::Text")]
     pub timeout: Duration,
+    /// Time without a byte in either direction after which a request is ended; zero is never. `None` is Envoy's default, 5 min.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<human::Text>")]
+    pub idle_timeout: Option<Duration>,
     /// Repeats of a failed try.
     pub retry: Option<RetryPolicy>,
     /// A second try beside a slow first one; only for idempotent requests.

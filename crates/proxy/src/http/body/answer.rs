@@ -2,7 +2,11 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -12,7 +16,10 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::{BodyError, Incoming};
-use crate::http::{alarm::Alarm, relay::Duplex};
+use crate::{
+    grpc,
+    http::{alarm::Alarm, relay::Duplex},
+};
 
 /// What is told when a response's body is over.
 pub trait Watch: Send {
@@ -28,11 +35,27 @@ pub trait Watch: Send {
     fn broken(&mut self, error: &BodyError);
 }
 
+/// What ends a response that does not end by itself.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// The caller's own deadline.
+    pub call: Option<Instant>,
+    /// Nothing passes in either direction for this long.
+    pub idle: Option<Duration>,
+    /// Bytes of the request's body that have come, which may still be under way.
+    pub received: Option<Arc<AtomicU64>>,
+}
+
 /// What a caller is answered.
 pub struct Answer {
     body: Source,
     watch: Option<Box<dyn Watch>>,
-    deadline: Option<Instant>,
+    ends: Ends,
+    /// When a byte passed last, and how many had come of the request then.
+    passed: Option<Instant>,
+    seen: u64,
+    /// An end that is not its own is told in gRPC's trailers.
+    trailers: bool,
     silent: Option<Duration>,
     alarm: Alarm,
 }
@@ -56,18 +79,24 @@ impl Answer {
     /// A short text of our own.
     pub fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
-        Self {
-            body: Source::Whole((!text.is_empty()).then_some(text)),
-            watch: None,
-            deadline: None,
-            silent: None,
-            alarm: Alarm::default(),
-        }
+        Self::new(Source::Whole((!text.is_empty()).then_some(text)), Ends::default())
     }
 
-    /// An endpoint's body, until the deadline.
-    pub fn upstream(body: Incoming, deadline: Option<Instant>) -> Self {
-        Self { body: Source::Upstream(body), watch: None, deadline, silent: None, alarm: Alarm::default() }
+    /// An endpoint's body.
+    pub fn upstream(body: Incoming, ends: Ends) -> Self {
+        Self::new(Source::Upstream(body), ends)
+    }
+
+    fn new(body: Source, ends: Ends) -> Self {
+        let alarm = Alarm::default();
+        Self { body, watch: None, ends, passed: None, seen: 0, trailers: false, silent: None, alarm }
+    }
+
+    /// Of a gRPC call: where the response ends early the caller is told so in trailers, since a stream that is reset says
+    /// `INTERNAL` to it. A response of known length cannot end so.
+    pub fn ends_in_trailers(mut self) -> Self {
+        self.trailers = self.size_hint().exact().is_none();
+        self
     }
 
     /// How long nothing may pass of what it switched to.
@@ -97,6 +126,7 @@ impl Answer {
     ///
     /// # Errors
     /// Gives the answer back if it is one in HTTP.
+    #[allow(clippy::result_large_err, reason = "it is the same answer, moved")]
     pub fn switched(self) -> Result<Switched, Self> {
         match self {
             Self { body: Source::Upstream(Incoming::Switched(io)), watch, silent, .. } => {
@@ -114,6 +144,51 @@ impl Answer {
             self.watch = Some(watch);
         }
         self
+    }
+
+    /// Ready when the response has to end, though its endpoint goes on.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        loop {
+            let received = self.ends.received.as_ref().map_or(0, |received| received.load(Ordering::Relaxed));
+            if self.seen != received {
+                (self.seen, self.passed) = (received, None);
+            }
+            let passed = *self.passed.get_or_insert_with(Instant::now);
+            let idle = self.ends.idle.and_then(|idle| passed.checked_add(idle));
+            let Some(next) = [idle, self.ends.call].into_iter().flatten().min() else { return Poll::Pending };
+            ready!(self.alarm.poll(next, cx));
+            if self.ends.call == Some(next) {
+                return Poll::Ready(BodyError::Timeout);
+            }
+            // It may be that the request went on since.
+            let now = self.ends.received.as_ref().map_or(0, |received| received.load(Ordering::Relaxed));
+            if now == self.seen {
+                return Poll::Ready(BodyError::Idle);
+            }
+        }
+    }
+
+    /// What is left of an error where the caller reads trailers: the watch has heard of it then.
+    fn in_trailers(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, BodyError>>,
+    ) -> Option<Result<Frame<Bytes>, BodyError>> {
+        let error = match frame {
+            Some(Err(error)) if self.trailers => error,
+            other => return other,
+        };
+        let status = match error {
+            BodyError::Timeout | BodyError::Idle => grpc::DEADLINE_EXCEEDED,
+            BodyError::Upstream(_) => grpc::UNAVAILABLE,
+            BodyError::Caller(_) | BodyError::Superseded => return Some(Err(error)),
+        };
+        let trailers = grpc::ending(status, &error.to_string());
+        if let Some(mut watch) = self.watch.take() {
+            watch.trailers(&trailers);
+            watch.broken(&error);
+        }
+        self.body = Source::Whole(None);
+        Some(Ok(Frame::trailers(trailers)))
     }
 
     fn body_is_end(&self) -> bool {
@@ -139,14 +214,14 @@ impl Body for Answer {
         let frame = match &mut this.body {
             Source::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Source::Upstream(body) => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    let Some(deadline) = this.deadline else { return Poll::Pending };
-                    std::task::ready!(this.alarm.poll(deadline, cx));
-                    Some(Err(BodyError::Timeout))
+                Poll::Ready(frame) => {
+                    this.passed = None;
+                    frame
                 }
+                Poll::Pending => Some(Err(ready!(this.poll_end(cx)))),
             },
         };
+        let frame = this.in_trailers(frame);
         match &frame {
             None => this.finish(),
             Some(Err(error)) => {

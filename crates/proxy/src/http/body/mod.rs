@@ -5,9 +5,9 @@ mod answer;
 mod incoming;
 mod replay;
 
-pub use answer::{Answer, Switched, Watch};
+pub use answer::{Answer, Ends, Switched, Watch};
 pub use incoming::Incoming;
-pub use replay::{Replay, TryBody};
+pub use replay::{Progress, Replay, TryBody};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,10 +20,10 @@ pub enum BodyError {
     /// The endpoint's side broke.
     #[error("the endpoint's body ended early: {0}")]
     Upstream(String),
-    /// The route's timeout.
+    /// The caller's own deadline.
     #[error("the request's time is over")]
     Timeout,
-    /// Nothing passed either way, after an upgrade.
+    /// Nothing passed in either direction for too long.
     #[error("nothing passed for too long")]
     Idle,
     /// A later try reads the body now.

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -14,13 +15,24 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::{BodyError, Incoming, lock};
-use crate::http::shape::Pace;
+use crate::http::{allowance::Allowance, shape::Pace};
 
 /// A request body up to this size can be sent again; beyond it the request is not repeated.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
 
+/// Whose move it is while a request's body is sent, and since when: the clocks of a request run by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The caller has sent all of it.
+    Complete(Instant),
+    /// The caller owes the next piece, until the second time; `None` is for ever.
+    Caller(Instant, Option<Instant>),
+    /// The endpoint has not taken what is here.
+    Endpoint(Instant),
+}
+
 /// A request body that several tries may read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replay(Option<Arc<Mutex<Inner>>>);
 
 #[derive(Debug)]
@@ -36,11 +48,20 @@ struct Inner {
     overflowed: bool,
     failed: bool,
     reader: u64,
+    progress: Progress,
+    allowance: Allowance,
+}
+
+impl Inner {
+    fn end(&mut self) {
+        self.ended = true;
+        self.progress = Progress::Complete(Instant::now());
+    }
 }
 
 impl Replay {
-    /// Around a body that nobody has read yet.
-    pub fn new(source: Incoming) -> Self {
+    /// Around a body that nobody has read yet, for which the caller is waited for as long as this.
+    pub fn new(source: Incoming, allowance: Allowance) -> Self {
         if source.is_end_stream() {
             return Self::empty();
         }
@@ -56,6 +77,8 @@ impl Replay {
             overflowed: false,
             failed: false,
             reader: 0,
+            progress: Progress::Endpoint(Instant::now()),
+            allowance,
         };
         Self(Some(Arc::new(Mutex::new(inner))))
     }
@@ -82,6 +105,11 @@ impl Replay {
     /// Whether the whole body is here, so that two tries can send it at once.
     pub fn complete(&self) -> bool {
         self.is(|inner| inner.ended && !inner.overflowed && !inner.failed).unwrap_or(true)
+    }
+
+    /// Where it stands; `None` without a body.
+    pub fn progress(&self) -> Option<Progress> {
+        self.0.as_ref().map(|inner| lock(inner).progress)
     }
 
     /// Whether the caller broke off.
@@ -161,10 +189,19 @@ impl TryBody {
         if inner.reader != self.reader {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        let frame = std::task::ready!(Pin::new(&mut inner.source).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut inner.source).poll_frame(cx) else {
+            if !matches!(inner.progress, Progress::Caller(..)) {
+                let now = Instant::now();
+                inner.progress = Progress::Caller(now, inner.allowance.until(now));
+            }
+            return Poll::Pending;
+        };
+        if let Progress::Caller(since, _) = inner.progress {
+            inner.allowance.waited(since.elapsed());
+        }
         Poll::Ready(match frame {
             None => {
-                inner.ended = true;
+                inner.end();
                 self.done = true;
                 None
             }
@@ -180,6 +217,7 @@ impl TryBody {
         match frame.into_data() {
             Ok(data) => {
                 inner.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                inner.allowance.sent(data.len() as u64);
                 if !inner.overflowed && inner.held + data.len() <= REPLAY_LIMIT {
                     inner.held += data.len();
                     inner.chunks.push(data.clone());
@@ -189,14 +227,16 @@ impl TryBody {
                     inner.chunks = Vec::new();
                 }
                 if inner.source.is_end_stream() {
-                    inner.ended = true;
+                    inner.end();
                     self.done = true;
+                } else {
+                    inner.progress = Progress::Endpoint(Instant::now());
                 }
                 Frame::data(data)
             }
             Err(frame) => {
                 inner.trailers = frame.trailers_ref().cloned();
-                inner.ended = true;
+                inner.end();
                 self.done = true;
                 frame
             }

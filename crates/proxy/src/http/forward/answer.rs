@@ -12,7 +12,7 @@ use crate::{
     grpc,
     http::{
         attempt::{self, Held, Reply},
-        body::{Answer, BodyError, Incoming, Watch},
+        body::{Answer, BodyError, Ends, Incoming, Watch},
         message,
         record::{Flag, Record},
     },
@@ -26,7 +26,6 @@ impl Race<'_> {
         self,
         won: Won,
         entry: &Arc<Entry>,
-        deadline: Option<Instant>,
         counted: InFlight,
         mut record: Record,
     ) -> Response<Answer> {
@@ -34,7 +33,7 @@ impl Race<'_> {
         let made = &self.made[won.index];
         if won.reply.overloaded {
             record.flag(Flag::UpstreamOverflow);
-        } else {
+        } else if self.complete {
             entry.latency.observe(now.saturating_duration_since(made.sent), now);
         }
         if let Some(waited) = self.patience {
@@ -54,7 +53,13 @@ impl Race<'_> {
         let mut response = Response::from_parts(
             head,
             match body {
-                Some(body) => Answer::upstream(body, deadline.map(Into::into)),
+                Some(body) => {
+                    let call = self.bounds.call.map(Into::into);
+                    let ends = Ends { call, idle: self.bounds.idle, received: self.body.received() };
+                    let answer = Answer::upstream(body, ends);
+                    // Only a client of gRPC reads trailers.
+                    if head_is_grpc && record.is_grpc() { answer.ends_in_trailers() } else { answer }
+                }
                 None if head_is_grpc => Answer::text(""),
                 None => Answer::text(attempt::FAULT),
             },
@@ -110,7 +115,8 @@ impl Watch for Streaming {
     }
 
     fn broken(&mut self, error: &BodyError) {
-        if matches!(error, BodyError::Upstream(_) | BodyError::Timeout) {
+        // What we end ourselves says nothing about the endpoint.
+        if matches!(error, BodyError::Upstream(_)) {
             self.cluster.broke_off(&self.host, Instant::now());
         }
         self.record.broken(error);

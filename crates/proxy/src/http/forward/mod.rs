@@ -1,9 +1,10 @@
 //! A request along its route: what must hold before its first try, then a race of tries in which the first answer wins.
 
 mod answer;
+mod clocks;
 mod race;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::stream::FuturesUnordered;
 use http::{
@@ -12,14 +13,18 @@ use http::{
     request::Parts,
     uri::Authority,
 };
-use xds::snapshot::{self, Bound, RoutingPriority};
+use xds::snapshot::{self, Bound, RoutingPriority, STREAM_IDLE};
 
-use self::race::{Due, Race};
+use self::{
+    clocks::Bounds,
+    race::{Due, Race},
+};
 use crate::{
     fault::{Asked, Faults, Hit},
     grpc,
     http::{
         alarm::Alarm,
+        allowance::Allowance,
         body::{Answer, Incoming, Replay},
         interim::Interim,
         message,
@@ -49,6 +54,8 @@ pub struct Way<'a> {
     pub interim: &'a Arc<Interim>,
     /// Whether faults apply and the answering endpoint is told: at the side that chooses for the client.
     pub caller_side: bool,
+    /// How long the caller is waited for.
+    pub allowance: Allowance,
 }
 
 /// An answer of our own instead of an endpoint's.
@@ -120,12 +127,10 @@ pub async fn forward(
     {
         return Err((refusal, record));
     }
-    let bound = match record.is_grpc() {
-        true => grpc::bound(policy.timeout, &mut head.headers),
-        false => Some(policy.timeout).filter(|timeout| !timeout.is_zero()),
-    };
-    let deadline = bound.and_then(|bound| record.began().checked_add(bound));
-    let body = Replay::new(body);
+    let bounds = bounds(policy, &head, &record);
+    // Messages of a gRPC call may be hours apart, whoever sends them.
+    let allowance = if record.is_grpc() { Allowance::new(Duration::ZERO, 0) } else { way.allowance };
+    let body = Replay::new(body, allowance);
     record.receives(body.received());
     let mut race = Race {
         way,
@@ -144,7 +149,10 @@ pub async fn forward(
         plan,
         patience: policy.hedge.as_ref().map(|hedge| entry.latency.hedge_after(hedge)),
         hedged: false,
-        due: Due::until(deadline),
+        bounds,
+        began: record.began(),
+        complete: false,
+        due: Due::default(),
     };
     // A copy needs the whole body: it goes now, or when the request is answered.
     let copied = race.body.complete();
@@ -157,13 +165,24 @@ pub async fn forward(
     }
     match outcome {
         Ok(won) => {
-            let mut response = race.answer(won, entry, deadline, counted, record);
+            let mut response = race.answer(won, entry, counted, record);
             if let Some(cookie) = choice.cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
             Ok(response)
         }
         Err(refusal) => Err((refusal, record)),
+    }
+}
+
+fn bounds(policy: &snapshot::Forward, head: &Parts, record: &Record) -> Bounds {
+    let bound = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    let called = Some(&head.headers).filter(|_| record.is_grpc()).and_then(grpc::timeout);
+    Bounds {
+        timeout: bound(policy.timeout),
+        per_try: policy.retry.as_ref().and_then(|retry| retry.per_try),
+        idle: bound(policy.idle_timeout.unwrap_or(STREAM_IDLE)),
+        call: called.and_then(|called| record.began().checked_add(called)),
     }
 }
 

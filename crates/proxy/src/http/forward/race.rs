@@ -12,7 +12,10 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::{HeaderValue, Method, StatusCode, header::UPGRADE, request::Parts, uri::Authority};
 use xds::snapshot;
 
-use super::{Refusal, Way};
+use super::{
+    Refusal, Way,
+    clocks::{Bounds, Reason},
+};
 use crate::{
     admission::ATTEMPT,
     fault::{self, Faults, Hit, Instead, Shape},
@@ -20,7 +23,7 @@ use crate::{
     http::{
         alarm::Alarm,
         attempt::{self, Failed, Job, Reply},
-        body::{Incoming, Replay},
+        body::{Incoming, Progress, Replay},
         mirror,
         record::{Flag, Record},
     },
@@ -70,6 +73,10 @@ pub(super) struct Race<'a> {
     pub(super) patience: Option<Duration>,
     /// One beside the others is enough.
     pub(super) hedged: bool,
+    pub(super) bounds: Bounds,
+    pub(super) began: Instant,
+    /// The whole request is here: whoever is waited for now is an endpoint.
+    pub(super) complete: bool,
     pub(super) due: Due,
 }
 
@@ -77,7 +84,7 @@ pub(super) struct Race<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Due {
     /// The request is given up.
-    over: Option<Instant>,
+    over: Option<(Instant, Reason)>,
     /// The first try is given up. Later ones mind their time themselves.
     first: Option<Instant>,
     hedge: Option<Instant>,
@@ -85,14 +92,9 @@ pub(super) struct Due {
 }
 
 impl Due {
-    /// Nothing but the end.
-    pub(super) fn until(over: Option<Instant>) -> Self {
-        Self { over, ..Self::default() }
-    }
-
     fn next(&self) -> Option<Instant> {
-        let repeat = self.repeat.map(|(at, _)| at);
-        [self.over, self.first, self.hedge, repeat].into_iter().flatten().min()
+        let (over, repeat) = (self.over.map(|(at, _)| at), self.repeat.map(|(at, _)| at));
+        [over, self.first, self.hedge, repeat].into_iter().flatten().min()
     }
 }
 
@@ -119,15 +121,18 @@ pub(super) enum Lost {
 
 impl Race<'_> {
     pub(super) async fn run(&mut self, alarm: &mut Alarm, record: &mut Record) -> Result<Won, Refusal> {
+        self.follow_body();
         self.meet_faults(record).await?;
         self.cluster.deposit(&self.view, self.policy.priority);
         let Some(job) = self.prepare(Aim::Load, record) else {
             let text = "no healthy endpoint";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Flag::NoHealthyUpstream, text));
         };
-        let sent = self.made[0].sent;
-        self.due.first = self.per_try().and_then(|bound| sent.checked_add(bound));
-        self.due.hedge = self.patience.and_then(|wait| sent.checked_add(wait));
+        if self.complete {
+            let sent = self.made[0].sent;
+            self.due.first = self.bounds.try_over(Progress::Complete(sent), sent);
+            self.due.hedge = self.patience.and_then(|wait| sent.checked_add(wait));
+        }
         // Nearly always the only one, so it has no allocation of its own.
         let mut first = pin!(Some(attempt::run(job)));
         loop {
@@ -169,6 +174,7 @@ impl Race<'_> {
         {
             return Poll::Ready(Event::Ended(tried));
         }
+        self.follow_body();
         let Some(next) = self.due.next() else { return Poll::Pending };
         // Timers are as fine as a millisecond; a repeat without a wait is made now.
         if self.due.repeat.is_none_or(|(at, _)| at > Instant::now()) {
@@ -177,12 +183,30 @@ impl Race<'_> {
         Poll::Ready(Event::Due)
     }
 
+    /// Sets the clocks by whose move it is: those for endpoints run when the whole request is here, as Envoy's do, or while
+    /// an endpoint takes nothing of it.
+    fn follow_body(&mut self) {
+        if self.complete {
+            return;
+        }
+        let progress = self.body.progress().unwrap_or(Progress::Complete(self.began));
+        self.due.over = self.bounds.over(progress);
+        let first = self.made.first().filter(|made| !made.over);
+        self.due.first = first.and_then(|made| self.bounds.try_over(progress, made.sent));
+        let Progress::Complete(at) = progress else { return };
+        self.complete = true;
+        self.made.iter_mut().filter(|made| !made.over).for_each(|made| made.sent = made.sent.max(at));
+        if let Some(made) = self.made.last().filter(|made| !made.over && !self.hedged) {
+            self.due.hedge = self.patience.and_then(|wait| made.sent.checked_add(wait));
+        }
+    }
+
     /// Does what is due.
     fn due(&mut self, record: &mut Record) -> Result<Step, Refusal> {
         let now = Instant::now();
         let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if is_over(self.due.over) {
-            return Err(self.out_of_time());
+        if let Some((_, reason)) = self.due.over.filter(|(at, _)| *at <= now) {
+            return Err(self.out_of_time(reason));
         }
         if is_over(self.due.first) {
             return Ok(Step::Ended((0, Err(Failed::timeout()))));
@@ -192,17 +216,14 @@ impl Race<'_> {
             if !self.start(aim, record) {
                 return Ok(Step::GiveUp);
             }
-            self.due.hedge = self.patience.filter(|_| !self.hedged).and_then(|wait| now.checked_add(wait));
+            let patience = self.patience.filter(|_| self.complete && !self.hedged);
+            self.due.hedge = patience.and_then(|wait| now.checked_add(wait));
         } else if is_over(self.due.hedge) {
             // What cannot be paid now may be later, at the latest when the endpoint is suspected.
             self.due.hedge =
                 if self.hedge(record) { self.patience.and_then(|wait| now.checked_add(wait)) } else { None };
         }
         Ok(Step::Wait)
-    }
-
-    fn per_try(&self) -> Option<Duration> {
-        self.policy.retry.as_ref().and_then(|retry| retry.per_try)
     }
 
     /// Faults that hurt the request before an endpoint is chosen.
@@ -216,10 +237,10 @@ impl Race<'_> {
         if let Some(delay) = hit.delay.take() {
             record.flag(Flag::DelayInjected);
             let until = Instant::now() + delay;
-            let over = self.due.over.filter(|over| *over < until);
-            tokio::time::sleep_until(over.unwrap_or(until).into()).await;
-            if over.is_some() {
-                return Err(self.out_of_time());
+            let over = self.due.over.filter(|(over, _)| *over < until);
+            tokio::time::sleep_until(over.map_or(until, |(over, _)| over).into()).await;
+            if let Some((_, reason)) = over {
+                return Err(self.out_of_time(reason));
             }
         }
         if let Some(Instead::Answer { status, grpc }) = hit.instead {
@@ -239,8 +260,8 @@ impl Race<'_> {
     fn start(&mut self, aim: Aim, record: &mut Record) -> bool {
         let index = self.made.len();
         let Some(job) = self.prepare(aim, record) else { return false };
-        let bound = self.per_try();
-        self.running.push(Box::pin(async move { (index, attempt::run_within(job, bound).await) }));
+        let (bound, body) = (self.bounds.per_try, self.body.clone());
+        self.running.push(Box::pin(async move { (index, attempt::run_within(job, bound, body).await) }));
         true
     }
 
@@ -322,7 +343,9 @@ impl Race<'_> {
                 if status >= 500 {
                     self.remember(&host);
                 }
-                self.cluster.answered(&self.view, &host, status, sent, now);
+                // What an early answer took says nothing: the request was still on its way.
+                let took = self.complete.then(|| now.saturating_duration_since(sent));
+                self.cluster.answered(&self.view, &host, status, took, now);
                 self.decide(answer, Won { index, reply })
             }
             Err(failed) => {
@@ -439,7 +462,8 @@ impl Race<'_> {
                         (StatusCode::SERVICE_UNAVAILABLE, "no connection to an endpoint")
                     }
                 };
-                Err(Refusal::new(status, failed.flag, text))
+                let grpc = (failed.failure == Failure::Timeout).then_some(grpc::DEADLINE_EXCEEDED);
+                Err(Refusal { grpc, ..Refusal::new(status, failed.flag, text) })
             }
             None => {
                 let text = "no healthy endpoint";
@@ -448,14 +472,24 @@ impl Race<'_> {
         }
     }
 
-    /// The request's time ran out: whoever was waited for longest did not answer.
-    fn out_of_time(&self) -> Refusal {
-        let now = Instant::now();
-        for made in self.made.iter().filter(|made| !made.over) {
-            self.cluster.failed(&made.chosen.host, "no answer in time", now);
+    /// The request is given up. Whoever was waited for is to blame only if it had the time that the route gives.
+    fn out_of_time(&self, reason: Reason) -> Refusal {
+        if reason == Reason::Unanswered {
+            let now = Instant::now();
+            for made in self.made.iter().filter(|made| !made.over) {
+                self.cluster.failed(&made.chosen.host, "no answer in time", now);
+            }
         }
-        let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time");
-        Refusal { grpc: Some(grpc::DEADLINE_EXCEEDED), ..refusal }
+        let (status, flag, text) = match reason {
+            Reason::Unanswered | Reason::Deadline => {
+                (StatusCode::GATEWAY_TIMEOUT, Flag::UpstreamRequestTimeout, "no answer in time")
+            }
+            Reason::Idle => (StatusCode::GATEWAY_TIMEOUT, Flag::StreamIdleTimeout, "nothing passed for too long"),
+            Reason::Caller => {
+                (StatusCode::REQUEST_TIMEOUT, Flag::StreamIdleTimeout, "the rest of the request's body did not come")
+            }
+        };
+        Refusal { grpc: Some(grpc::DEADLINE_EXCEEDED), ..Refusal::new(status, flag, text) }
     }
 
     pub(super) fn mirror(&mut self) {

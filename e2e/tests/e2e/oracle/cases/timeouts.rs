@@ -9,6 +9,8 @@ use crate::oracle::{
     case::{Case, retry},
 };
 
+const BODY: &str = "A route's timeout ends with the response's head";
+
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("a route's timeout", "a0")
@@ -30,9 +32,19 @@ pub fn cases() -> Vec<Case> {
                 forward.timeout = Duration::from_millis(1500);
             })
             .ask(get("/").script("503,hang").naming(Naming::Order), "504 UT 1>2"),
-        Case::new("the route's timeout covers the body", "a0")
-            .forward(|forward| forward.timeout = Duration::from_millis(1500))
-            .ask(get("/").script("stall"), "200~ UT a0"),
+        Case::new("the route's timeout and the body", "a0")
+            .forward(|forward| {
+                forward.timeout = Duration::from_millis(1500);
+                forward.idle_timeout = Some(Duration::from_secs(3));
+            })
+            .ask_differs(get("/").script("stall"), "200~ UT a0", "200~ SI a0", BODY),
+        Case::new("a stream that is silent", "a0")
+            .forward(|forward| {
+                forward.timeout = Duration::ZERO;
+                forward.idle_timeout = Some(Duration::from_millis(1500));
+            })
+            .ask(get("/").script("stall"), "200~ SI a0")
+            .ask(get("/").script("hang"), "504 SI a0"),
         Case::new("no timeout", "a0")
             .forward(|forward| forward.timeout = Duration::ZERO)
             .ask(get("/").script("late:300"), "200 - a0"),
