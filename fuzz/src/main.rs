@@ -6,6 +6,7 @@
 //! `cargo run --release -p fuzz TARGET FILE` replays it.
 
 mod mutate;
+mod reference;
 mod target;
 
 use std::{

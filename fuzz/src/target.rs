@@ -16,6 +16,8 @@ use xds::{
     snapshot::Snapshot,
 };
 
+use crate::reference;
+
 /// A parser under test.
 pub struct Target {
     /// As given on the command line.
@@ -50,6 +52,7 @@ pub const TARGETS: &[Target] = &[
         run: entries,
     },
     Target { name: "http1", seeds: http1_seeds, words: HTTP_WORDS, run: http1 },
+    Target { name: "desync", seeds: desync_seeds, words: HTTP_WORDS, run: desync },
 ];
 
 const HTTP_WORDS: &[&str] = &[
@@ -276,4 +279,31 @@ fn http1(input: &[u8]) -> String {
         assert_eq!([read(false, cut), read(true, cut)], whole, "cut every {cut} bytes");
     }
     whole.join(" / ")
+}
+
+fn desync_seeds() -> Vec<Vec<u8>> {
+    let requests: [&[u8]; 4] = [
+        b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\nPOST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nt: u\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\nDELETE http://a/x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\nconnection: close, content-length\r\ncontent-length: 3\r\n\r\nabc",
+    ];
+    requests.map(<[u8]>::to_vec).into()
+}
+
+/// A caller's bytes: what an endpoint is sent for them means to a strict reader what we understood, and what it makes of the
+/// caller's bytes itself, as far as it takes them.
+fn desync(input: &[u8]) -> String {
+    let (understood, sent) = proxy::fuzz::forwarded(input);
+    let (arrived, rest) = reference::requests(&sent);
+    assert!(rest.is_empty(), "the endpoint could not read {:?}", String::from_utf8_lossy(rest));
+    let pairs = |requests: &[reference::Request]| -> Vec<_> {
+        requests.iter().map(|request| (request.method.clone(), request.body.clone())).collect()
+    };
+    let ours: Vec<_> = understood.into_iter().map(|request| (request.method, request.body)).collect();
+    assert!(pairs(&arrived) == ours, "understood {ours:?}, sent {:?}", String::from_utf8_lossy(&sent));
+    let (strict, _) = reference::requests(input);
+    let both = strict.len().min(ours.len());
+    assert!(pairs(&strict[..both]) == ours[..both], "understood {ours:?}, and a strict reader {strict:?}");
+    format!("{} of {} {:?}", ours.len(), strict.len(), ours.iter().map(|(method, _)| method).collect::<Vec<_>>())
 }

@@ -1,10 +1,18 @@
-//! The parser of HTTP/1.1 from outside, for those who try to break it.
+//! The parser and the encoder of HTTP/1.1 from outside, for those who try to break them.
 
-use bytes::BytesMut;
+use std::task::{Context, Waker};
 
-use crate::http::h1::{
-    framing::{Decoder, Piece},
-    parse::{self, Bounds, Refused, Scan},
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method};
+
+use crate::http::{
+    h1::{
+        encode,
+        framing::{Decoder, Framing, Piece},
+        outbox::Outbox,
+        parse::{self, Bounds, Refused, RequestHead, Scan},
+    },
+    message,
 };
 
 /// A tenth of the defaults, so that inputs reach them.
@@ -22,6 +30,76 @@ pub fn http1(input: &[u8], endpoint: bool, cut: usize) -> String {
         }
     }
     format!("{} {}", reader.found, reader.sum)
+}
+
+/// A request as we understood it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Understood {
+    /// Its method.
+    pub method: String,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// The requests in a caller's bytes that are understood whole, up to the first that is refused or is not one of HTTP to its
+/// end; and what an endpoint is sent for them.
+pub fn forwarded(input: &[u8]) -> (Vec<Understood>, Vec<u8>) {
+    let (mut buffer, mut scan) = (BytesMut::from(input), Scan::default());
+    let (mut understood, mut sent) = (Vec::new(), Vec::new());
+    while let Ok(Some(head)) = scan.head(&mut buffer, BOUNDS) {
+        let Ok(head) = parse::request(&head, BOUNDS) else { break };
+        let Some((body, trailers)) = whole(head.framing, &mut buffer) else { break };
+        let method = head.parts.method.to_string();
+        if !send(head, &body, trailers, &mut sent) {
+            break;
+        }
+        understood.push(Understood { method, body: body.concat() });
+    }
+    (understood, sent)
+}
+
+fn whole(framing: Framing, buffer: &mut BytesMut) -> Option<(Vec<Bytes>, Option<HeaderMap>)> {
+    let (mut decoder, mut pieces) = (Decoder::new(framing), Vec::new());
+    loop {
+        match decoder.decode(buffer).ok()? {
+            Piece::Data(data) => pieces.push(data),
+            Piece::Trailers(trailers) => return Some((pieces, Some(trailers))),
+            Piece::End => return Some((pieces, None)),
+            Piece::More => return None,
+        }
+    }
+}
+
+/// As a connection to an endpoint writes it; false for what goes nowhere, or is followed by another protocol.
+fn send(head: RequestHead, body: &[Bytes], trailers: Option<HeaderMap>, sent: &mut Vec<u8>) -> bool {
+    let RequestHead { mut parts, framing, .. } = head;
+    let Ok(authority) = message::authority(&parts) else { return false };
+    let other = parts.method == Method::CONNECT || message::upgrade(&parts).is_some();
+    if other || message::refuse(&parts).is_some() {
+        return false;
+    }
+    message::strip_hop_by_hop(&mut parts.headers);
+    let framing = Some(framing).filter(|framing| *framing != Framing::Length(0));
+    let mut out = Outbox::default();
+    let mut flush = |out: &mut Outbox| out.poll_flush(sent, &mut Context::from_waker(Waker::noop())).is_ready();
+    encode::request(out.head(), &parts, &authority, framing);
+    let chunked = framing == Some(Framing::Chunked);
+    for data in body {
+        if !out.has_room() {
+            flush(&mut out);
+        }
+        out.data(data.clone(), chunked);
+    }
+    flush(&mut out);
+    match trailers {
+        Some(mut trailers) => {
+            message::clean_trailers(&mut trailers);
+            encode::trailers(out.head(), &trailers);
+        }
+        None if chunked => out.head().extend_from_slice(encode::LAST_CHUNK),
+        None => {}
+    }
+    flush(&mut out)
 }
 
 struct Reader {

@@ -355,6 +355,7 @@ fn route() -> impl Strategy<Value = Route> {
     let path = prop_oneof![
         path().prop_map(PathMatch::Exact),
         path().prop_map(PathMatch::Prefix),
+        "(/[a-z]{1,3}){1,2}".prop_map(PathMatch::Segments),
         "/[a-z]{0,3}[.]?".prop_map(PathMatch::Regex),
     ];
     let rest = (vec(parameter, 0..3), vec(cookie, 0..3), vec("spiffe://[a-z./]{1,8}", 0..3));

@@ -23,8 +23,8 @@ use thiserror::Error;
 pub use tiers::Switches;
 use xds::snapshot::{
     Admission, AllowRule, Authorization, Balancer, Cluster, ClusterTls, Direction, Endpoint as WireEndpoint,
-    EndpointSet, Forward, HttpListener, Listener, ListenerProtocol, ListenerTls, Locality, PathMatch, Route,
-    RouteAction, RouteMatch, RouteTable, Snapshot, TrustBundle, TrustDomain, VirtualHost, WeightedCluster,
+    EndpointSet, Forward, HttpListener, Listener, ListenerProtocol, ListenerTls, Locality, Route, RouteAction,
+    RouteMatch, RouteTable, Snapshot, TrustBundle, TrustDomain, VirtualHost, WeightedCluster,
 };
 
 use crate::{
@@ -541,7 +541,7 @@ fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
 }
 
 fn prefix(path: &str) -> RouteMatch {
-    RouteMatch { path: PathMatch::Prefix(path.to_owned()), ..RouteMatch::default() }
+    RouteMatch { path: routes::segments(path), ..RouteMatch::default() }
 }
 
 fn all_to(action: RouteAction) -> Route {

@@ -75,8 +75,23 @@ pub(super) fn all(cluster: &str, service: &Service, prefix: &str) -> Route {
 /// `None`: the route's path and the gateway's prefix cannot both hold.
 fn request(service: &Service, route: &RequestRoute, prefix: &str) -> Option<Route> {
     let RequestMatch { path, methods, headers, query, cookies, callers: _ } = &route.matches;
-    let (path, rest) = under(path, prefix)?;
+    let own = path;
+    let (path, rest) = under(own, prefix)?;
+    let changed = |change_of: &PathChange| change(change_of, own, &path, rest);
     let all = |conditions: &[config::Named]| conditions.iter().map(named).collect();
+    let action = match &route.action {
+        RequestAction::Redirect(redirect) => RouteAction::Redirect(wire::Redirect {
+            status: redirect.status,
+            scheme: redirect.scheme.clone(),
+            host: redirect.host.clone(),
+            port: redirect.port,
+            path: redirect.path.as_ref().map(changed),
+            strip_query: redirect.strip_query,
+        }),
+        RequestAction::Forward(to) => {
+            RouteAction::Forward(wire::Forward { path: to.rewrite.as_ref().map(changed), ..forward(service, to) })
+        }
+    };
     let matches = RouteMatch {
         path,
         methods: methods.clone(),
@@ -85,39 +100,76 @@ fn request(service: &Service, route: &RequestRoute, prefix: &str) -> Option<Rout
         cookies: all(cookies),
         callers: Vec::new(),
     };
-    let action = match &route.action {
-        RequestAction::Redirect(redirect) => RouteAction::Redirect(wire::Redirect {
-            status: redirect.status,
-            scheme: redirect.scheme.clone(),
-            host: redirect.host.clone(),
-            port: redirect.port,
-            path: redirect.path.as_ref().map(|path| change(path, rest)),
-            strip_query: redirect.strip_query,
-        }),
-        RequestAction::Forward(to) => RouteAction::Forward(forward(service, to, rest)),
-    };
     Some(Route { matches, action })
+}
+
+/// A beginning of whole segments on the wire.
+pub(super) fn segments(prefix: &str) -> wire::PathMatch {
+    match prefix {
+        "/" => wire::PathMatch::Prefix(prefix.to_owned()),
+        prefix => wire::PathMatch::Segments(prefix.to_owned()),
+    }
+}
+
+/// What a path has behind a beginning of whole segments, from its slash on.
+fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    if prefix == "/" {
+        return Some(if path == "/" { "" } else { path });
+    }
+    path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Where both a route's path and a gateway's prefix hold, and what the prefix has more than the route's.
 fn under<'p>(path: &PathMatch, prefix: &'p str) -> Option<(wire::PathMatch, &'p str)> {
     match path {
-        PathMatch::Exact(exact) => exact.starts_with(prefix).then(|| (wire::PathMatch::Exact(exact.clone()), "")),
-        PathMatch::Prefix(own) if own.starts_with(prefix) => Some((wire::PathMatch::Prefix(own.clone()), "")),
-        PathMatch::Prefix(own) => {
-            prefix.strip_prefix(own.as_str()).map(|rest| (wire::PathMatch::Prefix(prefix.to_owned()), rest))
-        }
+        PathMatch::Exact(exact) => below(exact, prefix).map(|_| (wire::PathMatch::Exact(exact.clone()), "")),
+        PathMatch::Prefix(own) if below(own, prefix).is_some() => Some((segments(own), "")),
+        PathMatch::Prefix(own) => below(prefix, own).map(|rest| (segments(prefix), rest)),
+        PathMatch::PrefixString(own) => match own.strip_prefix(prefix) {
+            // Where it ends within the segment behind the prefix, every path that it takes is under the prefix.
+            Some(rest) if prefix == "/" || rest.starts_with('/') => Some((wire::PathMatch::Prefix(own.clone()), "")),
+            _ => prefix.strip_prefix(own.as_str()).map(|rest| (segments(prefix), rest)),
+        },
         // Validation refuses one under another prefix.
         PathMatch::Regex(regex) => (prefix == "/").then(|| (wire::PathMatch::Regex(regex.clone()), "")),
     }
 }
 
-/// `rest` is what a gateway's prefix has more than the route's: it stays.
-fn change(path: &PathChange, rest: &str) -> wire::PathChange {
-    match path {
-        PathChange::Prefix(prefix) => wire::PathChange::Prefix(format!("{prefix}{rest}")),
-        PathChange::Regex { pattern, with } => wire::PathChange::Regex { pattern: pattern.clone(), with: with.clone() },
+/// `matched` is what the route matches on the wire, `rest` what a gateway's prefix has more than the route's: it stays.
+fn change(path: &PathChange, own: &PathMatch, matched: &wire::PathMatch, rest: &str) -> wire::PathChange {
+    let with = match path {
+        PathChange::Regex { pattern, with } => {
+            return wire::PathChange::Regex { pattern: pattern.clone(), with: with.clone() };
+        }
+        PathChange::Prefix(with) => with,
+    };
+    let verbatim = || wire::PathChange::Prefix(format!("{with}{rest}"));
+    if !matches!(own, PathMatch::Prefix(_)) {
+        return verbatim();
     }
+    // As the Gateway API has it: whole segments take the place of whole segments.
+    let with = format!("{}{rest}", with.trim_end_matches('/'));
+    match matched {
+        // What is left of the path has lost its slash.
+        wire::PathMatch::Prefix(_) => wire::PathChange::Prefix(format!("{with}/")),
+        // What is left of it begins with a slash, or is nothing, and no path is empty.
+        wire::PathMatch::Segments(prefix) if with.is_empty() => {
+            wire::PathChange::Regex { pattern: format!("^{}/?", escaped(prefix)), with: "/".to_owned() }
+        }
+        _ => wire::PathChange::Prefix(with),
+    }
+}
+
+/// As a regular expression that takes just this text.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii_punctuation() && !"/-_".contains(c) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
 }
 
 pub(super) fn named(condition: &config::Named) -> Named {
@@ -131,7 +183,8 @@ pub(super) fn named(condition: &config::Named) -> Named {
     Named { name: condition.name.clone(), is }
 }
 
-fn forward(service: &Service, to: &Forward, rest: &str) -> wire::Forward {
+/// Without its change of the path.
+fn forward(service: &Service, to: &Forward) -> wire::Forward {
     let mut clusters: Vec<WeightedCluster> = to
         .split
         .iter()
@@ -160,7 +213,7 @@ fn forward(service: &Service, to: &Forward, rest: &str) -> wire::Forward {
         retry: policy::retry(&to.retries),
         upgrades: policy::upgrades(service.protocol),
         hedge: to.hedge.as_ref().map(policy::hedge),
-        path: to.rewrite.as_ref().map(|path| change(path, rest)),
+        path: None,
         host: to.host.clone(),
         request_headers: edits(&to.request_headers),
         response_headers: edits(&to.response_headers),
@@ -181,25 +234,78 @@ fn edits(edits: &config::HeaderEdits) -> HeaderEdits {
 mod tests {
     use super::*;
 
+    fn prefix(text: &str) -> PathMatch {
+        PathMatch::Prefix(text.to_owned())
+    }
+
     /// The route's path, the gateway's prefix, and where both hold with what stays of the prefix.
     #[test]
     fn a_route_holds_under_a_gateways_prefix() {
-        let prefix = |text: &str| PathMatch::Prefix(text.to_owned());
         let exact = |text: &str| PathMatch::Exact(text.to_owned());
-        let wired = |text: &str| wire::PathMatch::Prefix(text.to_owned());
+        let bytes = |text: &str| PathMatch::PrefixString(text.to_owned());
+        let wired = |text: &str| wire::PathMatch::Segments(text.to_owned());
+        let begins = |text: &str| wire::PathMatch::Prefix(text.to_owned());
         for (path, gateway, expected) in [
-            (prefix("/"), "/", Some((wired("/"), ""))),
-            (prefix("/"), "/api", Some((wired("/api"), "api"))),
+            (prefix("/"), "/", Some((begins("/"), ""))),
+            (prefix("/"), "/api", Some((wired("/api"), "/api"))),
+            (prefix("/api"), "/", Some((wired("/api"), ""))),
+            (prefix("/api"), "/api", Some((wired("/api"), ""))),
+            (prefix("/api"), "/api/v1", Some((wired("/api/v1"), "/v1"))),
             (prefix("/api/cart"), "/api", Some((wired("/api/cart"), ""))),
+            (prefix("/apis"), "/api", None),
+            (prefix("/ap"), "/api", None),
             (prefix("/cart"), "/api", None),
             (exact("/api/x"), "/api", Some((wire::PathMatch::Exact("/api/x".to_owned()), ""))),
+            (exact("/apis"), "/api", None),
             (exact("/x"), "/api", None),
+            (bytes("/ap"), "/", Some((begins("/ap"), ""))),
+            (bytes("/ap"), "/api", Some((wired("/api"), "i"))),
+            (bytes("/api"), "/api", Some((wired("/api"), ""))),
+            (bytes("/api/c"), "/api", Some((begins("/api/c"), ""))),
+            (bytes("/apis"), "/api", None),
             (PathMatch::Regex("/v.".to_owned()), "/", Some((wire::PathMatch::Regex("/v.".to_owned()), ""))),
         ] {
             assert_eq!(under(&path, gateway), expected, "{path:?} {gateway}");
         }
-        // As without a gateway: `/api/x` becomes `/v2/api/x`.
-        let to = PathChange::Prefix("/v2/".to_owned());
-        assert_eq!(change(&to, "api"), wire::PathChange::Prefix("/v2/api".to_owned()));
+    }
+
+    /// What the proxies make of a path: as they read the wire.
+    fn changed(own: &PathMatch, gateway: &str, with: &str, path: &str) -> String {
+        let (matched, rest) = under(own, gateway).unwrap();
+        match (change(&PathChange::Prefix(with.to_owned()), own, &matched, rest), matched) {
+            (wire::PathChange::Prefix(with), wire::PathMatch::Prefix(prefix) | wire::PathMatch::Segments(prefix)) => {
+                format!("{with}{}", path.strip_prefix(&prefix).unwrap())
+            }
+            (wire::PathChange::Prefix(with), _) => with,
+            (wire::PathChange::Regex { pattern, with }, _) => {
+                let regex = xds::pattern::part(&pattern).unwrap();
+                let with = xds::pattern::replacement(&with, &regex).unwrap();
+                String::from_utf8(regex.replace_all(path.as_bytes(), with.as_bytes()).into_owned()).unwrap()
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_by_whole_segments() {
+        // The table of the Gateway API's `ReplacePrefixMatch`, then gateways' prefixes, then bytes.
+        for (own, gateway, with, path, expected) in [
+            (prefix("/foo"), "/", "/xyz", "/foo/bar", "/xyz/bar"),
+            (prefix("/foo"), "/", "/xyz/", "/foo/bar", "/xyz/bar"),
+            (prefix("/foo"), "/", "/xyz", "/foo", "/xyz"),
+            (prefix("/foo"), "/", "/xyz", "/foo/", "/xyz/"),
+            (prefix("/foo"), "/", "/", "/foo/bar", "/bar"),
+            (prefix("/foo"), "/", "/", "/foo/", "/"),
+            (prefix("/foo"), "/", "/", "/foo", "/"),
+            (prefix("/a.b"), "/", "/", "/a.b/c", "/c"),
+            (prefix("/"), "/", "/v2", "/x", "/v2/x"),
+            (prefix("/"), "/", "/v2/", "/x", "/v2/x"),
+            (prefix("/"), "/", "/", "/x", "/x"),
+            (prefix("/"), "/api", "/v2/", "/api/x", "/v2/api/x"),
+            (prefix("/api"), "/api/v1", "/", "/api/v1/x", "/v1/x"),
+            (PathMatch::PrefixString("/foo".to_owned()), "/", "/bar", "/foobar", "/barbar"),
+            (PathMatch::Exact("/foo".to_owned()), "/", "/bar/", "/foo", "/bar/"),
+        ] {
+            assert_eq!(changed(&own, gateway, with, path), expected, "{own:?} {gateway} {with} {path}");
+        }
     }
 }

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use model::config::Connect;
-use xds::{overlay::SwitchState, snapshot::Tunnel};
+use xds::{
+    overlay::SwitchState,
+    snapshot::{PathMatch, Tunnel},
+};
 
 use super::*;
 use crate::{

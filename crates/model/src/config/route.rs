@@ -36,8 +36,11 @@ pub struct RequestMatch {
 pub enum PathMatch {
     /// The whole path.
     Exact(String),
-    /// Its beginning.
+    /// Its beginning, segment by segment: `/foo` takes `/foo` and `/foo/bar`, not `/foobar`. Without a slash at its end,
+    /// unless it is `/`.
     Prefix(String),
+    /// Its beginning, byte by byte.
+    PrefixString(String),
     /// A regular expression that takes the whole path.
     Regex(String),
 }
@@ -103,7 +106,8 @@ pub struct Redirect {
 /// How a path becomes another; the query stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathChange {
-    /// In place of the matched prefix; of the whole path where the route matches otherwise.
+    /// In place of the matched prefix, so that neither a slash is lost nor one doubled; of the whole path where the route
+    /// matches otherwise.
     Prefix(String),
     /// Every match of a regular expression is replaced.
     Regex {

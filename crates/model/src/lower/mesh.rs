@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    World, federation, identity, no_repeats, not_empty, path,
+    World, covers, federation, identity, no_repeats, not_empty, path,
     policy::{Said, policy},
+    segments,
     upstream::listeners,
 };
 use crate::{
@@ -86,8 +87,8 @@ fn gateway(gateway: &At<raw::Gateway>, world: &World, cx: &mut Cx<'_>) -> Option
     not_empty(&gateway.routes, "a gateway needs at least one route", cx);
     let mut routes: Vec<GatewayRoute> = Vec::new();
     for route in gateway.routes.iter() {
-        let prefix = route.prefix.as_ref().map_or_else(|| "/".to_owned(), |p| path(p, cx));
-        if let Some(earlier) = routes.iter().find(|r| prefix.starts_with(&r.prefix)) {
+        let prefix = route.prefix.as_ref().map_or_else(|| "/".to_owned(), |p| segments(path(p, cx)));
+        if let Some(earlier) = routes.iter().find(|r| covers(&r.prefix, &prefix)) {
             let at = route.prefix.as_ref().map_or(route.head, |p| p.at);
             cx.error(
                 "unreachable-route",

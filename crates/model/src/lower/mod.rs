@@ -267,6 +267,17 @@ fn path(path: &At<String>, cx: &mut Cx<'_>) -> String {
     path.value.clone()
 }
 
+/// A beginning of whole segments: a slash at its end says nothing.
+fn segments(path: String) -> String {
+    let length = path.trim_end_matches('/').len().max(1).min(path.len());
+    path.get(..length).map(str::to_owned).unwrap_or(path)
+}
+
+/// Whether every path with the second beginning has the first.
+fn covers(prefix: &str, other: &str) -> bool {
+    prefix == "/" || other.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// An HTTP method in upper case.
 fn method(text: &str, at: Loc, cx: &mut Cx<'_>) -> Option<String> {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];

@@ -9,6 +9,7 @@ use super::{
     header::{cookie_name, header_name, is_header_name},
     method, not_empty, path,
     policy::route_policy,
+    segments,
 };
 use crate::{
     config::{
@@ -116,17 +117,22 @@ fn matches(written: &At<raw::RequestMatch>, of: &Of<'_>, cx: &mut Cx<'_>) -> Req
 }
 
 fn path_match(written: &At<raw::PathMatch>, cx: &mut Cx<'_>) -> Option<PathMatch> {
-    match (&written.exact, &written.prefix, &written.regex) {
-        (Some(exact), None, None) => Some(PathMatch::Exact(plain_path(exact, cx))),
-        (None, Some(prefix), None) => Some(PathMatch::Prefix(plain_path(prefix, cx))),
-        (None, None, Some(regex)) => {
+    match (&written.exact, &written.prefix, &written.prefix_string, &written.regex) {
+        (Some(exact), None, None, None) => Some(PathMatch::Exact(plain_path(exact, cx))),
+        (None, Some(prefix), None, None) => Some(PathMatch::Prefix(segments(plain_path(prefix, cx)))),
+        (None, None, Some(prefix), None) => Some(PathMatch::PrefixString(plain_path(prefix, cx))),
+        (None, None, None, Some(regex)) => {
             judge(regex, cx);
             Some(PathMatch::Regex(regex.value.clone()))
         }
         _ => {
             if !written.flawed {
-                cx.error("choose-one", written.head, "a path is matched by one of `exact`, `prefix`, `regex`")
-                    .mend("write exactly one, as `path: {prefix: /cart}`");
+                cx.error(
+                    "choose-one",
+                    written.head,
+                    "a path is matched by one of `exact`, `prefix`, `prefixString`, `regex`",
+                )
+                .mend("write exactly one, as `path: {prefix: /cart}`");
             }
             None
         }

@@ -24,6 +24,7 @@ fn matches(matches: &RequestMatch) -> Value {
     let (kind, path) = match &matches.path {
         PathMatch::Exact(path) => ("exact", path),
         PathMatch::Prefix(path) => ("prefix", path),
+        PathMatch::PrefixString(path) => ("prefixString", path),
         PathMatch::Regex(path) => ("regex", path),
     };
     let all = |conditions: &[Named]| conditions.iter().map(named).collect::<Vec<_>>();

@@ -83,7 +83,7 @@ mapping! {
 mapping! {
     /// A path prefix and the service behind it.
     "a gateway's route" GatewayRoute {
-        /// Path prefix. Default `/`.
+        /// Path prefix, segment by segment: `/foo` takes `/foo` and `/foo/bar`, not `/foobar`. Default `/`.
         prefix: Option<Text>,
         /// The service.
         service: At<ServiceName>,

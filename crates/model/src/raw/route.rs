@@ -121,8 +121,10 @@ mapping! {
     "`path`" PathMatch {
         /// The whole path.
         exact: Option<Text>,
-        /// Its beginning.
+        /// Its beginning, segment by segment: `/foo` takes `/foo` and `/foo/bar`, not `/foobar`. A slash at its end counts for nothing.
         prefix: Option<Text>,
+        /// Its beginning, byte by byte: `/foo` takes `/foobar`, too.
+        prefix_string: Option<Text>,
         /// A regular expression (RE2) that takes the whole path.
         regex: Option<Text>,
     }

@@ -148,7 +148,7 @@ mapping! {
         from: Text,
         /// HTTP methods. Default: all.
         methods: List<String>,
-        /// Path prefixes. Default: all.
+        /// Path prefixes, segment by segment: `/foo` takes `/foo` and `/foo/bar`, not `/foobar`; `/foo/` only what is below. Default: all.
         paths: List<String>,
         /// All of these headers. Default: any.
         headers: List<Named>,

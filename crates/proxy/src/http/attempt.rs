@@ -115,6 +115,10 @@ impl Failed {
         Self { failure, flag, cause: cause.into() }
     }
 
+    fn malformed(reason: &str) -> Self {
+        Self::new(Failure::Malformed, format!("malformed response: {reason}"))
+    }
+
     /// A circuit breaker refused it; the endpoint is not to blame.
     pub fn overflow(&self) -> bool {
         self.flag == Flag::UpstreamOverflow
@@ -311,7 +315,7 @@ async fn over_http1(
             Err(Trouble::Unsent) => return Err(Failed::new(Failure::Refused, "connection ended before the request")),
             Err(Trouble::Stale(cause)) => return Err(Failed::new(Failure::Stale, cause)),
             Err(Trouble::Broken(cause)) => return Err(Failed::new(Failure::Reset, cause)),
-            Err(Trouble::Malformed(cause)) => return Err(Failed::new(Failure::Malformed, cause)),
+            Err(Trouble::Malformed(cause)) => return Err(Failed::malformed(&cause)),
         }
     }
 }
@@ -389,11 +393,13 @@ fn taken_up(
 
 fn ended(trouble: h2::stream::Trouble, kept: bool) -> Failed {
     let h2::stream::Trouble { end, cause } = trouble;
+    if end == End::Malformed {
+        return Failed::malformed(&cause);
+    }
     let failure = match end {
         End::Unseen => Failure::Refused,
         End::Connection if kept => Failure::Stale,
-        End::Connection | End::Reset | End::Body => Failure::Reset,
-        End::Malformed => Failure::Malformed,
+        End::Connection | End::Reset | End::Body | End::Malformed => Failure::Reset,
     };
     let failed = Failed::new(failure, cause);
     if end == End::Reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }

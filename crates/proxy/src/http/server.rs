@@ -319,8 +319,9 @@ fn enter(
     Ok(())
 }
 
-/// Hosts are the same in any case (RFC 9110, 4.2.3).
+/// A host as routes know it: in lower case (RFC 9110, 4.2.3), and without the dot that makes a name absolute.
 fn lower(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 

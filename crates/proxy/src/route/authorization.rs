@@ -3,7 +3,7 @@
 use http::request::Parts;
 use xds::snapshot::{ANYONE, AllowRule, Authorization};
 
-use super::matching::Headers;
+use super::matching::{Headers, below};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Permission {
         let AllowRule { principals, methods, paths, headers: _ } = &self.rule;
         principals.iter().any(|principal| principal == ANYONE || caller == Some(principal))
             && (methods.is_empty() || methods.iter().any(|method| method == request.method.as_str()))
-            && (paths.is_empty() || paths.iter().any(|path| request.uri.path().starts_with(path.as_str())))
+            && (paths.is_empty() || paths.iter().any(|path| below(request.uri.path(), path)))
             && self.headers.fit(&request.headers)
     }
 }
@@ -108,11 +108,15 @@ mod tests {
 
     #[test]
     fn denies_by_default() {
-        let policy = vec![rule(A, &["GET"], &["/v1/"], &[])];
+        let policy = vec![rule(A, &["GET"], &["/v1/", "/health"], &[])];
         let cases = [
             (Some(A), "GET", "/v1/x", Decision::Allow(0)),
             (Some(A), "POST", "/v1/x", Decision::Deny),
             (Some(A), "GET", "/v2/x", Decision::Deny),
+            (Some(A), "GET", "/v1", Decision::Deny),
+            (Some(A), "GET", "/health", Decision::Allow(0)),
+            (Some(A), "GET", "/health/live", Decision::Allow(0)),
+            (Some(A), "GET", "/healthy", Decision::Deny),
             (Some("spiffe://bank/service/ab"), "GET", "/v1/x", Decision::Deny),
             (None, "GET", "/v1/x", Decision::Deny),
         ];

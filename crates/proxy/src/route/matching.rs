@@ -43,6 +43,7 @@ impl Headers {
 enum PathTest {
     Exact(String),
     Prefix(String),
+    Segments(String),
     Regex(Regex),
     Connect,
     Never,
@@ -93,6 +94,7 @@ impl Matcher {
             path: match path {
                 PathMatch::Exact(path) => PathTest::Exact(path.clone()),
                 PathMatch::Prefix(path) => PathTest::Prefix(path.clone()),
+                PathMatch::Segments(path) => PathTest::Segments(path.clone()),
                 PathMatch::Regex(regex) => pattern::whole(regex).map_or(PathTest::Never, PathTest::Regex),
                 PathMatch::Connect => PathTest::Connect,
             },
@@ -114,6 +116,7 @@ impl Matcher {
             _ if connects => false,
             PathTest::Exact(exact) => path == exact,
             PathTest::Prefix(prefix) => path.starts_with(prefix.as_str()),
+            PathTest::Segments(prefix) => below(path, prefix),
             PathTest::Regex(regex) => regex.is_match(path.as_bytes()),
             PathTest::Never => false,
         };
@@ -124,6 +127,12 @@ impl Matcher {
             && self.cookies.iter().all(|(name, test)| test.fits(cookie(&request.headers, name)))
             && (self.callers.is_empty() || caller.is_some_and(|caller| self.callers.iter().any(|id| id == caller)))
     }
+}
+
+/// Whether a path begins with these whole segments. What ends in a slash takes what is below it only.
+pub fn below(path: &str, prefix: &str) -> bool {
+    let rest = path.strip_prefix(prefix);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
 }
 
 /// One value that fits suffices, as at Envoy.
@@ -194,6 +203,10 @@ mod tests {
             (RouteMatch { path: PathMatch::Regex(text("/v[0-9]")), ..any() }, false),
             (RouteMatch { path: PathMatch::Exact(text("/v2/rates")), ..any() }, true),
             (RouteMatch { path: PathMatch::Prefix(text("/v3")), ..any() }, false),
+            (RouteMatch { path: PathMatch::Prefix(text("/v2/ra")), ..any() }, true),
+            (RouteMatch { path: PathMatch::Segments(text("/v2/ra")), ..any() }, false),
+            (RouteMatch { path: PathMatch::Segments(text("/v2")), ..any() }, true),
+            (RouteMatch { path: PathMatch::Segments(text("/v2/rates")), ..any() }, true),
             (RouteMatch { methods: vec![text("PUT"), text("GET")], ..any() }, true),
             (RouteMatch { methods: vec![text("PUT")], ..any() }, false),
             (headers("x-v", Is::Exact(text("2.1"))), true),

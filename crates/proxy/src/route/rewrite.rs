@@ -45,7 +45,7 @@ impl Change {
     /// Patterns were compiled before, when the snapshot was looked at.
     fn new(change: &PathChange, matched: &PathMatch) -> Option<Self> {
         Some(match (change, matched) {
-            (PathChange::Prefix(with), PathMatch::Prefix(prefix)) => {
+            (PathChange::Prefix(with), PathMatch::Prefix(prefix) | PathMatch::Segments(prefix)) => {
                 Self::Beginning { length: prefix.len(), with: with.clone() }
             }
             (PathChange::Prefix(with), PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect) => {

@@ -283,24 +283,85 @@ fn an_answer_that_comes_before_the_end_of_the_request_is_passed_on() {
 
 #[test]
 fn what_an_endpoint_says_wrongly_is_an_answer_of_ours() {
-    let wrong: [&[u8]; 6] = [
-        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\ncontent-length: 1\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
-        b"nonsense\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n",
-        b"",
+    let wrong: [(&[u8], &str); 9] = [
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+            "both content-length and transfer-encoding",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+            "transfer-encoding twice",
+        ),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", "a transfer-encoding other than chunked"),
+        (b"HTTP/1.1 200 OK\ncontent-length: 1\r\n\r\n", "a line that does not end in CR LF"),
+        (b"HTTP/1.1 999 X\r\ncontent-length: 1\r\n\r\n", "a status that is not between 100 and 599"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n", "101 to a request that asked for no such upgrade"),
+        (b"nonsense\r\n\r\n", "no status line"),
+        (b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n", "a header without a colon"),
+        (b"", ""),
     ];
-    let script = Script::play(wrong.iter().map(|say| vec![("\r\n\r\n", say.to_vec())]).collect());
+    let script = Script::play(wrong.iter().map(|(say, _)| vec![("\r\n\r\n", say.to_vec())]).collect());
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    for (say, reason) in wrong {
+        let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\nconnection: close\r\n\r\n"], "");
+        let status = if say.is_empty() { "503" } else { "502" };
+        let told = answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with(reason);
+        assert!(told, "{:?}: {answer}", String::from_utf8_lossy(say));
+    }
+    script.heard();
+    let path = proxy.folder.path().join("access.log");
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    proxy.until("logged", |_| read().lines().count() >= wrong.len());
+    for (line, (_, reason)) in read().lines().zip(wrong) {
+        assert!(line.contains(reason), "{line}");
+    }
+}
+
+#[test]
+fn a_malformed_request_is_told_why() {
+    let script = Script::play(vec![]);
+    let snapshot = script.snapshot();
+    let to = snapshot.listeners[0].address;
+    let proxy = Proxy::start(&snapshot);
+    let wrong = [
+        ("GET / HTTP/1.1\nhost: fx\n\n", "a line that does not end in CR LF"),
+        ("GET / HTTP/1.1\r\nhost: fx\r\nx y: z\r\n\r\n", "malformed header name"),
+        (
+            "POST / HTTP/1.1\r\nhost: fx\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+            "both content-length and transfer-encoding",
+        ),
+        ("POST / HTTP/1.1\r\nhost: fx\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\n", "two content-lengths"),
+        ("GET / HTTP/1.1\r\n\r\n", "no host"),
+        ("GET /a/../b HTTP/1.1\r\nhost: fx\r\n\r\n", "ambiguous path"),
+    ];
+    for (say, reason) in wrong {
+        let answer = talk(to, &[say], "");
+        let told = answer.starts_with("HTTP/1.1 400") && answer.ends_with(&format!("\r\n\r\n{reason}"));
+        assert!(told && answer.contains("connection: close"), "{say:?}: {answer}");
+    }
+    let path = proxy.folder.path().join("access.log");
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    proxy.until("logged", |_| read().lines().count() >= wrong.len());
+    for (line, (_, reason)) in read().lines().zip(wrong) {
+        assert!(line.contains(&format!("\"response_code_details\":\"{reason}\"")), "{line}");
+    }
+    script.heard();
+}
+
+#[test]
+fn what_callers_write_into_a_query_arrives() {
+    let script = Script::play(vec![vec![("\r\n\r\n", ok("one")), ("\r\n\r\n", ok("two"))]]);
     let snapshot = script.snapshot();
     let to = snapshot.listeners[0].address;
     let _proxy = Proxy::start(&snapshot);
-    for say in wrong {
-        let answer = talk(to, &["GET / HTTP/1.1\r\nhost: fx\r\n\r\n"], "the endpoint");
-        let status = if say.is_empty() { "503" } else { "502" };
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{:?}: {answer}", String::from_utf8_lossy(say));
-    }
-    script.heard();
+    let query = "GET /q?query=up{job=\"x\"}&a=<b> HTTP/1.1\r\nhost: fx\r\n\r\n";
+    let dotted = "GET /dot HTTP/1.1\r\nhost: FX.\r\nconnection: close\r\n\r\n";
+    let answer = talk(to, &[query, dotted], "");
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    let heard = script.heard();
+    assert!(heard[0].starts_with("GET /q?query=up{job=%22x%22}&a=%3Cb%3E HTTP/1.1\r\n"), "{heard:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod identity;
 mod leases;
 mod lifecycle;
 mod operations;
+mod posts;
 mod routing;
 mod sent_once;
 mod standby;

@@ -85,15 +85,41 @@ fn write_rule(rule: &AllowRule) -> Principal {
     let mut all = vec![principal(Identifier::OrIds(Set { ids: callers.collect() }))];
     all.extend(write_methods(&rule.methods).map(|matcher| principal(Identifier::Header(matcher))));
     if !rule.paths.is_empty() {
-        let paths = rule.paths.iter().map(|prefix| {
-            let prefix = MatchPattern::Prefix(prefix.clone());
-            let matcher = StringMatcher { match_pattern: Some(prefix), ..StringMatcher::default() };
+        let paths = rule.paths.iter().flat_map(|path| write_path(path)).map(|pattern| {
+            let matcher = StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() };
             principal(Identifier::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(matcher)) }))
         });
         all.push(principal(Identifier::OrIds(Set { ids: paths.collect() })));
     }
     all.extend(rule.headers.iter().map(|header| principal(Identifier::Header(write_header(header)))));
     principal(Identifier::AndIds(Set { ids: all }))
+}
+
+/// A beginning of whole segments: Envoy has no word for it here. One that ends in a slash takes what is below it only.
+fn write_path(path: &str) -> Vec<MatchPattern> {
+    if path.ends_with('/') {
+        return vec![MatchPattern::Prefix(path.to_owned())];
+    }
+    vec![MatchPattern::Exact(path.to_owned()), MatchPattern::Prefix(format!("{path}/"))]
+}
+
+/// `None` for any other patterns than those written above.
+fn read_paths(mut patterns: &[MatchPattern]) -> Option<Vec<String>> {
+    let mut paths = Vec::new();
+    loop {
+        let (path, rest) = match patterns {
+            [] => return Some(paths),
+            [MatchPattern::Prefix(path), rest @ ..] if path.ends_with('/') => (path, rest),
+            [MatchPattern::Exact(path), MatchPattern::Prefix(below), rest @ ..]
+                if below.strip_suffix('/') == Some(path) =>
+            {
+                (path, rest)
+            }
+            _ => return None,
+        };
+        paths.push(path.clone());
+        patterns = rest;
+    }
 }
 
 fn principal(identifier: Identifier) -> Principal {
@@ -137,7 +163,8 @@ fn read_rule(rule: &Principal) -> Option<AllowRule> {
     if let Some((first, others)) = rest.split_first()
         && let Some(alternatives) = alternatives(first)
     {
-        paths = alternatives.iter().map(read_path).collect::<Option<_>>()?;
+        let patterns: Vec<MatchPattern> = alternatives.iter().map(read_path).collect::<Option<_>>()?;
+        paths = read_paths(&patterns)?;
         rest = others;
     }
     let headers = rest.iter().map(|header| match &header.identifier {
@@ -162,13 +189,10 @@ fn read_caller(caller: &Principal) -> Option<String> {
     }
 }
 
-fn read_path(path: &Principal) -> Option<String> {
+fn read_path(path: &Principal) -> Option<MatchPattern> {
     let Some(Identifier::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(matcher)) })) = &path.identifier
     else {
         return None;
     };
-    match &matcher.match_pattern {
-        Some(MatchPattern::Prefix(prefix)) => Some(prefix.clone()),
-        _ => None,
-    }
+    matcher.match_pattern.clone()
 }

@@ -26,6 +26,10 @@ const ANY: &str = ".*";
 pub(super) fn validate(matches: &RouteMatch) -> Checked<()> {
     match &matches.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => validate_path(path).at("path")?,
+        PathMatch::Segments(path) => {
+            validate_path(path).at("path")?;
+            ensure(!path.ends_with('/') && !path.contains('#'), "path", || format!("{path:?} does not end a segment"))?;
+        }
         PathMatch::Regex(regex) => validate_pattern(regex).at("path")?,
         PathMatch::Connect => {}
     }
@@ -96,6 +100,7 @@ pub(super) fn write(matches: &RouteMatch) -> pb::RouteMatch {
         path_specifier: Some(match &matches.path {
             PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
             PathMatch::Prefix(path) => PathSpecifier::Prefix(path.clone()),
+            PathMatch::Segments(path) => PathSpecifier::PathSeparatedPrefix(path.clone()),
             PathMatch::Regex(regex) => PathSpecifier::SafeRegex(write_pattern(regex)),
             PathMatch::Connect => PathSpecifier::ConnectMatcher(ConnectMatcher {}),
         }),
@@ -175,9 +180,15 @@ pub(super) fn read(matches: &pb::RouteMatch, callers: Vec<String>) -> Checked<Ro
     let path = match &matches.path_specifier {
         Some(PathSpecifier::Path(path)) => PathMatch::Exact(path.clone()),
         Some(PathSpecifier::Prefix(path)) => PathMatch::Prefix(path.clone()),
+        Some(PathSpecifier::PathSeparatedPrefix(path)) => PathMatch::Segments(path.clone()),
         Some(PathSpecifier::SafeRegex(regex)) => PathMatch::Regex(regex.regex.clone()),
         Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => PathMatch::Connect,
-        _ => return wrong("path_specifier", "only path, prefix, safe_regex and connect_matcher are supported"),
+        _ => {
+            return wrong(
+                "path_specifier",
+                "only path, prefix, path_separated_prefix, safe_regex and connect_matcher are supported",
+            );
+        }
     };
     let mut headers = matches.headers.as_slice();
     let mut methods = Vec::new();

@@ -69,8 +69,11 @@ pub struct RouteMatch {
 pub enum PathMatch {
     /// The whole path.
     Exact(String),
-    /// Its beginning.
+    /// Its beginning, byte by byte.
     Prefix(String),
+    /// Its beginning, segment by segment: `/foo` takes `/foo` and `/foo/bar`, not `/foobar`. Without a slash at its end, so
+    /// that `/` is a [`PathMatch::Prefix`].
+    Segments(String),
     /// A regular expression that takes the whole path; see [`crate::pattern`].
     Regex(String),
     /// None: the request is CONNECT, which names an authority only. No other condition takes it, and with it goes a

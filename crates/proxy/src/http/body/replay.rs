@@ -47,6 +47,8 @@ struct Inner {
     ended: bool,
     overflowed: bool,
     failed: bool,
+    /// Why it did.
+    why: String,
     reader: u64,
     progress: Progress,
     allowance: Allowance,
@@ -76,6 +78,7 @@ impl Replay {
             ended: false,
             overflowed: false,
             failed: false,
+            why: String::new(),
             reader: 0,
             progress: Progress::Endpoint(Instant::now()),
             allowance,
@@ -115,6 +118,11 @@ impl Replay {
     /// Whether the caller broke off.
     pub fn failed(&self) -> bool {
         self.is(|inner| inner.failed).unwrap_or(false)
+    }
+
+    /// Why the caller broke off.
+    pub fn why(&self) -> String {
+        self.0.as_ref().map(|inner| lock(inner).why.clone()).unwrap_or_default()
     }
 
     /// Stops earlier tries from reading on, so that what can be sent again now can be sent again later.
@@ -207,6 +215,9 @@ impl TryBody {
             }
             Some(Err(error)) => {
                 inner.failed = true;
+                if let BodyError::Caller(why) = &error {
+                    inner.why.clone_from(why);
+                }
                 Some(Err(BodyError::Caller(error.to_string())))
             }
             Some(Ok(frame)) => Some(Ok(self.take(&mut inner, frame))),

@@ -444,7 +444,8 @@ impl Race<'_> {
         match self.last.take() {
             Some(Lost::Answered(won)) => Ok(*won),
             Some(Lost::Failed(_)) if self.body.failed() => {
-                Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, "the body ended early"))
+                let text = format!("the body ended early: {}", self.body.why());
+                Err(Refusal::new(StatusCode::BAD_REQUEST, Flag::DownstreamProtocolError, text))
             }
             Some(Lost::Failed(failed)) => {
                 let (status, text) = match failed.failure {
@@ -452,7 +453,7 @@ impl Race<'_> {
                     _ if failed.is_unfit() => (StatusCode::NOT_IMPLEMENTED, failed.cause.as_str()),
                     Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
                     Failure::Malformed => {
-                        let text = format!("the endpoint's response is malformed: {}", failed.cause);
+                        let text = format!("the endpoint sent a {}", failed.cause);
                         return Err(Refusal::new(StatusCode::BAD_GATEWAY, failed.flag, text));
                     }
                     Failure::Overloaded | Failure::Stale | Failure::Reset | Failure::Status(_) | Failure::Grpc(_) => {

@@ -151,3 +151,25 @@ pub fn poll_fill<T: AsyncRead + Unpin + ?Sized>(
         Poll::Ready(Ok(read.filled().len()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn what_was_flushed_stays_written() {
+        let (mut outbox, mut written) = (Outbox::default(), Vec::new());
+        let cx = &mut Context::from_waker(Waker::noop());
+        outbox.head().extend_from_slice(b"POST / HTTP/1.1\r\n\r\n");
+        assert!(outbox.is_untouched());
+        assert!(outbox.poll_flush(&mut written, cx).is_ready());
+        outbox.data(Bytes::from_static(b"more"), false);
+        assert!(!outbox.is_untouched(), "the first part of the message is out");
+        outbox.clear();
+        assert!(!outbox.is_untouched());
+        outbox.renew();
+        assert!(outbox.is_untouched());
+    }
+}

@@ -164,9 +164,29 @@ fn target_of(method: &Method, target: Bytes) -> Result<Uri, Refused> {
     if memchr::memchr(b'#', &target).is_some() {
         return Err(WRONG);
     }
-    let uri = Uri::from_maybe_shared(target).map_err(|_| WRONG)?;
+    let uri = Uri::from_maybe_shared(escaped(target)).map_err(|_| WRONG)?;
     let by_authority = uri.authority().is_some() && uri.scheme().is_none();
     if by_authority == (*method == Method::CONNECT) { Ok(uri) } else { Err(WRONG) }
+}
+
+/// Characters that belong in no URI, but that callers send in queries all the same, are sent on as escapes: what the endpoint
+/// decodes is what the caller wrote.
+fn escaped(target: Bytes) -> Bytes {
+    let loose = |byte: &u8| matches!(byte, b'"' | b'<' | b'>');
+    let query = memchr::memchr(b'?', &target).unwrap_or(target.len());
+    if !target[query..].iter().any(loose) {
+        return target;
+    }
+    let mut escaped = target[..query].to_vec();
+    for byte in &target[query..] {
+        match byte {
+            b'"' => escaped.extend_from_slice(b"%22"),
+            b'<' => escaped.extend_from_slice(b"%3C"),
+            b'>' => escaped.extend_from_slice(b"%3E"),
+            byte => escaped.push(*byte),
+        }
+    }
+    escaped.into()
 }
 
 /// Reads a response's head, which ends in an empty line. `to_head` tells that the request was HEAD, so that no body follows.
@@ -185,7 +205,7 @@ pub fn response(head: &Bytes, to_head: bool, bounds: Bounds) -> Result<ResponseH
     parts.status = code
         .and_then(|code| StatusCode::from_bytes(code).ok())
         .filter(|status| status.as_u16() < 600)
-        .ok_or(Refused::Malformed("malformed status"))?;
+        .ok_or(Refused::Malformed("a status that is not between 100 and 599"))?;
     if text.iter().any(|byte| matches!(byte, 0 | b'\r')) {
         return Err(Refused::Malformed("malformed reason"));
     }
@@ -312,9 +332,11 @@ impl Fields {
             };
         }
         if *name == TRANSFER_ENCODING {
-            let known = !self.chunked && value.as_bytes().eq_ignore_ascii_case(b"chunked");
-            self.chunked = true;
-            return if known { Ok(true) } else { Err(Refused::Malformed("unknown transfer-encoding")) };
+            if std::mem::replace(&mut self.chunked, true) {
+                return Err(Refused::Malformed("transfer-encoding twice"));
+            }
+            let known = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            return if known { Ok(true) } else { Err(Refused::Malformed("a transfer-encoding other than chunked")) };
         }
         Ok(true)
     }

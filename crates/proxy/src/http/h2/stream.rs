@@ -196,7 +196,7 @@ fn classify(error: &h2::Error) -> Trouble {
     if unseen {
         return Trouble { end: End::Unseen, cause: format!("stream refused: {error}") };
     }
-    if error.is_library() && error.is_reset() && error.reason() == Some(Reason::PROTOCOL_ERROR) {
+    if error.is_library() && error.reason() == Some(Reason::PROTOCOL_ERROR) {
         // `h2` does not tell which field it was.
         let cause = "not a valid HTTP/2 response: a field that HTTP/2 rules out (RFC 9113, 8.2), or a wrong length";
         return Trouble { end: End::Malformed, cause: cause.to_owned() };

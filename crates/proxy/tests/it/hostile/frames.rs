@@ -153,6 +153,15 @@ impl Peer {
         Self { stream, input: Vec::new(), silent: false }
     }
 
+    /// The other side of a connection that came in, behind the caller's preface.
+    pub async fn accepted(mut stream: TcpStream) -> Self {
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).await.unwrap();
+        let mut peer = Self { stream, input: Vec::new(), silent: false };
+        assert!(peer.write(&frame(SETTINGS, 0, 0, &[])).await);
+        peer
+    }
+
     /// With preface and empty settings.
     pub async fn greeted(to: SocketAddr) -> Self {
         let mut peer = Self::connect(to).await;

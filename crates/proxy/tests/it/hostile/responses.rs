@@ -1,11 +1,13 @@
 //! Endpoints that answer against the rules: the caller is told, or notices, and nobody else is harmed.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use xds::snapshot::Direction;
+use tokio::net::TcpListener;
+use xds::snapshot::{Direction, Endpoint, UpstreamProtocol};
 
 use super::{
     corpus::{self, Case},
+    frames::{END, END_HEADERS, HEADERS, Peer, field, frame},
     recorder::{Recorder, Reply},
     requests::{Cut, talk},
     wire::{self, End, Kind, Message},
@@ -79,4 +81,38 @@ async fn malformed_responses_are_told_or_noticed_and_end_their_connection() {
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     assert_eq!(http1(to, get("/")).await.unwrap().status, 200, "the proxy lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_response_that_is_none_is_told() {
+    let length = |text| field("content-length", text);
+    for fields in [
+        field("connection", "close"),
+        field("transfer-encoding", "chunked"),
+        field("keep-alive", "5"),
+        field("X-Upper", "case"),
+        [length("0"), length("0")].concat(),
+    ] {
+        let listener = TcpListener::bind(SocketAddr::new(ip(), 8080)).await.unwrap();
+        let endpoint =
+            Endpoint { name: "fx".into(), address: listener.local_addr().unwrap(), version: "v1".into(), weight: 1 };
+        let answer = [&[0x88][..], &fields].concat();
+        tokio::spawn(async move {
+            let mut peer = Peer::accepted(listener.accept().await.unwrap().0).await;
+            while let Some(asked) = peer.next().await {
+                if asked.kind == HEADERS {
+                    peer.write(&frame(HEADERS, END | END_HEADERS, asked.stream, &answer)).await;
+                }
+            }
+        });
+        let mut snapshot = plain(endpoint, Direction::Outbound);
+        snapshot.clusters[0].protocol = UpstreamProtocol::Http2;
+        let proxy = Proxy::start(&snapshot);
+        let answer = http1(snapshot.listeners[0].address, get("/")).await.unwrap();
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let shown = String::from_utf8_lossy(&fields).into_owned();
+        assert_eq!(answer.status, 502, "{shown:?}: {text}");
+        assert!(text.starts_with("the endpoint sent a malformed response: "), "{shown:?}: {text}");
+        assert_eq!(proxy.log(1)[0]["response_flags"], "UPE", "{shown:?}");
+    }
 }

@@ -44,6 +44,8 @@ fn asks() -> Vec<(Ask, Option<usize>)> {
     vec![
         (get("/open/a?b=/c"), Some(0)),
         (post("/open/a"), None),
+        (get("/open"), Some(0)),
+        (get("/openly"), None),
         (get("/opera"), None),
         (get("/").header("x-tenant", "gold"), Some(1)),
         (get("/").header("X-Tenant", "gold"), Some(1)),

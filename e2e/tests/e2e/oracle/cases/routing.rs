@@ -22,6 +22,10 @@ fn regex(pattern: &str) -> RouteMatch {
     RouteMatch { path: PathMatch::Regex(pattern.to_owned()), ..prefix("/") }
 }
 
+fn segments(path: &str) -> RouteMatch {
+    RouteMatch { path: PathMatch::Segments(path.to_owned()), ..prefix("/") }
+}
+
 fn named(name: &str, is: Is) -> Vec<Named> {
     vec![Named { name: name.to_owned(), is }]
 }
@@ -183,6 +187,21 @@ fn changes() -> Vec<Case> {
             .ask(echoed(get("/user/42/name?x=/user/7")), "200 - a0 body=GET /u-42/name?x=/user/7 at oracle.example")
             .ask(echoed(get("/xax?x")), "200 - a0 body=GET /yyayy?x at oracle.example")
             .ask(echoed(get("/other")), "200 - a0 body=GET /other at oracle.example"),
+        Case::new("whole segments are matched, and rewritten", "a0")
+            .hosts(|forward| {
+                let root = PathChange::Regex { pattern: text("^/cut/?"), with: text("/") };
+                anywhere(vec![
+                    route(segments("/old"), changed(&forward, PathChange::Prefix(text("/new")))),
+                    route(segments("/cut"), changed(&forward, root)),
+                    route(prefix("/"), RouteAction::Forward(forward)),
+                ])
+            })
+            .ask(echoed(get("/old?q")), "200 - a0 body=GET /new?q at oracle.example")
+            .ask(echoed(get("/old/a")), "200 - a0 body=GET /new/a at oracle.example")
+            .ask(echoed(get("/older")), "200 - a0 body=GET /older at oracle.example")
+            .ask(echoed(get("/cut/a?/cut/")), "200 - a0 body=GET /a?/cut/ at oracle.example")
+            .ask(echoed(get("/cut")), "200 - a0 body=GET / at oracle.example")
+            .ask(echoed(get("/cutter")), "200 - a0 body=GET /cutter at oracle.example"),
         Case::new("the host is rewritten", "a0")
             .forward(|forward| forward.host = Some("inner.example".to_owned()))
             .ask(echoed(get("/p")), "200 - a0 body=GET /p at inner.example"),
