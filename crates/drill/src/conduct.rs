@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evidence::{
     measure::measure,
-    record::{Attempt, Ending, EventRecord, Finding, GuardRecord, Nanos, Phase, Point, Registration, Residue},
+    record::{
+        Attempt, Ending, EngineRecord, EventRecord, Finding, GuardRecord, Nanos, Phase, Point, Registration, Residue,
+    },
     results::Results,
 };
 use serde_json::json;
@@ -20,6 +22,7 @@ use crate::{
     figures::figures,
     findings::{self, findings},
     guard::{self, Look},
+    late::Late,
     life::{Action, Input, Life, Stage},
     probe::{lock, log::record_of},
     progress::{Live, Progress},
@@ -60,6 +63,8 @@ pub struct Conductor<T> {
     /// What is to be shown of the timeline, with its offset in seconds: it comes from several observers, not in order.
     beats: Vec<(f64, Progress)>,
     recovered: bool,
+    /// How late the main loop looked at time.
+    late: Late,
     /// A measurement is under way; the next one may begin at this time.
     measuring: bool,
     measure_next: Nanos,
@@ -94,6 +99,7 @@ impl<T: Target> Conductor<T> {
             shown: BTreeSet::new(),
             beats: Vec::new(),
             recovered: false,
+            late: Late::default(),
             measuring: false,
             measure_next: 0,
             loss_shown: 0,
@@ -124,7 +130,8 @@ impl<T: Target> Conductor<T> {
                     Some(Message::Seen(events)) => self.seen(events).await,
                     None => break,
                 },
-                _ = ticker.tick() => {
+                due = ticker.tick() => {
+                    self.late.note(nanos(due.elapsed()));
                     ticks += 1;
                     self.feed(Input::Tick).await;
                     if ticks.is_multiple_of(GUARD_TICKS) {
@@ -513,6 +520,20 @@ impl<T: Target> Conductor<T> {
         }
     }
 
+    /// How well the engine did its own work.
+    fn engine(&self) -> EngineRecord {
+        let (logs, unsent) = {
+            let facts = self.context.facts();
+            (facts.logs.clone(), facts.unsent.clone())
+        };
+        EngineRecord {
+            main_loop: self.late.summary(),
+            sends: logs.iter().map(lock).map(|log| (log.name().to_owned(), log.lateness())).collect(),
+            unsent,
+            descriptor_limit: logs.iter().filter_map(|log| lock(log).descriptor_limit()).min(),
+        }
+    }
+
     /// What is to be sealed, with everything in it.
     ///
     /// # Errors
@@ -530,6 +551,7 @@ impl<T: Target> Conductor<T> {
             Ok(owed) => attempt.undos = owed.iter().map(Undo::record).collect(),
             Err(error) => attempt.unproven.push(format!("whether an undo is outstanding could not be seen: {error}")),
         }
+        attempt.engine = Some(self.engine());
         attempt.journal = self.context.journal();
         attempt.events = std::mem::take(&mut self.events);
         attempt.events.sort_by_key(|event| event.time);

@@ -84,6 +84,8 @@ pub struct Facts {
     pub cleared: Option<Nanos>,
     /// Requests at gateways, if the drill asks for them.
     pub requests: Option<RequestLog>,
+    /// Requests that were due and never begun, by probe.
+    pub unsent: BTreeMap<String, u64>,
     /// What went wrong in tasks without stopping the attempt.
     pub problems: Vec<String>,
 }
@@ -154,6 +156,7 @@ impl<T: Target> Context<T> {
             stopped: None,
             cleared: None,
             requests: None,
+            unsent: BTreeMap::new(),
             problems: Vec::new(),
         };
         Self {

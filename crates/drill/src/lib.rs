@@ -14,6 +14,7 @@ pub mod engine;
 mod figures;
 mod findings;
 mod guard;
+mod late;
 mod life;
 mod preflight;
 pub mod probe;

@@ -2,19 +2,22 @@
 
 use std::{future::Future, sync::Arc};
 
-use evidence::record::Ending;
+use evidence::record::{Ending, Nanos};
 use model::config::ScenarioAction;
 use tokio::task::JoinSet;
 
 use crate::{
     context::{Context, Message},
     life::{Action, Input},
-    probe::{Prober, SharedLog},
+    probe::{Prober, SharedLog, lock},
     requests::Reader,
     spool::Spooler,
     target::Target,
     tasks::{after, before, out, step},
 };
+
+/// What was due within this time before the end may still have been on its way to the sender.
+const UNDERWAY: Nanos = 100_000_000;
 
 /// The tasks of one attempt. Dropped, all of them end.
 pub struct Shell<T> {
@@ -72,7 +75,7 @@ impl<T: Target> Shell<T> {
             Action::AwaitSustained => self.spawn(after::await_sustained(context)),
             Action::StopProbes => {
                 let (prober, reader) = (self.prober.take(), self.reader.take());
-                self.spawn(stop(prober, reader))
+                self.spawn(stop(context, prober, reader))
             }
             Action::Release => {
                 self.heartbeats.abort_all();
@@ -141,9 +144,16 @@ impl<T: Target> Shell<T> {
     }
 }
 
-async fn stop(prober: Option<Prober>, reader: Option<Reader>) -> Input {
+async fn stop<T: Target>(context: Arc<Context<T>>, prober: Option<Prober>, reader: Option<Reader>) -> Input {
     if let Some(prober) = prober {
+        let until = context.clock.now() - UNDERWAY;
         prober.stop().await;
+        let logs = context.facts().logs.clone();
+        let missing = logs.iter().map(|log| {
+            let log = lock(log);
+            (log.name().to_owned(), log.missing(until))
+        });
+        context.facts().unsent = missing.filter(|(_, missing)| *missing > 0).collect();
     }
     if let Some(reader) = reader {
         reader.stop().await;

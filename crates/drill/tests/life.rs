@@ -110,6 +110,10 @@ async fn passes() {
     );
     let counted = sealed.results.requests.as_ref().unwrap();
     assert_eq!((counted.entries, counted.beyond), (4, kept.beyond));
+    let engine = sealed.attempt.engine.as_ref().unwrap();
+    assert!(engine.main_loop.max > 0 && engine.main_loop.p99 <= engine.main_loop.max, "{engine:?}");
+    assert_eq!(engine.sends.keys().collect::<Vec<_>>(), ["balance", "payments"]);
+    assert_eq!(engine.descriptor_limit, None);
     let order = [
         position(&lines, |l| matches!(l, P::Registered { attempt: 1, .. })),
         position(&lines, |l| matches!(l, P::Preflight { endpoints: 2, proxies: 3, .. })),

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -36,12 +39,28 @@ pub struct Client {
     address: SocketAddr,
     most_idle: usize,
     idle: Mutex<Vec<Connection>>,
+    out_of_descriptors: AtomicBool,
 }
 
 impl Client {
     /// No connection is made yet.
     pub fn new(address: SocketAddr, most_idle: usize) -> Self {
-        Self { address, most_idle, idle: Mutex::new(Vec::new()) }
+        Self { address, most_idle, idle: Mutex::new(Vec::new()), out_of_descriptors: AtomicBool::new(false) }
+    }
+
+    /// Whether this process, or the machine, ever had no descriptor left for a connection.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        self.out_of_descriptors.load(Ordering::Relaxed)
+    }
+
+    async fn connect(&self) -> Result<Connection, Outcome> {
+        connect(self.address).await.map_err(|error| {
+            use rustix::io::Errno;
+            if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+                self.out_of_descriptors.store(true, Ordering::Relaxed);
+            }
+            unconnected(&error)
+        })
     }
 
     /// Sends one request and reads its answer. `sent` is called once, when the request is given to a connection.
@@ -57,7 +76,7 @@ impl Client {
     ) -> Result<Answer, Outcome> {
         let mut connection = match self.kept().await {
             Some(connection) => connection,
-            None => connect(self.address).await.map_err(|error| unconnected(&error))?,
+            None => self.connect().await?,
         };
         sent();
         let response = match connection.try_send_request(request).await {
@@ -66,7 +85,7 @@ impl Client {
                 // The request comes back only when not a byte of it was written: the kept connection was already
                 // closed by the other side, and a new one is what any client would use.
                 let unsent = error.take_message().ok_or(Outcome::Reset)?;
-                connection = connect(self.address).await.map_err(|error| unconnected(&error))?;
+                connection = self.connect().await?;
                 connection.send_request(unsent).await.map_err(|_| Outcome::Reset)?
             }
         };

@@ -1,9 +1,9 @@
 //! What a probe has seen: one slot per due request, filled when it has ended.
 
-use evidence::record::{Nanos, Outcome, ProbeRecord, Readback, Sample, Write, WritesRecord};
+use evidence::record::{Lateness, Nanos, Outcome, ProbeRecord, Readback, Sample, Write, WritesRecord};
 
 use super::{ProbeSpec, SharedLog, lock};
-use crate::clock;
+use crate::{clock, late::Late};
 
 /// Regions that a probe tells apart; answers from more are recorded without a region.
 const MOST_REGIONS: usize = 64;
@@ -62,6 +62,10 @@ pub struct ProbeLog {
     indeterminate: u64,
     /// Sequences that have ended since they were last taken; `None` if nobody takes them.
     ends: Option<Vec<u64>>,
+    /// How late the sender took up what was due.
+    late: Late,
+    /// When this process first had no descriptor left for a connection.
+    descriptor_limit: Option<Nanos>,
 }
 
 /// How many requests are copied while a log is locked: whoever sends does not wait for more than that.
@@ -87,7 +91,36 @@ impl ProbeLog {
             ended: 0,
             indeterminate: 0,
             ends: None,
+            late: Late::default(),
+            descriptor_limit: None,
         }
+    }
+
+    /// A due request was taken up this late.
+    pub fn late(&mut self, by: Nanos) {
+        self.late.note(by);
+    }
+
+    /// How late requests were taken up.
+    pub fn lateness(&self) -> Lateness {
+        self.late.summary()
+    }
+
+    /// There was no descriptor left.
+    pub fn limited(&mut self, time: Nanos) {
+        self.descriptor_limit.get_or_insert(time);
+    }
+
+    /// When there first was none left.
+    pub fn descriptor_limit(&self) -> Option<Nanos> {
+        self.descriptor_limit
+    }
+
+    /// Requests that were due before this and never taken up.
+    pub fn missing(&self, until: Nanos) -> u64 {
+        let since = until.saturating_sub(self.first);
+        let due = if since < 0 { 0 } else { (since / self.interval.max(1)).unsigned_abs() + 1 };
+        due.saturating_sub(self.slots.len() as u64)
     }
 
     /// When its first request is due, the time between two, and the timeout.
@@ -336,6 +369,14 @@ pub(crate) mod tests {
         assert_eq!(record.samples[1].region, Some(0));
         let writes = record.writes.unwrap().writes;
         assert_eq!(writes.iter().map(|w| w.acknowledged).collect::<Vec<_>>(), [None, Some(115)]);
+    }
+
+    #[test]
+    fn what_was_never_taken_up_is_counted() {
+        let mut log = log(10, false);
+        assert_eq!((log.missing(99), log.missing(100), log.missing(109), log.missing(110)), (0, 1, 1, 2));
+        log.begin(1);
+        assert_eq!((log.missing(119), log.missing(1_100)), (0, 99));
     }
 
     #[test]

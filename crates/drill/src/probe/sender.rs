@@ -70,6 +70,7 @@ pub fn send_all(
         let mut tasks = tokio::task::JoinSet::new();
         while let Some(due) = due.recv().await {
             let Some(line) = lines.get(due.probe) else { continue };
+            lock(&line.log).late(line.clock.now().saturating_sub(due.time));
             if let Some(refused) = line.refuse(due) {
                 lock(&line.log).end(due.sequence, &refused);
                 continue;
@@ -80,7 +81,11 @@ pub fn send_all(
             tasks.spawn_local(async move {
                 let ended = line.ask(due).await;
                 line.in_flight.set(line.in_flight.get() - 1);
-                lock(&line.log).end(due.sequence, &ended);
+                let mut log = lock(&line.log);
+                if line.client.is_out_of_descriptors() {
+                    log.limited(ended.time);
+                }
+                log.end(due.sequence, &ended);
             });
             // Reaps what has ended, so that the set stays as small as what is in flight.
             while tasks.try_join_next().is_some() {}

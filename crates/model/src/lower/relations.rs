@@ -1,7 +1,7 @@
 //! Checks between manifests. A manifest with problems of its own is not blamed for what it lacks: that may be there, but
 //! unreadable.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Piece, Written};
 use crate::{
@@ -380,6 +380,35 @@ fn scenario(spec: &raw::Drill, plan: &RecoveryPlan, config: &Config, written: &W
     }
 }
 
+/// Requests of one attempt that can be sealed: a bundle of more would not be read again.
+const MOST_REQUESTS: f64 = 20_000_000.0;
+/// Beyond what manifests say, probes run at most for this long: until what was lost is back and objectives hold again.
+const AROUND: Duration = Duration::from_secs(240);
+
+/// Whether what the probes send can be sealed.
+fn volume(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx<'_>) {
+    let failback = &plan.failback;
+    let ramp = failback.dwell.saturating_mul(u32::try_from(failback.ramp.len()).unwrap_or(u32::MAX));
+    let steps = failback.steps.iter().fold(Duration::ZERO, |sum, step| sum.saturating_add(step.timeout));
+    let sustain = plan.objectives.sustain.saturating_mul(3);
+    let parts = [drill.baseline, drill.hold, ramp, steps, sustain, AROUND];
+    let longest = parts.into_iter().fold(Duration::ZERO, Duration::saturating_add);
+    let rate: f64 = drill.probes.iter().map(|probe| probe.rate.0).sum();
+    if rate * longest.as_secs_f64() > MOST_REQUESTS {
+        let most = MOST_REQUESTS / longest.as_secs_f64();
+        cx.error(
+            "too-many-requests",
+            spec.probes.head,
+            format!(
+                "the probes send {rate} requests a second for up to {:.0} s, and an attempt with more than 20 million cannot \
+                 be sealed",
+                longest.as_secs_f64()
+            ),
+        )
+        .mend(format!("let all probes together send at most {most:.0}/s, or shorten `hold`"));
+    }
+}
+
 /// What the drill can show against what the plan asks.
 fn objectives(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx<'_>) {
     let asked = &plan.objectives;
@@ -413,6 +442,7 @@ fn objectives(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx
             _ => {}
         }
     }
+    volume(drill, spec, plan, cx);
     let needed = asked.recovery_time.unwrap_or_default().saturating_add(asked.sustain);
     if drill.hold < needed {
         let at = spec.hold.as_ref().map_or(spec.plan.at, |h| h.at);

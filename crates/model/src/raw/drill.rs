@@ -158,7 +158,7 @@ mapping! {
         name: Text,
         /// Command and arguments.
         command: Argv,
-        /// Command and arguments of the inverse; also run when the drill aborts or crashed.
+        /// Command and arguments of the inverse; also run when the drill aborts or crashed. It runs at least once and must be idempotent.
         undo: Argv,
         /// Bound on each. Default 30s.
         timeout: Option<At<Time>>,
