@@ -1,12 +1,6 @@
-//! What simulated proxies answer at their admin addresses: their status, and an event for each snapshot in force.
+//! What simulated proxies report at their sockets: their status, and an event for each snapshot in force.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -14,7 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use xds::{
     clock::Clock,
     event::{Event, EventKind},
@@ -22,52 +16,50 @@ use xds::{
     status::{ClusterStatus, EndpointStatus, ProxyStatus},
 };
 
-use super::{
-    crowd::{Crowd, InForce},
-    mesh::{ADMIN_PORT, Size},
-};
+use super::crowd::{Crowd, InForce};
 use crate::failure::Failure;
 
-/// All at one socket: the address that was asked says who is meant.
+/// One proxy.
 struct Desk {
-    proxies: BTreeMap<IpAddr, (String, watch::Receiver<InForce>)>,
+    name: String,
+    in_force: watch::Receiver<InForce>,
     clock: Clock,
 }
 
-/// Answers for a crowd from now on.
+/// Answers for a crowd from now on, at the sockets of its proxies in the control plane's state folder.
 ///
 /// # Errors
 /// When it cannot listen.
-pub async fn answer(size: Size, crowd: &Crowd) -> Result<(), Failure> {
-    let own = |workload| IpAddr::V4(size.address(workload));
-    let proxies = crowd.members.iter().map(|m| (own(m.workload), (m.workload.name(), m.in_force.clone())));
-    let desk = Arc::new(Desk { proxies: proxies.collect(), clock: Clock::anchored() });
-    let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ADMIN_PORT));
-    let listener = TcpListener::bind(everywhere).await.map_err(Failure::io(everywhere.to_string()))?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (desk, asked) = (Arc::clone(&desk), stream.local_addr().map(|address| address.ip()));
-            let service = service_fn(move |request| {
-                let (desk, asked) = (Arc::clone(&desk), asked.as_ref().ok().copied());
-                async move { Ok::<_, Infallible>(desk.respond(asked, &request).await) }
-            });
-            let serving = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(serving);
-        }
-    });
+pub fn answer(state: &Path, crowd: &Crowd) -> Result<(), Failure> {
+    let clock = Clock::anchored();
+    for member in &crowd.members {
+        let name = member.workload.name();
+        let socket = state.join("proxies").join(&name).join("admin.sock");
+        let listener = xds::local::listen(&socket).map_err(Failure::io(socket.display().to_string()))?;
+        let desk = Arc::new(Desk { name, in_force: member.in_force.clone(), clock });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let desk = Arc::clone(&desk);
+                let service = service_fn(move |request| {
+                    let desk = Arc::clone(&desk);
+                    async move { Ok::<_, Infallible>(desk.respond(&request).await) }
+                });
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(serving);
+            }
+        });
+    }
     Ok(())
 }
 
 impl Desk {
-    async fn respond(&self, asked: Option<IpAddr>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let answer = match asked.and_then(|asked| self.proxies.get(&asked)) {
-            Some((name, in_force)) if request.uri().path() == "/status" => {
-                serde_json::to_value(status(name, &in_force.borrow())).ok()
-            }
-            Some((_, in_force)) => self.events(in_force.clone(), request.uri().query().unwrap_or_default()).await,
-            None => None,
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let answer = if request.uri().path() == "/status" {
+            serde_json::to_value(status(&self.name, &self.in_force.borrow())).ok()
+        } else {
+            self.events(self.in_force.clone(), request.uri().query().unwrap_or_default()).await
         };
         let status = if answer.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
         let mut response = Response::new(Full::new(Bytes::from(answer.unwrap_or_default().to_string())));

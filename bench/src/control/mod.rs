@@ -60,7 +60,7 @@ pub async fn run() -> Result<(), Failure> {
     plane.call(Method::PUT, "/v1/placements", Some(&SIZE.placements())).await?;
 
     let (mut crowd, begin) = Crowd::connect(SIZE, &plane).await?;
-    admin::answer(SIZE, &crowd).await?;
+    admin::answer(&folder.path().join("state"), &crowd)?;
     let wanted = crowd.members.len() as u64;
     in_time("the first snapshots", crowd.complete()).await?;
     in_time("the first acknowledgements", settled(&plane, wanted)).await??;

@@ -1,15 +1,16 @@
-//! ADS over TLS: accepts, shakes hands (bounded in number and time), and hands ready streams to the xDS server.
+//! ADS over TLS: accepts, shakes hands (bounded in number and time; strangers cannot keep proxies out), and hands ready streams
+//! to the xDS server.
 
 use std::{sync::Arc, time::Duration};
 
 use model::config::Identity;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use xds::svid::Svid;
+use xds::{arrivals::Arrivals, svid::Svid};
 
 use crate::{
     authority::{Authority, OwnTls},
@@ -18,8 +19,8 @@ use crate::{
     mesh::Mesh,
 };
 
-/// Handshakes at once; more wait in the kernel's queue.
-const HANDSHAKES: usize = 64;
+/// Handshakes at once. A newcomer beyond that ends the oldest one of the source with the most.
+const HANDSHAKES: usize = 256;
 /// Bound on a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after the machine could not accept (out of file descriptors).
@@ -35,9 +36,8 @@ pub(crate) async fn accept(
     tls: watch::Receiver<Option<OwnTls>>,
     ready: mpsc::Sender<Ready>,
 ) {
-    let permits = Arc::new(Semaphore::new(HANDSHAKES));
+    let arrivals = Arrivals::new(HANDSHAKES);
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -49,12 +49,18 @@ pub(crate) async fn accept(
         // Before the first manifests there is no trust domain, hence no certificate; proxies try again.
         let Some(config) = tls.borrow().as_ref().map(|own| own.ads.clone()) else { continue };
         let (mesh, ready) = (mesh.clone(), ready.clone());
+        let arrival = arrivals.admit(peer.ip());
         tokio::spawn(async move {
             let handshake = async {
                 stream.set_nodelay(true)?;
                 TlsAcceptor::from(config).accept(stream).await
             };
-            match timeout(HANDSHAKE_LIMIT, handshake).await {
+            let shaken = tokio::select! {
+                shaken = timeout(HANDSHAKE_LIMIT, handshake) => shaken,
+                () = arrival.shed() => return,
+            };
+            drop(arrival);
+            match shaken {
                 // Nobody takes streams any more while the server stops.
                 Ok(Ok(stream)) => {
                     let id = Mesh::peer(stream.get_ref().1.peer_certificates());
@@ -66,7 +72,6 @@ pub(crate) async fn accept(
                 },
                 Err(_) => tracing::debug!(%peer, "an ADS handshake took too long"),
             }
-            drop(permit);
         });
     }
 }

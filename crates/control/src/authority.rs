@@ -12,9 +12,10 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use thiserror::Error;
 use xds::{
@@ -27,10 +28,13 @@ use xds::{
 use crate::{
     api::{Certificate, Stamp},
     ca::{CaError, Folder, Material, SKEW, serial, set_validity, shift},
+    peer::common_name,
 };
 
 /// Life of the control plane's own certificate; renewed at half of it.
 const OWN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Common name of a certificate that is no one proxy's.
+const UNNAMED: &str = "firedrill workload";
 /// Largest request that is looked at, in bytes.
 const MAX_CSR: usize = 16 * 1024;
 
@@ -111,6 +115,10 @@ pub struct OwnTls {
     pub ads: Arc<ServerConfig>,
     /// Anybody may ask for our trust bundle.
     pub bundle: Arc<ServerConfig>,
+    /// What the control plane proves itself with where it is the client.
+    own: Arc<CertifiedKey>,
+    /// Roots of proxies on this control plane's own trust domain.
+    roots: spiffe::Roots,
 }
 
 impl OwnTls {
@@ -118,13 +126,31 @@ impl OwnTls {
         chain: Vec<CertificateDer<'static>>,
         key: &PrivateKeyDer<'static>,
         callers: Arc<dyn ClientCertVerifier>,
+        roots: spiffe::Roots,
     ) -> Result<Self, rustls::Error> {
+        let own = Arc::new(CertifiedKey::from_der(chain.clone(), key.clone_key(), &spiffe::provider())?);
         let builder = || ServerConfig::builder_with_provider(spiffe::provider()).with_safe_default_protocol_versions();
         let ads = builder()?.with_client_cert_verifier(callers);
         let mut ads = ads.with_single_cert(chain.clone(), key.clone_key())?;
         ads.alpn_protocols = vec![b"h2".to_vec()];
         let bundle = builder()?.with_no_client_auth().with_single_cert(chain, key.clone_key())?;
-        Ok(Self { ads: Arc::new(ads), bundle: Arc::new(bundle) })
+        Ok(Self { ads: Arc::new(ads), bundle: Arc::new(bundle), own, roots })
+    }
+
+    /// TLS towards a proxy that must prove to be `id`; it learns who we are.
+    ///
+    /// # Errors
+    /// If the TLS library cannot.
+    pub fn towards(&self, id: &str) -> Result<ClientConfig, rustls::Error> {
+        let verifier = spiffe::ServerVerifier::new(self.roots.clone(), vec![id.to_owned()]);
+        let mut config = ClientConfig::builder_with_provider(spiffe::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.own.clone())));
+        config.resumption = rustls::client::Resumption::disabled();
+        config.enable_sni = false;
+        Ok(config)
     }
 
     /// With a certificate that another authority issued; its roots vouch for clients of its own trust domain.
@@ -140,7 +166,7 @@ impl OwnTls {
         let callers = spiffe::ClientVerifier::new(&roots).map_err(|e| unusable(&e))?;
         let chain = CertificateDer::pem_slice_iter(svid.certificate.as_bytes()).collect::<Result<_, _>>();
         let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).map_err(|e| unusable(&e))?;
-        Self::new(chain.map_err(|e| unusable(&e))?, &key, Arc::new(callers)).map_err(|e| unusable(&e))
+        Self::new(chain.map_err(|e| unusable(&e))?, &key, Arc::new(callers), roots).map_err(|e| unusable(&e))
     }
 }
 
@@ -181,7 +207,21 @@ impl Authority {
     /// # Errors
     /// If signing failed.
     pub fn sign(&self, request: &Request, spiffe_id: &str, lifetime: Duration) -> Result<Certificate, AuthorityError> {
-        self.issue(&request.0.public_key, spiffe_id, &[], lifetime)
+        self.issue(&request.0.public_key, spiffe_id, UNNAMED, &[], lifetime)
+    }
+
+    /// The same for one proxy among those with this id: no other may open its stream or renew its certificate.
+    ///
+    /// # Errors
+    /// If signing failed.
+    pub fn sign_for(
+        &self,
+        request: &Request,
+        spiffe_id: &str,
+        proxy: &str,
+        lifetime: Duration,
+    ) -> Result<Certificate, AuthorityError> {
+        self.issue(&request.0.public_key, spiffe_id, &common_name(proxy), &[], lifetime)
     }
 
     /// The SPIFFE id of a certificate chain (leaf first) of this authority that is valid now.
@@ -198,14 +238,15 @@ impl Authority {
         &self,
         key: &impl PublicKeyData,
         spiffe_id: &str,
+        name: &str,
         dns: &[&str],
         lifetime: Duration,
     ) -> Result<Certificate, AuthorityError> {
         let now = self.clock.now();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        // The identity is in the URI SAN alone (SPIFFE X.509-SVID §4.1).
-        params.distinguished_name.push(DnType::CommonName, "firedrill workload");
+        // The identity is in the URI SAN alone (SPIFFE X.509-SVID §4.1); the name only narrows who may use it here.
+        params.distinguished_name.push(DnType::CommonName, name);
         let bad = |e: rcgen::Error| AuthorityError::Sign(e.to_string());
         params.subject_alt_names.push(SanType::URI(spiffe_id.try_into().map_err(bad)?));
         for name in dns {
@@ -230,7 +271,7 @@ impl Authority {
 
     fn own(&self, spiffe_id: &str) -> Result<(KeyPair, Vec<CertificateDer<'static>>), AuthorityError> {
         let key = KeyPair::generate()?;
-        let own = self.issue(&key, spiffe_id, &["control"], OWN_LIFETIME)?;
+        let own = self.issue(&key, spiffe_id, UNNAMED, &["control"], OWN_LIFETIME)?;
         let chain = CertificateDer::pem_slice_iter(own.certificate.as_bytes()).collect::<Result<_, _>>();
         Ok((key, chain.map_err(|e| AuthorityError::Sign(e.to_string()))?))
     }
@@ -242,7 +283,11 @@ impl Authority {
     pub fn own_tls(&self, spiffe_id: &str) -> Result<OwnTls, AuthorityError> {
         let (key, chain) = self.own(spiffe_id)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| AuthorityError::Sign(e.to_string()))?;
-        OwnTls::new(chain, &key, self.callers.clone()).map_err(|e| AuthorityError::Sign(e.to_string()))
+        let name = spiffe::trust_domain(spiffe_id).unwrap_or_default().to_owned();
+        let own = TrustDomain { name: name.clone(), roots: self.material.roots.clone() };
+        let bundle = TrustBundle { name, domains: vec![own], ..TrustBundle::default() };
+        let roots = spiffe::Roots::read(&bundle).map_err(|e| AuthorityError::Sign(e.to_string()))?;
+        OwnTls::new(chain, &key, self.callers.clone(), roots).map_err(|e| AuthorityError::Sign(e.to_string()))
     }
 
     /// When the control plane's own certificate made at `now` should be replaced.

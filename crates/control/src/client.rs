@@ -1,6 +1,9 @@
 //! A thin typed client of the control plane's API. Every call has a time limit; errors say who did not do what.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, header};
@@ -8,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::{
     Applied, ApplyRequest, Certificate, CertificateRequest, ErrorBody, Events, JoinToken, LeaseReport, LeaseRequest,
@@ -26,10 +29,10 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Clone, Debug, Error)]
 pub enum ClientError {
     /// Nobody answers there, or not in time.
-    #[error("the control plane at {address} does not answer ({what}): {reason}")]
+    #[error("the control plane at {} does not answer ({what}): {reason}", socket.display())]
     Unreachable {
-        /// Where.
-        address: SocketAddr,
+        /// Its socket.
+        socket: PathBuf,
         /// Which call.
         what: String,
         /// What was seen.
@@ -48,10 +51,10 @@ pub enum ClientError {
         problems: Vec<Value>,
     },
     /// It answered what cannot be understood: probably another program or version.
-    #[error("the control plane at {address} gave an answer that cannot be understood ({what}): {reason}")]
+    #[error("the control plane at {} gave an answer that cannot be understood ({what}): {reason}", socket.display())]
     Answer {
-        /// Where.
-        address: SocketAddr,
+        /// Its socket.
+        socket: PathBuf,
         /// Which call.
         what: String,
         /// What is wrong with it.
@@ -74,24 +77,31 @@ impl ClientError {
     }
 }
 
-/// The client. Cheap to clone; makes a connection per call.
+/// The client. Cheap to clone; makes a connection per call, over the Unix socket of the state folder: the token is sent only to
+/// a process of the same user.
 #[derive(Clone)]
 pub struct Client {
-    address: SocketAddr,
+    socket: PathBuf,
     token: String,
 }
 
 impl std::fmt::Debug for Client {
     /// Without the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Client").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
 impl Client {
-    /// A client of the API at `address` with its bearer token.
-    pub fn new(address: SocketAddr, token: impl Into<String>) -> Self {
-        Self { address, token: token.into() }
+    /// A client of the API at a Unix socket with its bearer token.
+    pub fn new(socket: impl Into<PathBuf>, token: impl Into<String>) -> Self {
+        Self { socket: socket.into(), token: token.into() }
+    }
+
+    /// The same control plane, called with another bearer token.
+    #[must_use]
+    pub fn with_token(&self, token: impl Into<String>) -> Self {
+        Self::new(&self.socket, token)
     }
 
     /// A client of the control plane whose state folder this is (reads `run/control.json`).
@@ -100,12 +110,7 @@ impl Client {
     /// If there is no such file.
     pub fn from_state(state_dir: &Path) -> Result<Self, ClientError> {
         let file = read_run_file(state_dir)?;
-        Ok(Self::new(file.api, file.token))
-    }
-
-    /// The API's address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Ok(Self::new(RunFile::socket(state_dir), file.token))
     }
 
     /// Succeeds when the control plane serves the API and ADS.
@@ -397,24 +402,28 @@ impl Client {
         body: Option<&Q>,
         limit: Duration,
     ) -> Result<A, ClientError> {
-        let address = self.address;
-        let answer = |reason: String| ClientError::Answer { address, what: what.to_owned(), reason };
+        let socket = || self.socket.clone();
+        let answer = |reason: String| ClientError::Answer { socket: socket(), what: what.to_owned(), reason };
         let body = match body {
             Some(body) => {
                 serde_json::to_vec(body).map_err(|e| answer(format!("the request cannot be written: {e}")))?
             }
             None => Vec::new(),
         };
-        let unreachable = |reason: String| ClientError::Unreachable { address, what: what.to_owned(), reason };
+        let unreachable = |reason: String| ClientError::Unreachable { socket: socket(), what: what.to_owned(), reason };
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, address.to_string())
+            .header(header::HOST, "control")
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| answer(format!("the request cannot be written: {e}")))?;
-        let (status, bytes) = match tokio::time::timeout(limit, exchange(address, request)).await {
+        let exchanged = async {
+            let stream = xds::local::connect(&self.socket).await.map_err(|e| e.to_string())?;
+            exchange(stream, request).await
+        };
+        let (status, bytes) = match tokio::time::timeout(limit, exchanged).await {
             Ok(Ok(done)) => done,
             Ok(Err(reason)) => return Err(unreachable(reason)),
             Err(_) => return Err(unreachable(format!("no answer within {} ms", limit.as_millis()))),
@@ -441,9 +450,11 @@ pub fn read_run_file(state_dir: &Path) -> Result<RunFile, ClientError> {
     serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))
 }
 
-/// One request on its own connection.
-pub(crate) async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
-    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+/// One request on a connection of its own.
+pub(crate) async fn exchange<IO>(stream: IO, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let exchange = async {

@@ -33,6 +33,10 @@ use crate::{
 
 /// Largest body that is read: manifests of a large mesh.
 const MAX_BODY: usize = 8 << 20;
+/// The same where the caller need not have proved anything: a request for a certificate.
+const MAX_UNPROVED_BODY: usize = 128 << 10;
+/// Bound on the arrival of a body.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait of a long poll.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -76,7 +80,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route_layer(middleware::from_fn_with_state(api.clone(), authenticate));
     Router::new()
         .merge(guarded)
-        .route("/v1/certificates", post(certificate))
+        .route("/v1/certificates", post(certificate).layer(DefaultBodyLimit::max(MAX_UNPROVED_BODY)))
         .route("/metrics", get(async |State(api): Shared| metrics::text(&api.mesh)))
         .route("/healthz", get(async || Json(json!({"ok": true}))))
         .route("/readyz", get(async || Json(json!({"ready": true}))))
@@ -142,7 +146,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let arrives = Bytes::from_request(request, state);
+        let arrived = tokio::time::timeout(BODY_LIMIT, arrives).await.map_err(|_| {
+            let body = ErrorBody { error: "the body did not arrive in time".to_owned(), problems: Vec::new() };
+            (StatusCode::REQUEST_TIMEOUT, Json(body)).into_response()
+        })?;
+        let bytes = arrived.map_err(|rejection| {
             let body = ErrorBody { error: rejection.body_text(), problems: Vec::new() };
             (rejection.status(), Json(body)).into_response()
         })?;

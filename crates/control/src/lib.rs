@@ -28,6 +28,7 @@ mod recovery;
 mod refusals;
 mod run;
 mod secret;
+pub mod server;
 mod sharing;
 pub mod sources;
 pub mod store;

@@ -1,4 +1,4 @@
-//! Proxies' admin interfaces: statuses on demand, events all the time.
+//! What proxies report of themselves: statuses on demand, events all the time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,9 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use http_body_util::Full;
-use hyper::{Request, body::Bytes, header};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use tokio::task::{AbortHandle, JoinSet};
 use xds::{
     event::{Event, EventKind},
@@ -23,8 +21,7 @@ use xds::{
 
 use crate::{
     api::{ControlEvent, NackReport, Placements, ProxyConfiguration, ProxyReport, RequestsReport, Role},
-    client,
-    mesh::{Basis, Mesh},
+    mesh::{AskError, Basis, Mesh},
     overlays::Refusal,
 };
 
@@ -52,32 +49,12 @@ struct Batch {
     dropped: u64,
 }
 
-enum AdminError {
-    /// Nobody there, or not in time.
-    Silent(String),
-    /// Not what a proxy of ours answers.
-    Foreign(String),
-}
-
-async fn ask<T: DeserializeOwned>(admin: SocketAddr, path: &str, limit: Duration) -> Result<T, AdminError> {
-    let request = Request::get(path)
-        .header(header::HOST, admin.to_string())
-        .body(Full::new(Bytes::new()))
-        .map_err(|e| AdminError::Foreign(e.to_string()))?;
-    match tokio::time::timeout(limit, client::exchange(admin, request)).await {
-        Ok(Ok((200, bytes))) => serde_json::from_slice(&bytes).map_err(|e| AdminError::Foreign(e.to_string())),
-        Ok(Ok((status, _))) => Err(AdminError::Foreign(format!("{path} answered {status}"))),
-        Ok(Err(reason)) => Err(AdminError::Silent(reason)),
-        Err(_) => Err(AdminError::Silent(format!("no answer within {} ms", limit.as_millis()))),
-    }
-}
-
 /// Asks every proxy for its status and lays it beside what it should have.
 pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
     let placements = mesh.state().placements.clone();
     let asked = stream::iter(placements.proxies.clone())
         .map(|placement| async move {
-            let status = ask::<ProxyStatus>(placement.admin, "/status", STATUS_LIMIT).await;
+            let status = mesh.ask::<ProxyStatus>(&placement.proxy, "/status", STATUS_LIMIT).await;
             (placement, status)
         })
         .buffer_unordered(ASKED_AT_ONCE)
@@ -106,8 +83,8 @@ pub(crate) async fn report(mesh: &Mesh) -> Vec<ProxyReport> {
             };
             let (status, error, foreign) = match status {
                 Ok(status) => (Some(status), None, false),
-                Err(AdminError::Silent(reason)) => (None, Some(reason), false),
-                Err(AdminError::Foreign(reason)) => (None, Some(foreign(ads.node.as_ref(), &reason)), true),
+                Err(AskError::Silent(reason)) => (None, Some(reason), false),
+                Err(AskError::Foreign(reason)) => (None, Some(foreign(ads.node.as_ref(), &reason)), true),
             };
             let in_sync = match &status {
                 Some(status) => Some(&status.digest) == wanted_digest.as_ref(),
@@ -161,11 +138,12 @@ pub(crate) fn configuration(mesh: &Mesh, proxy: &str) -> Option<ProxyConfigurati
 /// # Errors
 /// When there is no such proxy, or it does not answer.
 pub(crate) async fn requests(mesh: &Mesh, proxy: &str, after: Option<u64>) -> Result<RequestsReport, Refusal> {
-    let placed = mesh.state().placements.proxies.iter().find(|placed| placed.proxy == proxy).map(|placed| placed.admin);
-    let admin = placed.ok_or_else(|| Refusal::Missing(format!("there is no proxy {proxy}")))?;
+    if !mesh.state().placements.proxies.iter().any(|placed| placed.proxy == proxy) {
+        return Err(Refusal::Missing(format!("there is no proxy {proxy}")));
+    }
     let path = after.map_or_else(|| "/requests".to_owned(), |after| format!("/requests?after={after}"));
-    ask(admin, &path, REQUESTS_LIMIT).await.map_err(|error| {
-        let (AdminError::Silent(reason) | AdminError::Foreign(reason)) = error;
+    mesh.ask(proxy, &path, REQUESTS_LIMIT).await.map_err(|error| {
+        let (AskError::Silent(reason) | AskError::Foreign(reason)) = error;
         Refusal::Conflict(format!("proxy {proxy} tells nothing of its requests: {reason}"))
     })
 }
@@ -205,9 +183,9 @@ pub(crate) async fn collect(mesh: Arc<Mesh>) {
             });
             for (proxy, admin) in placed {
                 let key = (proxy.to_owned(), admin);
-                running.entry(key).or_insert_with_key(|(proxy, admin)| {
-                    tasks.spawn(follow(mesh.clone(), proxy.clone(), *admin, silent.clone()))
-                });
+                running
+                    .entry(key)
+                    .or_insert_with_key(|(proxy, _)| tasks.spawn(follow(mesh.clone(), proxy.clone(), silent.clone())));
             }
             followed = Some(placements);
         }
@@ -244,7 +222,7 @@ impl Drop for Silence {
 }
 
 /// Follows one proxy over its restarts.
-async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr, silent: Arc<Silent>) {
+async fn follow(mesh: Arc<Mesh>, proxy: String, silent: Arc<Silent>) {
     let mut at: Option<(String, u64)> = None;
     // When it was last heard: a status that is old says nothing of the present.
     let mut heard = Instant::now();
@@ -255,18 +233,18 @@ async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr, silent: Arc<S
     loop {
         let after = at.as_ref().map_or(0, |(_, sequence)| *sequence);
         let path = format!("/events?after={after}&wait_ms={}", wait.as_millis());
-        match ask::<Batch>(admin, &path, POLL + Duration::from_secs(1)).await {
+        match mesh.ask::<Batch>(&proxy, &path, POLL + Duration::from_secs(1)).await {
             Ok(batch) => {
                 heard = Instant::now();
                 wait = POLL;
                 silence = None;
-                take_in(&mesh, &proxy, admin, &mut at, batch).await;
+                take_in(&mesh, &proxy, &mut at, batch).await;
             }
             Err(error) => {
                 wait = Duration::ZERO;
                 let pause = match error {
-                    AdminError::Silent(_) => silence.get_or_insert_with(|| Silence::of(silent.clone())).pause(),
-                    AdminError::Foreign(reason) => {
+                    AskError::Silent(_) => silence.get_or_insert_with(|| Silence::of(silent.clone())).pause(),
+                    AskError::Foreign(reason) => {
                         tracing::debug!(proxy, reason, "this proxy has no event log");
                         LONG_PAUSE
                     }
@@ -281,7 +259,7 @@ async fn follow(mesh: Arc<Mesh>, proxy: String, admin: SocketAddr, silent: Arc<S
     }
 }
 
-async fn take_in(mesh: &Mesh, proxy: &str, admin: SocketAddr, at: &mut Option<(String, u64)>, batch: Batch) {
+async fn take_in(mesh: &Mesh, proxy: &str, at: &mut Option<(String, u64)>, batch: Batch) {
     let same = at.as_ref().is_some_and(|(boot, _)| *boot == batch.boot);
     if at.is_some() && !same {
         // Positions of the former process mean nothing to this one: read it from its beginning.
@@ -307,7 +285,7 @@ async fn take_in(mesh: &Mesh, proxy: &str, admin: SocketAddr, at: &mut Option<(S
     }
     *at = Some((batch.boot, last));
     if resync || !mesh.state().views.knows(proxy) {
-        match ask::<ProxyStatus>(admin, "/status", STATUS_LIMIT).await {
+        match mesh.ask::<ProxyStatus>(proxy, "/status", STATUS_LIMIT).await {
             Ok(status) => changed |= mesh.state().views.replace(proxy, &status),
             // The next batch tries again, since the proxy is not known then.
             Err(_) => {

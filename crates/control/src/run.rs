@@ -24,7 +24,7 @@ use crate::{
     mesh::{self, Mesh},
     proxies,
     recovery::Controller,
-    secret, sharing,
+    secret, server, sharing,
     store::StoreAddress,
     trust,
 };
@@ -91,8 +91,8 @@ pub enum RunError {
     Stopped(String),
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|reason| RunError::Bind { address, reason })
+fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
+    xds::reserved::listen(address).map_err(|reason| RunError::Bind { address, reason })
 }
 
 /// Runs the control plane until `shutdown`. It is ready when `run/control.json` is there and `/readyz` answers 200.
@@ -109,9 +109,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     mesh::prepare_folder(&options.state_dir).map_err(|e| state(e.into()))?;
     let token_path = options.state_dir.join("run").join("api.token");
     let token = secret::read_or_make(&token_path, || secret::random_hex(32)).map_err(|e| state(e.into()))?;
-    let (api, ads) = (bind(options.api).await?, bind(options.ads).await?);
+    let socket = RunFile::socket(&options.state_dir);
+    let (api, ads) = (bind(options.api)?, bind(options.ads)?);
+    let local = xds::local::listen(&socket).map_err(|e| state(e.into()))?;
     let bundle = match options.bundle {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address)?),
         None => None,
     };
     let mesh = Mesh::open(&options.state_dir, &options.store, options.clock).await.map_err(state)?;
@@ -123,7 +125,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
 
     let (stop, stopping) = watch::channel(false);
     let mut parts = JoinSet::new();
-    let (tls, tls_config) = watch::channel(None);
+    let (tls, tls_config) = (mesh.reports.own.clone(), mesh.reports.own.subscribe());
     let (issuing, issued) = watch::channel(None);
     parts.spawn(issued::follow(mesh.clone(), options.state_dir.clone(), issuing));
     parts.spawn(ads::own_certificate(mesh.clone(), issued, tls));
@@ -160,16 +162,24 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) ->
     if let Some(bundle) = bundle {
         parts.spawn(federation::serve(mesh.clone(), bundle, tls_config.clone()));
     }
-    parts.spawn(ads::accept(mesh.clone(), ads, tls_config, ready));
+    parts.spawn(ads::accept(mesh.clone(), ads, tls_config.clone(), ready));
     let mut servers = JoinSet::new();
-    let server = mesh.ads.clone();
+    let streams = mesh.ads.clone();
     let ends = stopped(stopping.clone());
-    servers
-        .spawn(async move { server.serve_known(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) });
+    servers.spawn(
+        async move { streams.serve_known(ReceiverStream::new(incoming), ends).await.map_err(|e| e.to_string()) },
+    );
     let router = http::router(Arc::new(http::Api { mesh: mesh.clone(), recovery, token, stopping: stopping.clone() }));
-    let ends = stopped(stopping);
-    servers
-        .spawn(async move { axum::serve(api, router).with_graceful_shutdown(ends).await.map_err(|e| e.to_string()) });
+    let (at_socket, at_address) = (router.clone(), stopping.clone());
+    servers.spawn(async move {
+        server::serve_local(local, at_socket, stopping).await;
+        Ok(())
+    });
+    servers.spawn(async move {
+        let tls = || tls_config.borrow().as_ref().map(|own| own.bundle.clone());
+        server::serve_either(api, router, at_address, tls).await;
+        Ok(())
+    });
     tracing::info!(api = %run_file.api, ads = %run_file.ads, "the control plane is ready");
 
     let outcome = tokio::select! {

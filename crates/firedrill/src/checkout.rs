@@ -24,6 +24,15 @@ pub struct Commit {
     pub subject: String,
 }
 
+/// A file of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// Relative to the folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
 impl Checkout {
     /// The checkout that a folder is in. `None`: it is in none, or there is no `git`.
     pub fn of(folder: &Path) -> Option<Self> {
@@ -55,13 +64,20 @@ impl Checkout {
         Ok(text.split('\0').filter_map(|entry| Some(entry.get(3..)?.to_owned())).collect())
     }
 
-    /// Names of the folder's own files in a commit.
+    /// The folder's own files in a commit: regular ones, so that none leads out of it. Their content is not read.
     ///
     /// # Errors
     /// If `git` does not tell.
-    pub fn files(&self, commit: &str) -> io::Result<Vec<String>> {
-        let text = self.git(&["ls-tree", "--name-only", "-z", commit, "./"])?;
-        Ok(text.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    pub fn files(&self, commit: &str) -> io::Result<Vec<Blob>> {
+        let text = self.git(&["ls-tree", "--long", "-z", commit, "./"])?;
+        let blob = |entry: &str| {
+            let (about, name) = entry.split_once('\t')?;
+            let mut about = about.split_ascii_whitespace();
+            let regular = about.next()?.starts_with("100") && about.next()? == "blob";
+            let bytes = about.nth(1)?.parse().ok()?;
+            regular.then(|| Blob { name: name.to_owned(), bytes })
+        };
+        Ok(text.split('\0').filter_map(blob).collect())
     }
 
     /// A file of the folder as a commit has it.
@@ -132,7 +148,7 @@ pub mod tests {
         std::fs::write(folder.join("b.yaml"), "new\n").unwrap();
         assert_eq!(commit_of(&[&file]), Some(format!("{}-dirty", head.id)));
         assert_eq!(checkout.dirty(&["."]).unwrap(), ["mesh/a.yaml", "mesh/b.yaml"]);
-        assert_eq!(checkout.files(&head.id).unwrap(), ["a.yaml"]);
+        assert_eq!(checkout.files(&head.id).unwrap(), [Blob { name: "a.yaml".to_owned(), bytes: 4 }]);
         assert_eq!(checkout.file(&head.id, "a.yaml").unwrap(), "one\n");
         assert!(checkout.file(&head.id, "b.yaml").is_err());
     }

@@ -137,6 +137,10 @@ impl Cli {
     /// # Errors
     /// What went wrong, for the person who must act.
     pub fn run(self, terminal: &Terminal) -> miette::Result<ExitCode> {
+        // Long-running parts of a mesh write secrets, and what they know of requests.
+        if matches!(self.command, Command::Up(_) | Command::Control(_) | Command::Proxy(_)) {
+            crate::supervisor::keep_files_private();
+        }
         match self.command {
             Command::Demo(args) => command::demo::run(&args, terminal),
             Command::Init(args) => command::init::run(&args, terminal),

@@ -25,6 +25,8 @@ use crate::{
 
 /// Between two looks. A change of a plain folder counts at the second look that finds it.
 const LOOK: Duration = Duration::from_secs(1);
+/// Bytes of all manifests of a commit.
+const MOST: u64 = 4 << 20;
 /// Who applies what no commit says who wrote.
 const AUTHOR: &str = "gitops";
 
@@ -49,8 +51,15 @@ impl Content {
             return Ok(Self { files: manifests::stored(&sources), commit: None, dirty: Vec::new() });
         };
         let commit = checkout.head()?;
-        let mut names: Vec<String> = checkout.files(&commit.id)?;
-        names.retain(|name| manifests::is_manifest(Path::new(name)));
+        let mut blobs = checkout.files(&commit.id)?;
+        blobs.retain(|blob| manifests::is_manifest(Path::new(&blob.name)));
+        // Known before a byte is read: whoever commits may commit anything, and this is asked each second.
+        let bytes = blobs.iter().map(|blob| blob.bytes).fold(0, u64::saturating_add);
+        if bytes > MOST {
+            let reason = format!("the manifests of commit {} have {bytes} bytes, more than {MOST}", commit.id);
+            return Err(io::Error::other(reason));
+        }
+        let mut names: Vec<String> = blobs.into_iter().map(|blob| blob.name).collect();
         names.sort();
         if names.is_empty() {
             return Err(io::Error::other(format!("commit {} has no manifest (*.yaml, *.yml) there", commit.id)));
@@ -333,6 +342,17 @@ mod tests {
         let asked = request(&committed);
         assert_eq!((asked.author.as_str(), asked.message.as_str(), asked.prune), ("Ann", "first", true));
         assert_eq!(asked.commit.as_deref(), committed.commit());
+        // What is too large is not read, and a link is no manifest.
+        std::fs::write(folder.join("large.yaml"), vec![b'#'; 5 << 20]).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", folder.join("link.yaml")).unwrap();
+        git(root.path(), &["add", "."]);
+        git(root.path(), &["commit", "-qm", "second"]);
+        let refused = Content::read(&folder).unwrap_err().to_string();
+        assert!(refused.contains("more than 4194304"), "{refused}");
+        std::fs::write(folder.join("large.yaml"), "c\n").unwrap();
+        git(root.path(), &["commit", "-qam", "third"]);
+        let names: Vec<String> = Content::read(&folder).unwrap().files.into_iter().map(|file| file.path).collect();
+        assert_eq!(names, ["a.yaml", "b.yaml", "large.yaml"]);
         assert_eq!(bounded("a\u{1b}\u{e9}b", 3), "a\u{e9}");
     }
 }

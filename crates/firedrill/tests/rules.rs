@@ -254,3 +254,69 @@ fn one_cryptography_provider_and_one_date_library() {
         assert!(printed.trim().is_empty(), "{banned} is linked:\n{printed}");
     }
 }
+
+/// Implementations of cryptography of which there is one: a second copy is one more to be kept free of known faults.
+const CRYPTOGRAPHY: &[&str] = &[
+    "aws-lc-rs",
+    "aws-lc-sys",
+    "curve25519-dalek",
+    "ed25519-dalek",
+    "rcgen",
+    "rustls",
+    "rustls-webpki",
+    "x509-parser",
+];
+
+#[test]
+fn cryptography_is_there_once() {
+    let metadata = metadata();
+    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        versions.entry(text(package, "name")).or_default().push(text(package, "version"));
+    }
+    for name in CRYPTOGRAPHY {
+        let found = versions.get(name).map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+    }
+    for banned in ["rsa", "openssl", "mbedtls", "sodiumoxide", "rust-crypto", "md4", "rc4", "des"] {
+        assert!(!versions.contains_key(banned), "{banned} is linked");
+    }
+}
+
+/// Where there is unsafe code, and how many places of it. Each has its proof in the lines before it.
+const UNSAFE: &[(&str, usize)] = &[
+    ("crates/control/src/recovery/command.rs", 1),
+    ("crates/drill/src/command.rs", 1),
+    ("crates/firedrill/src/allocator.rs", 3),
+    ("crates/proxy/src/allocations.rs", 5),
+    ("crates/proxy/src/resident.rs", 1),
+];
+
+#[test]
+fn unsafe_code_is_listed_and_each_place_has_its_proof() {
+    let mut files = Vec::new();
+    for folder in ["crates", "bench", "e2e", "fuzz"] {
+        rust_files(&root().join(folder), &mut files);
+    }
+    let mut found = BTreeMap::new();
+    for path in files {
+        let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+        let text = fs::read_to_string(&path).expect("text");
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let words: Vec<&str> = code.split_ascii_whitespace().collect();
+            let place = |pair: &[&str]| pair[0].ends_with("unsafe") && ["{", "fn", "impl", "extern"].contains(&pair[1]);
+            if !words.windows(2).any(place) || code.contains('"') {
+                continue;
+            }
+            *found.entry(name.clone()).or_insert(0) += 1;
+            // A function of an unsafe trait keeps the trait's contract, which its `impl` answers for.
+            let proved =
+                code.contains("unsafe fn") || lines[at.saturating_sub(12)..at].iter().any(|l| l.contains("SAFETY:"));
+            assert!(proved, "{name}:{}: there is no `SAFETY:` before it", at + 1);
+        }
+    }
+    let listed = UNSAFE.iter().map(|(name, places)| ((*name).to_owned(), *places)).collect();
+    assert_eq!(found, listed, "unsafe code that is not listed, or is listed and gone");
+}

@@ -63,9 +63,14 @@ fn shell() -> String {
 }
 
 fn up(folder: &Path) -> Child {
+    command(folder).spawn().unwrap()
+}
+
+fn command(folder: &Path) -> Command {
     let errors = fs::File::create(folder.join("up.err")).unwrap();
     let state = folder.join("state");
-    Command::new(BINARY)
+    let mut command = Command::new(BINARY);
+    command
         .args(["up", "--format", "json", "-f"])
         .arg(folder.join("mesh.yaml"))
         .arg("--state")
@@ -73,9 +78,8 @@ fn up(folder: &Path) -> Child {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+        .kill_on_drop(true);
+    command
 }
 
 /// Waits for the line that says what runs where.
@@ -288,5 +292,58 @@ async fn a_gateway_address_in_use_is_said_before_anything_starts() {
     let said = fs::read_to_string(folder.path().join("up.err")).unwrap();
     assert_eq!(status.code(), Some(5), "{said}");
     assert!(said.contains("gateway edge cannot listen"), "{said}");
+    gone(folder.path()).await;
+}
+
+/// Modes of everything below a folder that anybody but its user may use.
+fn open_to_others(folder: &Path) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            found.push(format!("{} {mode:o}", path.display()));
+        }
+        if metadata.is_dir() {
+            found.extend(open_to_others(&path));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn workloads_get_no_secret_of_the_environment_and_files_are_their_users_alone() {
+    let script = format!("umask > $FIREDRILL_DATA/umask; env > $FIREDRILL_DATA/env; exec '{BINARY}' sample fx");
+    let folder = manifests(free(), &json!(["env", "DECLARED=yes", "sh", "-c", script]).to_string());
+    let state = folder.path().join("state");
+    // Any mask, and secrets of whoever starts the mesh.
+    let started = command(folder.path());
+    let errors = fs::File::create(folder.path().join("up.err")).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 0000; exec \"$@\"", "sh", BINARY]).args(started.as_std().get_args());
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
+    let store = format!("sqlite:{}", state.join("other.db").display());
+    let mut child = shell.env("FIREDRILL_STORE", &store).env("PGPASSWORD", "s3cret").env("LANG", "C").spawn().unwrap();
+    ready(&mut child, folder.path()).await;
+    let data = state.join("data/fx-east-0");
+    let environment = fs::read_to_string(data.join("env")).unwrap();
+    assert!(!environment.contains("s3cret") && !environment.contains("FIREDRILL_STORE"), "{environment}");
+    for given in ["DECLARED=yes", "LANG=C", "PATH=", "FIREDRILL_SERVICE=fx", "http_proxy=http://127."] {
+        assert!(environment.contains(given), "{given}: {environment}");
+    }
+    assert_eq!(fs::read_to_string(data.join("umask")).unwrap().trim(), "0000", "a workload's mask is the user's own");
+    assert!(state.join("other.db").exists(), "the control plane has its store");
+    for process in ["fx-east-0", "edge"] {
+        let log = fs::read_to_string(state.join(format!("logs/{process}.proxy.log"))).unwrap_or_default();
+        assert!(!log.contains("s3cret"), "{log}");
+    }
+    // What a workload makes is its own business; what a ledger publishes is no secret, and its folder is closed.
+    let public = ["/data/fx-", "/ledger/entries.log", "/ledger/key.pub", "/ledger/checkpoint"];
+    let open = open_to_others(&state).into_iter().filter(|line| !public.iter().any(|known| line.contains(known)));
+    let open: Vec<String> = open.collect();
+    assert_eq!(open, Vec::<String>::new());
+    child.kill().await.unwrap();
     gone(folder.path()).await;
 }

@@ -1,7 +1,6 @@
-//! The admin interface: what this proxy is, has, and saw. Plain HTTP, meant for loopback.
+//! The admin interface: what this proxy is, has, and saw. Who may ask for what is decided where it listens.
 
 use std::{
-    convert::Infallible,
     fmt::Write,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -13,10 +12,9 @@ use http::{
     header::{ALLOW, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::Notify, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 use xds::{event::Event, overlay::Overlay, snapshot::Snapshot, status::ProxyStatus};
 
 use crate::{
@@ -32,8 +30,6 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Events in one answer.
 const PAGE: usize = 1024;
-/// Connections served at once.
-const CONNECTIONS: usize = 256;
 /// Longest log filter, in bytes.
 const LONGEST_FILTER: usize = 4096;
 
@@ -121,52 +117,9 @@ fn ready(shared: &Shared) -> bool {
         && !shared.leaving.load(Ordering::Acquire)
 }
 
-/// Accepts connections until dropped, and gives each request of theirs its answer.
-pub async fn listen<F>(listener: TcpListener, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static)
-where
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-{
-    let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the admin interface could not accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let answer = answer.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
-            let service = service_fn(move |request| {
-                let answered = answer(request);
-                async move { Ok::<_, Infallible>(answered.await) }
-            });
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(60))
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = serving.await {
-                tracing::debug!(%error, "an admin connection broke");
-            }
-        });
-    }
-}
-
 impl Admin {
-    /// Serves until dropped.
-    pub async fn serve(self, listener: TcpListener) {
-        listen(listener, move |request| {
-            let admin = self.clone();
-            async move { admin.answer(request).await }
-        })
-        .await;
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// One answer.
+    pub async fn answer(self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let shared = &self.shared;
         let path = request.uri().path();
         match (request.method(), path) {

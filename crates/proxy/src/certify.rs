@@ -3,6 +3,7 @@
 //! control plane nor a token.
 
 use std::{
+    fmt,
     fs::{self, OpenOptions},
     io::{self, Write},
     net::SocketAddr,
@@ -18,9 +19,18 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject as _},
+};
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+};
+use tokio_rustls::TlsConnector;
+use xds::spiffe::provider;
 
 use crate::tls::identity::{Identity, IdentityError, Validity};
 
@@ -85,7 +95,7 @@ pub struct ControlTrust {
 pub enum CertifyError {
     /// The control API cannot be reached, or broke off.
     #[error("the control API at {0}: {1}")]
-    Unreachable(SocketAddr, String),
+    Unreachable(Api, String),
     /// It said no.
     #[error("the control API refused a certificate: {0} {1}")]
     Refused(StatusCode, String),
@@ -106,13 +116,39 @@ pub enum CertifyError {
     Store(#[from] io::Error),
 }
 
+/// How the control plane's API is reached. It proves itself before it is sent a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// Its Unix socket: it runs as the same user.
+    Socket(PathBuf),
+    /// Its address, over TLS: its certificate chains to these roots.
+    Address {
+        /// Where.
+        address: SocketAddr,
+        /// PEM.
+        roots: String,
+    },
+}
+
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Address { address, .. } => write!(f, "{address}"),
+        }
+    }
+}
+
+/// The DNS name that the control plane's certificate has, and no workload's.
+const CONTROL: &str = "control";
+
 /// Obtains and renews.
 #[derive(Debug)]
 pub struct Certifier {
     /// The proxy's name.
     pub name: String,
     /// Of the control API.
-    pub api: SocketAddr,
+    pub api: Api,
     /// Join token for the first certificate; empty: there is none.
     pub token: String,
     /// Where the identity is kept.
@@ -238,7 +274,7 @@ impl Certifier {
     }
 
     fn store(&self, stored: &Stored) -> Result<(), CertifyError> {
-        fs::create_dir_all(&self.folder)?;
+        xds::local::private_folder(&self.folder)?;
         let (path, next) = (self.folder.join(FILE), self.folder.join("identity.next"));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
         file.write_all(&serde_json::to_vec(stored).map_err(io::Error::from)?)?;
@@ -248,7 +284,7 @@ impl Certifier {
     }
 
     async fn send(&self, csr: &str, renews: Option<Renewal<'_>>, token: Option<&str>) -> Result<Given, CertifyError> {
-        let unreachable = |error: String| CertifyError::Unreachable(self.api, error);
+        let unreachable = |error: String| CertifyError::Unreachable(self.api.clone(), error);
         let body = serde_json::to_vec(&Asked { proxy: &self.name, csr, renews }).map_err(io::Error::from)?;
         match tokio::time::timeout(TIMEOUT, self.exchange(body, token)).await {
             Err(_) => Err(unreachable("no answer in time".into())),
@@ -265,12 +301,30 @@ impl Certifier {
         body: Vec<u8>,
         token: Option<&str>,
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(self.api).await?;
+        match &self.api {
+            Api::Socket(path) => self.post(xds::local::connect(path).await?, body, token).await,
+            Api::Address { address, roots } => {
+                let connector = TlsConnector::from(Arc::new(towards(roots)?));
+                let stream = TcpStream::connect(address).await?;
+                let stream = connector.connect(ServerName::try_from(CONTROL)?, stream).await?;
+                self.post(stream, body, token).await
+            }
+        }
+    }
+
+    async fn post<IO>(
+        &self,
+        stream: IO,
+        body: Vec<u8>,
+        token: Option<&str>,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::post("/v1/certificates")
-            .header("host", self.api.to_string())
-            .header("content-type", "application/json");
+        let mut request =
+            Request::post("/v1/certificates").header("host", CONTROL).header("content-type", "application/json");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -280,6 +334,16 @@ impl Certifier {
         driver.abort();
         Ok((status, body))
     }
+}
+
+/// TLS towards a control plane that these roots vouch for.
+fn towards(roots: &str) -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let mut store = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+        store.add(root?)?;
+    }
+    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    Ok(config.with_root_certificates(store).with_no_client_auth())
 }
 
 /// From now to the middle between now and the end: a fresh certificate at half of its life, a kept one sooner.

@@ -73,7 +73,7 @@ async fn connect(
 }
 
 /// `spiffe://<trust domain>/control`, from any id of the trust domain.
-fn control_id(own: &str) -> String {
+pub fn control_id(own: &str) -> String {
     format!("spiffe://{}/control", trust_domain(own).unwrap_or_default())
 }
 

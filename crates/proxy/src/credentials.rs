@@ -1,6 +1,6 @@
 //! How a proxy comes by its certificate: the control plane signs it, or somebody else issues it.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 use xds::{
@@ -11,7 +11,7 @@ use xds::{
 };
 
 use crate::{
-    certify::{Certifier, CertifyError, ControlTrust},
+    certify::{Api, Certifier, CertifyError, ControlTrust},
     events::EventLog,
     tls::identity::{Identity, IdentityError, Validity},
 };
@@ -22,7 +22,7 @@ pub enum Credentials {
     /// The control plane signs it.
     Signed {
         /// Of the control plane's API.
-        api: SocketAddr,
+        api: Api,
         /// Join token for the first one; empty: there is one in the state folder.
         token: String,
     },

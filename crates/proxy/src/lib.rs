@@ -17,6 +17,7 @@ mod check;
 mod checks;
 mod control;
 mod credentials;
+mod doors;
 pub mod envoy;
 mod events;
 mod fault;
@@ -47,6 +48,8 @@ mod worker;
 
 pub use access::Options as AccessLogOptions;
 pub use admin::LogFilter;
+pub use certify::Api;
 pub use credentials::{Credentials, Issued};
+pub use doors::socket as admin_socket;
 pub use run::{ControlSource, Drain, Error, FileSource, Options, Source, run};
 pub use trace::Options as TraceOptions;

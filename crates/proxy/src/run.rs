@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
 };
@@ -29,6 +28,7 @@ use crate::{
     certify::CertifyError,
     control::{self, Inbox},
     credentials::{self, Credentials, Issued, Uses},
+    doors::{Doors, Proof},
     lastgood::LastGood,
     resident,
     state::{Setting, Shared},
@@ -125,9 +125,9 @@ pub struct FileSource {
 /// Why a proxy cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The admin address cannot be bound.
-    #[error("the admin address {0} cannot be bound: {1}")]
-    Admin(SocketAddr, io::Error),
+    /// The admin address or socket cannot be bound.
+    #[error("the admin interface cannot listen on {0}: {1}")]
+    Admin(String, io::Error),
     /// There can be no traces.
     #[error("{0}")]
     Trace(String),
@@ -180,10 +180,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let tracer = trace.map(traced).transpose()?;
     let shared = Arc::new(Shared::new(Setting { name, service, clock, access, tracer }));
     shared.around.events.push(EventKind::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
-    let listener = TcpListener::bind(address).await.map_err(|error| Error::Admin(address, error))?;
+    let doors = Doors::bind(address, &state).map_err(|(place, error)| Error::Admin(place, error))?;
     let asked = Arc::new(Notify::new());
+    let trust = Arc::new(watch::Sender::new(None));
     let admin = Admin { shared: shared.clone(), drain: asked.clone(), log };
-    let mut tasks = vec![tokio::spawn(admin.serve(listener)).abort_handle()];
+    let proof = Proof { identity: shared.identity.clone(), trust: trust.subscribe() };
+    let mut tasks = vec![tokio::spawn(doors.serve(proof, move |request| admin.clone().answer(request))).abort_handle()];
     if let Some(access) = &shared.access {
         let signals = signal(SignalKind::user_defined1()).map_err(Error::Signal)?;
         tasks.push(tokio::spawn(access.clone().reopen_on(signals)).abort_handle());
@@ -199,7 +201,6 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let (mut updates, verdicts) = match source {
         Source::File(file) => (follow_file(&shared, &mut keeper, file).await?, None),
         Source::Control(source) => {
-            let trust = Arc::new(watch::Sender::new(None));
             let node = NodeInfo {
                 id: shared.name.clone(),
                 service: shared.service.clone(),

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod access;
+pub mod arrivals;
 pub mod bootstrap;
 pub mod client;
 pub mod clock;
@@ -19,12 +20,15 @@ pub mod hex;
 mod human;
 pub mod lease;
 pub mod load;
+pub mod local;
 pub mod lower;
 pub mod news;
 pub mod node;
+pub mod origin;
 pub mod overlay;
 pub mod pattern;
 pub mod pem;
+pub mod reserved;
 pub mod resource;
 pub mod server;
 pub mod snapshot;

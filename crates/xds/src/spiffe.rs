@@ -29,6 +29,10 @@ use crate::snapshot::TrustBundle;
 
 /// How every SPIFFE id begins.
 const SCHEME: &str = "spiffe://";
+/// Longest id, in bytes.
+const LONGEST_ID: usize = 2048;
+/// Longest trust domain, in bytes.
+const LONGEST_DOMAIN: usize = 255;
 
 /// The cryptography of this process.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -48,12 +52,24 @@ pub fn id(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     (second.is_none() && trust_domain(first).is_some()).then(|| first.into())
 }
 
-/// The trust domain of a SPIFFE id; `None` if the text is none. Letters are small in one: a name that only looks like another
-/// is none of ours.
+/// The trust domain of a SPIFFE id; `None` if the text is none (SPIFFE-ID, section 2). Letters are small in one: a name that only
+/// looks like another is none of ours.
 pub fn trust_domain(id: &str) -> Option<&str> {
-    let domain = id.strip_prefix(SCHEME)?.split('/').next()?;
+    let rest = id.strip_prefix(SCHEME).filter(|_| id.len() <= LONGEST_ID)?;
+    let (domain, path) = match rest.split_once('/') {
+        Some((domain, path)) => (domain, Some(path)),
+        None => (rest, None),
+    };
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
-    (!domain.is_empty() && domain.bytes().all(fits)).then_some(domain)
+    let named = !domain.is_empty() && domain.len() <= LONGEST_DOMAIN && domain.bytes().all(fits);
+    (named && path.is_none_or(|path| path.split('/').all(is_segment))).then_some(domain)
+}
+
+/// Whether a text is a part of an id's path: letters, digits, `.`, `-` and `_`, and no relative one. Nothing in an id can be taken
+/// for syntax of a header that it is written into.
+fn is_segment(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    !text.is_empty() && text != "." && text != ".." && text.bytes().all(fits)
 }
 
 /// When a certificate ends, in seconds since the Unix epoch.
@@ -362,8 +378,26 @@ mod tests {
             ("spiffe://u@bank.example/fx", None),
             ("https://bank.example/fx", None),
             ("bank.example", None),
+            // Nothing that means something in a URI or a header, no empty or relative part, no slash at the end.
+            ("spiffe://bank.example/", None),
+            ("spiffe://bank.example/fx/", None),
+            ("spiffe://bank.example//fx", None),
+            ("spiffe://bank.example/./fx", None),
+            ("spiffe://bank.example/fx/..", None),
+            ("spiffe://bank.example/fx,gx", None),
+            ("spiffe://bank.example/fx;By=spiffe:x", None),
+            ("spiffe://bank.example/fx\"", None),
+            ("spiffe://bank.example/f%78", None),
+            ("spiffe://bank.example/fx?a=b", None),
+            ("spiffe://bank.example/fx#a", None),
+            ("spiffe://bank.example/f x", None),
+            ("spiffe://bank.example?a", None),
+            ("spiffe://bank.example/.../A_b.c-d", Some("bank.example")),
         ] {
             assert_eq!(trust_domain(id), domain, "{id}");
         }
+        let long = |bytes: usize| format!("spiffe://b/{}", "x".repeat(bytes - 11));
+        assert_eq!((trust_domain(&long(2048)), trust_domain(&long(2049))), (Some("b"), None));
+        assert_eq!(trust_domain(&format!("spiffe://{}/x", "b".repeat(256))), None);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use e2e::{
-    mesh::{Mesh, address, json_file, until},
+    mesh::{Mesh, address, until},
     process::{command, signal, workspace},
     tls::Authority,
 };
@@ -135,10 +135,10 @@ async fn follows(form: &str, subnet: u8) {
     let (first, second) = (("rates-east-0", workload("rates-east-0")), ("rates-east-1", workload("rates-east-1")));
 
     let token = mesh.tell_control("/v1/tokens", &json!({ "gateway": "edge", "ttlMs": 60_000 })).await;
-    let api = address(&json_file(&mesh.state().join("run/control.json"))["api"]);
+    let api = format!("unix:{}", mesh.state().join("run/control.sock").display());
     let own = mesh.path().join("edge");
     let mut proxy = command(&["proxy", "--name", "edge", "--xds", form, "--state", own.to_str().expect("UTF-8")]);
-    proxy.args(["--control", &place.ads.to_string(), "--api", &api.to_string(), "--admin", &at(15_000).to_string()]);
+    proxy.args(["--control", &place.ads.to_string(), "--api", &api, "--admin", &at(15_000).to_string()]);
     proxy.env("FIREDRILL_TOKEN", token["token"].as_str().expect("a token"));
     let log = std::fs::File::create(mesh.path().join("edge.log")).expect("created");
     let mut proxy = proxy.stdout(Stdio::null()).stderr(log).kill_on_drop(true).spawn().expect("starts");

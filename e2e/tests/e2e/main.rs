@@ -18,6 +18,7 @@ mod rotation;
 mod routing;
 mod security;
 mod store;
+mod stranger;
 mod supervise;
 mod verdict;
 mod websocket;

@@ -45,7 +45,10 @@ mod proxy;
 mod recovery;
 mod revision;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -68,6 +71,13 @@ pub struct RunFile {
     pub token: String,
     /// Process id of the control plane that wrote it.
     pub pid: u32,
+}
+
+impl RunFile {
+    /// Where the API is served to processes of the same user: a Unix socket in the state folder.
+    pub fn socket(state_dir: &Path) -> PathBuf {
+        state_dir.join("run").join("control.sock")
+    }
 }
 
 impl std::fmt::Debug for RunFile {

@@ -12,25 +12,25 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
+use xds::arrivals::Arrivals;
 
 use crate::{ads::ACCEPT_PAUSE, authority::OwnTls, mesh::Mesh};
 
-/// Connections at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 16;
+/// Connections at once. A newcomer beyond that ends the oldest one of the source with the most.
+const CONNECTIONS: usize = 64;
 /// Bound on a connection, which carries one request.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Answers for ever.
 pub(crate) async fn serve(mesh: Arc<Mesh>, listener: TcpListener, tls: watch::Receiver<Option<OwnTls>>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let arrivals = Arrivals::new(CONNECTIONS);
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the bundle endpoint cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -39,14 +39,17 @@ pub(crate) async fn serve(mesh: Arc<Mesh>, listener: TcpListener, tls: watch::Re
         };
         // Before the first manifests there is no trust domain, hence no certificate.
         let Some(tls) = tls.borrow().as_ref().map(|own| own.bundle.clone()) else { continue };
-        let mesh = mesh.clone();
+        let (mesh, arrival) = (mesh.clone(), arrivals.admit(peer.ip()));
         tokio::spawn(async move {
-            match timeout(LIMIT, connection(mesh, stream, TlsAcceptor::from(tls))).await {
+            let served = tokio::select! {
+                served = timeout(LIMIT, connection(mesh, stream, TlsAcceptor::from(tls))) => served,
+                () = arrival.shed() => return,
+            };
+            match served {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(error, "a connection to the bundle endpoint failed"),
                 Err(_) => tracing::debug!("a connection to the bundle endpoint took too long"),
             }
-            drop(permit);
         });
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
-use xds::{server::Credentials, spiffe, svid::Svid};
+use xds::{server::Credentials, svid::Svid};
 
 use super::{Failure, Mesh, revision_of};
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
     compile::{self, Change},
     denial::Denial,
     overlays::Refusal,
-    peer, secret,
+    peer::{self, Proved},
+    secret,
     store::{Bearer, Redeemed},
     trust,
 };
@@ -117,11 +118,11 @@ impl Mesh {
         };
         let asked = Request::parse(&request.csr).map_err(signed)?;
         match (&request.renews, token) {
-            (Some(renewal), _) => self.check_renewal(renewal, &request.csr, &id)?,
+            (Some(renewal), _) => self.check_renewal(renewal, &request.proxy, &request.csr, &id)?,
             (None, Some(token)) => self.redeem(token, &request.proxy, &subject, &asked).await?,
             (None, None) => return Err(Denial::Nothing),
         }
-        self.authority().sign(&asked, &id, lifetime).map_err(signed)
+        self.authority().sign_for(&asked, &id, &request.proxy, lifetime).map_err(signed)
     }
 
     /// What signs now.
@@ -187,7 +188,12 @@ impl Mesh {
         Ok(Wanted { id, subject, lifetime: config.mesh.certificate_lifetime })
     }
 
-    fn check_renewal(&self, renewal: &Renewal, csr: &str, id: &str) -> Result<(), Denial> {
+    /// The SPIFFE id that a placed proxy must prove; `None` if it is not placed.
+    pub(super) fn id_of(&self, proxy: &str) -> Option<String> {
+        self.wanted_identity(proxy).ok().map(|wanted| wanted.id)
+    }
+
+    fn check_renewal(&self, renewal: &Renewal, proxy: &str, csr: &str, id: &str) -> Result<(), Denial> {
         let broken = |reason: String| Denial::Certificate(reason);
         if renewal.certificate.len() > MAX_CHAIN {
             return Err(broken(format!("it has more than {MAX_CHAIN} bytes")));
@@ -200,6 +206,9 @@ impl Mesh {
             return Err(Denial::OtherIdentity { has: cut(&has), wanted: id.to_owned() });
         }
         let leaf = chain.first().ok_or(Denial::Nothing)?;
+        if let Some(proved) = Proved::of(leaf).filter(|proved| !proved.is_for(proxy)) {
+            return Err(Denial::OtherIdentity { has: cut(&proved.words()), wanted: format!("{id} {proxy}") });
+        }
         let signature = secret::unhex(&renewal.signature).ok_or(Denial::Unproven)?;
         let message = format!("{}{csr}", Renewal::PREFIX);
         if peer::signed(leaf, message.as_bytes(), &signature) { Ok(()) } else { Err(Denial::Unproven) }
@@ -230,10 +239,14 @@ impl Mesh {
 
     fn admit(&self, credentials: &Credentials<'_>) -> Result<(), Denial> {
         let proxy = &credentials.node.id;
-        let peer = credentials.peer.ok_or(Denial::Nothing)?;
+        let peer = Proved::parse(credentials.peer.ok_or(Denial::Nothing)?);
         let wanted = self.wanted_identity(proxy)?.id;
-        if *peer != *wanted {
-            return Err(Denial::OtherIdentity { has: cut(peer), wanted });
+        if peer.id != wanted {
+            return Err(Denial::OtherIdentity { has: cut(&peer.id), wanted });
+        }
+        // A replica has the same id: it must not take the place of another.
+        if !peer.is_for(proxy) && !self.state().is_issued_elsewhere() {
+            return Err(Denial::OtherIdentity { has: cut(&peer.words()), wanted: format!("{wanted} {proxy}") });
         }
         let revision = self.state().revision;
         if let Some(held) = revision_of(credentials.version).filter(|held| self.restored && *held > revision) {
@@ -254,7 +267,7 @@ impl Mesh {
 
     /// Who a peer proved to be in its TLS handshake.
     pub(crate) fn peer(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<str>> {
-        chain?.first().and_then(spiffe::id)
+        chain?.first().and_then(Proved::of).map(|proved| proved.words().into())
     }
 }
 

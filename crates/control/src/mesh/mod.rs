@@ -7,9 +7,11 @@ mod leases;
 mod others;
 mod places;
 mod publishing;
+mod reports;
 mod revisions;
 
-pub(crate) use self::publishing::Basis;
+use self::reports::Reports;
+pub(crate) use self::{publishing::Basis, reports::AskError};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,6 +59,7 @@ pub(crate) struct Mesh {
     state_dir: PathBuf,
     pub(crate) trust_file: TrustFile,
     pub(crate) ads: Server,
+    pub(crate) reports: Reports,
     refusals: Mutex<Refusals>,
     state: Mutex<State>,
     /// Held over a change that goes to the store and then into force, so that both have the same order.
@@ -198,6 +201,7 @@ impl Mesh {
                 state_dir: state_dir.to_owned(),
                 trust_file,
                 ads,
+                reports: Reports::new(state_dir.join("proxies")),
                 refusals: Mutex::new(Refusals::new(Instant::now())),
                 state: Mutex::new(state),
                 changing: tokio::sync::Mutex::new(()),

@@ -41,6 +41,8 @@ pub(super) async fn run(
     command
         .arg0(program)
         .args(arguments)
+        // What opens the control plane's own store is not the command's.
+        .env_remove("FIREDRILL_STORE")
         .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

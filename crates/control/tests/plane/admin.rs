@@ -1,7 +1,7 @@
-//! The admin interface of a proxy that sees what the test wants it to see.
+//! What a proxy reports that sees what the test wants it to see.
 
 use std::{
-    net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use axum::{
     routing::get,
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 
 #[derive(Clone)]
 struct Shared {
@@ -21,7 +21,6 @@ struct Shared {
 }
 
 pub struct Admin {
-    pub address: SocketAddr,
     shared: Shared,
     task: JoinHandle<()>,
 }
@@ -57,14 +56,14 @@ async fn status() -> Json<Value> {
 }
 
 impl Admin {
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    /// At the socket of a proxy in the state folder.
+    pub fn start(state: &Path, proxy: &str) -> Self {
+        let listener = xds::local::listen(&state.join("proxies").join(proxy).join("admin.sock")).unwrap();
         let shared = Shared { events: Arc::default(), last: Arc::new(watch::Sender::new(0)) };
         let router =
             Router::new().route("/events", get(events)).route("/status", get(status)).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let admin = Self { address, shared, task };
+        let admin = Self { shared, task };
         admin.push(json!({"type": "started", "version": "0"}));
         admin
     }

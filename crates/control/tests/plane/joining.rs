@@ -1,6 +1,6 @@
 //! Who becomes a proxy: join tokens, certificates, renewals, streams; and who does not.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use control::api::{ControlEvent, Logged, TokenRequest};
 use rcgen::{BasicConstraints, CertificateParams, DnType, Issuer, KeyPair, KeyUsagePurpose, SanType};
@@ -65,7 +65,7 @@ async fn a_token_lets_one_key_of_its_proxy_in_once() {
     assert!(reasons.iter().any(|reason| reason.contains("used already")), "{reasons:?}");
     assert!(reasons.iter().any(|reason| reason.contains("expired")), "{reasons:?}");
     assert!(reasons.iter().all(|reason| !reason.contains("fdj_")), "{reasons:?}");
-    let counted = metrics(&plane).await;
+    let counted = metrics(state.path()).await;
     for line in ["{reason=\"used_token\"} 1", "{reason=\"expired_token\"} 1"] {
         assert!(counted.contains(&format!("firedrill_joins_refused_total{line}\n")), "{counted}");
     }
@@ -79,12 +79,7 @@ async fn a_token_lets_one_key_of_its_proxy_in_once() {
     ] {
         assert_eq!(status(client.create_token(&request).await), expected, "{request:?}");
     }
-    assert_eq!(
-        status(
-            control::client::Client::new(client.address(), "x").create_token(&forms(Some("web"), None, 60_000)).await
-        ),
-        401
-    );
+    assert_eq!(status(client.with_token("x").create_token(&forms(Some("web"), None, 60_000)).await), 401);
     // Nothing that was handed out is in the store.
     let stored = std::fs::read(state.path().join("control.db")).unwrap();
     let log = std::fs::read(state.path().join("control.db-wal")).unwrap_or_default();
@@ -110,9 +105,11 @@ async fn refusals(plane: &Plane) -> Vec<String> {
     refused.collect()
 }
 
-async fn metrics(plane: &Plane) -> String {
-    let mut stream = TcpStream::connect(plane.client.address()).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+async fn metrics(state: &Path) -> String {
+    let api = control::client::read_run_file(state).unwrap().api;
+    let mut stream = TcpStream::connect(api).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -128,11 +125,12 @@ async fn a_certificate_is_renewed_by_who_has_its_key() {
     let (next_csr, next_key) = csr();
     let next = renew(client, "web-east-0", &first.certificate, &first_key, &next_csr).await.unwrap();
     assert_eq!(next.spiffe_id, WEB);
-    renew(client, "web-west-0", &next.certificate, &next_key, &first_csr).await.unwrap();
     let stranger = stranger(WEB);
     for (name, held, key, expected) in [
         ("web-east-0", first.certificate.as_str(), &next_key, 401),
         ("edge", &first.certificate, &first_key, 401),
+        // A replica has the same id, and another name.
+        ("web-west-0", &next.certificate, &next_key, 401),
         ("web-east-0", &stranger.0, &stranger.1, 401),
         ("web-east-0", "", &first_key, 401),
         ("nobody", &first.certificate, &first_key, 404),
@@ -168,6 +166,8 @@ async fn a_stream_is_for_the_proxy_of_its_certificate() {
     let other = (other.0, other.1.serialize_pem());
     let cases = [
         ("edge", Some((web.as_str(), web_key.as_str())), "other_identity"),
+        // A replica of the same service, whose stream it would take.
+        ("web-west-0", Some((&web, &web_key)), "other_identity"),
         ("nobody", Some((&web, &web_key)), "unknown_proxy"),
         ("web-east-0", None, "nothing"),
         ("web-east-0", Some((&other.0, &other.1)), "certificate"),
@@ -181,7 +181,7 @@ async fn a_stream_is_for_the_proxy_of_its_certificate() {
         };
         proxy.wait_for(lost).await;
         plane.wait_for(0, |event| matches!(event, ControlEvent::ProxyRefused { .. })).await;
-        let counted = metrics(&plane).await;
+        let counted = metrics(state.path()).await;
         assert!(counted.contains(&format!("firedrill_joins_refused_total{{reason=\"{reason}\"}}")), "{counted}");
     }
     // Another trust domain is another identity.

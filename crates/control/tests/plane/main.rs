@@ -10,12 +10,13 @@ mod placing;
 mod restored;
 mod rig;
 mod several;
+mod strangers;
 
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use control::{
     api::{ControlEvent, OverlayEffect, OverlayRequest, RecoveryState, Targets},
-    client::{Client, ClientError},
+    client::ClientError,
 };
 use rcgen::{CertificateParams, KeyPair};
 use rig::{MANIFEST, Plane, Proxy, apply, lease, placements};
@@ -41,10 +42,9 @@ fn harmless() -> OverlayRequest {
 async fn the_api_is_for_who_has_the_token() {
     let state = tempfile::tempdir().unwrap();
     let plane = Plane::start(state.path()).await;
-    let address = plane.client.address();
-    assert!(Client::new(address, "").ready().await.is_ok());
+    assert!(plane.client.with_token("").ready().await.is_ok());
     for token in ["", "x", &"0".repeat(64)] {
-        let stranger = Client::new(address, token);
+        let stranger = plane.client.with_token(token);
         assert_eq!(status(stranger.revisions().await), 401);
         assert_eq!(status(stranger.apply(&apply(MANIFEST)).await), 401);
         assert_eq!(status(stranger.take_lease("d", &lease(1000, None)).await), 401);
@@ -58,8 +58,9 @@ async fn the_api_is_for_who_has_the_token() {
         let mode = std::fs::metadata(state.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
+    let client = plane.client.clone();
     plane.stop().await;
-    assert!(Client::new(address, "").ready().await.unwrap_err().is_unreachable());
+    assert!(client.ready().await.unwrap_err().is_unreachable());
 }
 
 #[tokio::test]
@@ -72,11 +73,12 @@ async fn bodies_are_bounded_and_checked() {
         Err(ClientError::Refused { status: 413, .. } | ClientError::Unreachable { .. }) => {}
         other => panic!("{other:?}"),
     }
-    let token = control::client::read_run_file(state.path()).unwrap().token;
+    let door = control::client::read_run_file(state.path()).unwrap();
+    let (api, token) = (door.api, door.token);
     for (body, expected) in [("{", "400"), ("{\"files\": [], \"surplus\": 1}", "400"), ("\u{0}", "400")] {
-        let mut stream = TcpStream::connect(plane.client.address()).await.unwrap();
+        let mut stream = TcpStream::connect(api).await.unwrap();
         let request = format!(
-            "PUT /v1/config HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
+            "PUT /v1/config HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -323,18 +325,21 @@ async fn a_killed_control_plane_leaves_nothing_of_a_drill_but_its_undo() {
 }
 
 /// The shop with two gateways whose words the test chooses.
-async fn observed_by_two(plane: &Plane, manifest: &str) -> [admin::Admin; 2] {
+async fn observed_by_two(plane: &Plane, state: &Path, manifest: &str) -> [admin::Admin; 2] {
     let gateway = "{name: edge, listen: \"127.0.0.1:8080\", routes: [{service: web}]}";
     let second = gateway.replace("edge", "second").replace("8080", "8081");
     let manifest = manifest
         .replace(gateway, &format!("{gateway}, {second}"))
         .replace("trigger: manual\n    steps", "trigger: {automatic: {unhealthyFor: 300ms}}\n    steps");
     plane.client.apply(&apply(&manifest)).await.unwrap();
-    let observers = [admin::Admin::start().await, admin::Admin::start().await];
+    let observers = ["edge", "second"].map(|proxy| admin::Admin::start(state, proxy));
     let mut placed = placements();
-    placed.proxies.iter_mut().filter(|p| p.proxy == "edge").for_each(|p| p.admin = observers[0].address);
     let role = control::api::Role::Gateway { gateway: "second".to_owned(), listen: None };
-    placed.proxies.push(control::api::Placement { proxy: "second".to_owned(), admin: observers[1].address, role });
+    placed.proxies.push(control::api::Placement {
+        proxy: "second".to_owned(),
+        admin: ([127, 9, 9, 5], 15000).into(),
+        role,
+    });
     plane.client.put_placements(&placed).await.unwrap();
     observers
 }
@@ -353,7 +358,7 @@ fn heartbeats(plane: &Plane, lease: &'static str) -> tokio::task::JoinHandle<()>
 async fn one_lying_observer_fails_nothing_over_and_a_quorum_does() {
     let state = tempfile::tempdir().unwrap();
     let plane = Plane::start(state.path()).await;
-    let [liar, honest] = observed_by_two(&plane, MANIFEST).await;
+    let [liar, honest] = observed_by_two(&plane, state.path(), MANIFEST).await;
     let sight = async || recovery(&plane).await.sights.into_iter().find(|sight| sight.service == "web").unwrap();
     while sight().await.healthy.len() < 2 {
         tokio::task::yield_now().await;
@@ -396,7 +401,7 @@ async fn an_observer_that_does_not_answer_is_no_voice_and_a_written_quorum_count
         let plane = Plane::start(state.path()).await;
         let manifest =
             MANIFEST.replace("    trigger: manual\n    steps", &format!("{quorum}    trigger: manual\n    steps"));
-        let [seeing, silent] = observed_by_two(&plane, &manifest).await;
+        let [seeing, silent] = observed_by_two(&plane, state.path(), &manifest).await;
         drop(silent);
         while recovery(&plane).await.primary_healthy != Some(true) {
             tokio::task::yield_now().await;
@@ -423,10 +428,8 @@ async fn a_lost_primary_is_detected_failed_over_and_ramped_back() {
     let manifest =
         MANIFEST.replace("trigger: manual\n    steps", "trigger: {automatic: {unhealthyFor: 300ms}}\n    steps");
     plane.client.apply(&apply(&manifest)).await.unwrap();
-    let edge = admin::Admin::start().await;
-    let mut placed = placements();
-    placed.proxies.iter_mut().filter(|p| p.proxy == "edge").for_each(|p| p.admin = edge.address);
-    plane.client.put_placements(&placed).await.unwrap();
+    let edge = admin::Admin::start(state.path(), "edge");
+    plane.client.put_placements(&placements()).await.unwrap();
     let report = plane.client.proxies().await.unwrap().into_iter().find(|r| r.name == "edge").unwrap();
     assert!(report.status.is_some() && report.error.is_none() && !report.in_sync);
     while recovery(&plane).await.primary_healthy != Some(true) {

@@ -197,7 +197,7 @@ pub fn csr() -> (String, KeyPair) {
 /// Asks with a join token.
 pub async fn ask(client: &Client, proxy: &str, token: &str, csr: &str) -> Result<Certificate, ClientError> {
     let request = CertificateRequest { proxy: proxy.to_owned(), csr: csr.to_owned(), renews: None };
-    Client::new(client.address(), token).certificate(&request).await
+    client.with_token(token).certificate(&request).await
 }
 
 /// Asks with a certificate and a key that should be its.
@@ -212,7 +212,7 @@ pub async fn renew(
     let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
     let renews = Some(Renewal { certificate: held.to_owned(), signature });
     let request = CertificateRequest { proxy: proxy.to_owned(), csr: csr.to_owned(), renews };
-    Client::new(client.address(), "").certificate(&request).await
+    client.with_token("").certificate(&request).await
 }
 
 /// A proxy's side of ADS.

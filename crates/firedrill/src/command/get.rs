@@ -144,7 +144,7 @@ pub async fn clients(state: &Path) -> Result<(Control, Supervisor), Failure> {
             .help("start one with `firedrill up`, or name its state folder with `--state DIR`")
     };
     let door = Door::read(state).map_err(|_| none(""))?;
-    let supervisor = Supervisor::new(&door);
+    let supervisor = Supervisor::new(state, &door);
     supervisor.mesh().await.map_err(|e| none(&format!(" any more: {e}")))?;
     let control = Control::from_state(state).map_err(|e| none(&format!(" yet: {e}")))?;
     Ok((control, supervisor))

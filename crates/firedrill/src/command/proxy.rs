@@ -26,9 +26,10 @@ pub struct Args {
     /// ADS address of the control plane
     #[arg(long, value_name = "ADDRESS", required_unless_present = "snapshot")]
     control: Option<SocketAddr>,
-    /// Address of the control plane's API, where the control plane signs certificates
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["certificate", "workload_api"])]
-    api: Option<SocketAddr>,
+    /// The control plane's API, where it signs certificates: its socket `unix:STATE/run/control.sock`, or its address, which is
+    /// called over TLS and checked by `--roots`
+    #[arg(long, value_name = "SOCKET|ADDRESS", conflicts_with_all = ["certificate", "workload_api"])]
+    api: Option<Api>,
     /// Join token; better given in the environment
     #[arg(long, env = "FIREDRILL_TOKEN", hide_env_values = true, default_value = "")]
     token: String,
@@ -47,8 +48,8 @@ pub struct Args {
     /// Its private key (PEM)
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
-    /// Roots (PEM) that the control plane's certificate chains to
-    #[arg(long, value_name = "FILE", requires = "certificate")]
+    /// Roots (PEM) that the control plane's certificate chains to: `ca/root.pem` of its state folder
+    #[arg(long, value_name = "FILE")]
     roots: Option<PathBuf>,
     /// Take the certificate from a SPIFFE Workload API, as `unix:///run/spire/agent.sock`; without a value from the one that
     /// SPIFFE_ENDPOINT_SOCKET names
@@ -93,6 +94,42 @@ enum Protocol {
     Sotw,
 }
 
+/// Where the control plane's API is.
+#[derive(Clone, Debug)]
+enum Api {
+    Socket(PathBuf),
+    Address(SocketAddr),
+}
+
+impl std::str::FromStr for Api {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.strip_prefix("unix:"), text.parse()) {
+            (Some(path), _) if !path.is_empty() => Ok(Self::Socket(path.trim_start_matches("//").into())),
+            (None, Ok(address)) => Ok(Self::Address(address)),
+            _ => Err("`unix:PATH` or an address with a port is needed".to_owned()),
+        }
+    }
+}
+
+impl Api {
+    /// With what the control plane proves itself by.
+    fn proved_by(self, roots: Option<&std::path::Path>) -> Result<proxy::Api, Failure> {
+        let address = match self {
+            Self::Socket(path) => return Ok(proxy::Api::Socket(path)),
+            Self::Address(address) => address,
+        };
+        let Some(path) = roots else {
+            return Err(Failure::usage("the control plane must prove itself before it is sent a join token")
+                .help("name its roots with `--roots FILE` (`ca/root.pem` of its state folder), or its socket with `--api unix:STATE/run/control.sock`"));
+        };
+        let read = std::fs::read_to_string(path);
+        let roots = read.map_err(|e| Failure::usage(format!("cannot read `{}`: {e}", path.display())))?;
+        Ok(proxy::Api::Address { address, roots })
+    }
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "a number from 0 to 1 is needed".to_owned())
@@ -115,9 +152,11 @@ pub fn run(args: Args) -> miette::Result<ExitCode> {
                     );
                 }
                 (Some(issued), _) => Credentials::Issued(issued),
-                (None, Some(api)) => Credentials::Signed { api, token: args.token },
+                (None, Some(api)) => {
+                    Credentials::Signed { api: api.proved_by(args.roots.as_deref())?, token: args.token }
+                }
                 (None, None) => {
-                    let text = "say where its certificate comes from: `--api ADDRESS`, `--certificate FILE` or `--workload-api SOCKET`";
+                    let text = "say where its certificate comes from: `--api SOCKET|ADDRESS`, `--certificate FILE` or `--workload-api SOCKET`";
                     return Err(Failure::usage(text).into());
                 }
             };

@@ -420,13 +420,19 @@ mod tests {
     }
 
     /// A supervisor whose hold is gone by the time it answers a renewal, which it does when told to.
-    #[derive(Clone, Default)]
+    #[derive(Clone)]
     struct Supervised {
+        state: Arc<tempfile::TempDir>,
         renewing: Arc<Notify>,
         answer: Arc<Notify>,
     }
 
     impl Supervised {
+        fn new() -> Self {
+            let state = Arc::new(tempfile::tempdir().unwrap());
+            Self { state, renewing: Arc::default(), answer: Arc::default() }
+        }
+
         async fn renew(self) -> (StatusCode, Json<Value>) {
             self.renewing.notify_one();
             self.answer.notified().await;
@@ -452,14 +458,16 @@ mod tests {
                 .route("/v1/holds", post(always(hold)))
                 .route("/v1/holds/{id}/heartbeat", post(move || supervised.clone().renew()))
                 .route("/v1/holds/{id}", delete(always(json!({}))));
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let api = listener.local_addr().unwrap();
+            let state = self.state.path();
+            let socket = Door::socket(state);
+            let listener = xds::local::listen(&socket).unwrap();
             tokio::spawn(axum::serve(listener, router).into_future());
             let bank = include_str!("../../../../examples/bank/mesh.yaml");
             let source = model::Source { path: "mesh.yaml".to_owned(), text: bank.to_owned() };
             let config = model::parse(&[source]).unwrap().config;
-            let supervisor = Supervisor::new(&Door { api, token: String::new(), pid: 1 });
-            let target = MeshTarget::new(config, Control::new(api, ""), supervisor).await.unwrap();
+            let door = Door { api: ([127, 0, 0, 1], 1).into(), token: String::new(), pid: 1 };
+            let supervisor = Supervisor::new(state, &door);
+            let target = MeshTarget::new(config, Control::new(socket, ""), supervisor).await.unwrap();
             target.take_lease("l-1", Duration::from_secs(3), None).await.unwrap();
             target.lose("l-1", "step-1", &RegionName::new("east").unwrap(), LoseHow::Kill).await.unwrap();
             target
@@ -468,7 +476,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hold_that_is_undone_while_it_is_renewed_is_not_lost() {
-        let supervised = Supervised::default();
+        let supervised = Supervised::new();
         let target = supervised.target().await;
         let undone = async {
             supervised.renewing.notified().await;
@@ -483,7 +491,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hold_that_nobody_undid_is_lost() {
-        let supervised = Supervised::default();
+        let supervised = Supervised::new();
         let target = supervised.target().await;
         supervised.answer.notify_one();
         let refused = target.heartbeat("l-1").await.unwrap_err();

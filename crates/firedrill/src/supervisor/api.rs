@@ -11,7 +11,8 @@ use xds::clock::Stamp;
 /// Longest time to live of a hold: a drill engine that died has no effect for longer than this.
 pub const MAX_TTL_MS: u64 = 3_000;
 
-/// `run/supervisor.json` in the state folder, mode 0600: where the API of the running supervisor is.
+/// `run/supervisor.json` in the state folder, mode 0600: where the API of the running supervisor is. Our own processes call it
+/// at [`Door::socket`] only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Door {
@@ -27,6 +28,11 @@ impl Door {
     /// Where it is kept.
     pub fn path(state: &Path) -> PathBuf {
         state.join("run").join("supervisor.json")
+    }
+
+    /// Where the API is served to processes of the same user.
+    pub fn socket(state: &Path) -> PathBuf {
+        state.join("run").join("supervisor.sock")
     }
 
     /// Reads the file of a state folder. It may be stale: ask [`super::client::Client::mesh`].

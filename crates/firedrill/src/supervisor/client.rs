@@ -1,12 +1,14 @@
 //! Typed client of the supervisor API.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::TcpStream;
 
 use super::api::{Door, ErrorBody, Events, HoldReport, HoldRequest, MeshReport, UndoRequest};
 
@@ -31,17 +33,18 @@ pub enum ClientError {
     },
 }
 
-/// Asks a running supervisor. Cheap to clone; each request is a connection of its own.
+/// Asks a running supervisor. Cheap to clone; each request is a connection of its own, over the Unix socket of the state folder:
+/// the token is sent only to a process of the same user.
 #[derive(Clone, Debug)]
 pub struct Client {
-    api: SocketAddr,
+    socket: PathBuf,
     token: String,
 }
 
 impl Client {
-    /// A client for the supervisor behind this door.
-    pub fn new(door: &Door) -> Self {
-        Self { api: door.api, token: door.token.clone() }
+    /// A client for the supervisor of a state folder, behind this door.
+    pub fn new(state: &Path, door: &Door) -> Self {
+        Self { socket: Door::socket(state), token: door.token.clone() }
     }
 
     /// The supervisor of a state folder, if one is running and answers.
@@ -50,7 +53,7 @@ impl Client {
     /// When none ever ran there, or it is gone.
     pub async fn of_state(state: &Path) -> Result<Self, ClientError> {
         let door = Door::read(state).map_err(|e| ClientError::Unreachable(format!("no mesh runs here ({e})")))?;
-        let client = Self::new(&door);
+        let client = Self::new(state, &door);
         client.mesh().await?;
         Ok(client)
     }
@@ -136,12 +139,12 @@ impl Client {
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", self.api.to_string())
+            .header("host", "supervisor")
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| lost(&e))?;
-        let answer = tokio::time::timeout(wait + PATIENCE, exchange(self.api, request))
+        let answer = tokio::time::timeout(wait + PATIENCE, exchange(&self.socket, request))
             .await
             .map_err(|_| ClientError::Unreachable("no answer in time".to_owned()))?;
         let (status, body) = answer.map_err(|e| lost(&e))?;
@@ -154,10 +157,10 @@ impl Client {
 }
 
 async fn exchange(
-    address: SocketAddr,
+    socket: &Path,
     request: Request<Full<Bytes>>,
 ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
+    let stream = xds::local::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let pump = tokio::spawn(connection);
     let response = sender.send_request(request).await?;

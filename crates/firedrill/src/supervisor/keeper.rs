@@ -312,12 +312,15 @@ impl Keeper {
     /// Asks one of ours whether it answers, for as long as it lives: a process that hangs is no better than one that died.
     async fn watch_silence(&self, key: &Key, pid: Pid) -> Infallible {
         let ready = self.lock().get(key).filter(|_| key.kind != Kind::Workload).map(|row| row.task.ready.clone());
-        let Some(Ready::Http { address, .. }) = ready else { return std::future::pending().await };
-        let alive = Ready::Http { address, path: "/healthz".to_owned() };
+        let Some(alive) = ready.and_then(|ready| ready.alive()) else { return std::future::pending().await };
         let mut silence = Silence::default();
+        let mut worked = work(pid);
         loop {
             tokio::time::sleep(ASK_AGAIN).await;
             let answered = alive.ask().await.is_ok();
+            if answered {
+                worked = work(pid);
+            }
             // Under the lock, so that nobody who pauses it at this moment is undone.
             let rows = self.lock();
             let disturbed = rows.get(key).is_none_or(|row| row.held.is_some() || row.ending);
@@ -325,7 +328,10 @@ impl Keeper {
                 silence = Silence::default();
                 continue;
             }
-            match silence.lasts() {
+            let works = work(pid);
+            let busy = works > worked;
+            worked = works;
+            match silence.lasts(busy) {
                 Step::Wait => {}
                 Step::Continue => {
                     signal_group(pid, Signal::CONT);
@@ -501,6 +507,14 @@ fn stopped(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
     // The name in parentheses may hold anything; the state follows the last one. Gone is as still as stopped.
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+}
+
+/// Processor time of a process so far, in clock ticks; 0 if it is gone.
+fn work(pid: Pid) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
+    // Fields 14 and 15, of which the first after the name is the third.
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ')).into_iter().flatten();
+    fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn cause(status: std::process::ExitStatus) -> String {

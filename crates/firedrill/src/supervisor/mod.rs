@@ -27,6 +27,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use control::store::StoreAddress;
 use model::{Source, config::Config};
 
+pub use spawn::keep_files_private;
 pub use start::{Running, Sink, start};
 
 /// What to start.

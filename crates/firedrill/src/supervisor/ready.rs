@@ -1,11 +1,14 @@
 //! Whether a process answers.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http_body_util::Empty;
 use hyper::{Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// Bound on one question.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,6 +23,13 @@ pub enum Ready {
         /// Path.
         path: String,
     },
+    /// The same at a Unix socket of a process of ours.
+    Local {
+        /// Where.
+        socket: PathBuf,
+        /// Path.
+        path: String,
+    },
     /// A connection can be made.
     Connect {
         /// Where.
@@ -28,6 +38,14 @@ pub enum Ready {
 }
 
 impl Ready {
+    /// Whether a process of ours answers at all; `None` for what is not ours.
+    pub fn alive(&self) -> Option<Self> {
+        match self {
+            Self::Local { socket, .. } => Some(Self::Local { socket: socket.clone(), path: "/healthz".to_owned() }),
+            Self::Http { .. } | Self::Connect { .. } => None,
+        }
+    }
+
     /// Asks once.
     ///
     /// # Errors
@@ -36,18 +54,27 @@ impl Ready {
         let asked = async {
             match self {
                 Self::Connect { address } => TcpStream::connect(address).await.map(drop).map_err(|e| e.to_string()),
-                Self::Http { address, path } => get(*address, path).await,
+                Self::Http { address, path } => {
+                    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+                    get(stream, &address.to_string(), path).await
+                }
+                Self::Local { socket, path } => {
+                    let stream = xds::local::connect(socket).await.map_err(|e| e.to_string())?;
+                    get(stream, "localhost", path).await
+                }
             }
         };
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err("no answer".to_owned()))
     }
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
-    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+async fn get<IO>(stream: IO, host: &str, path: &str) -> Result<(), String>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
-    let request = Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new());
+    let request = Request::get(path).header("host", host).body(Empty::<Bytes>::new());
     let request = request.map_err(|e| e.to_string())?;
     tokio::select! {
         response = sender.send_request(request) => match response.map_err(|e| e.to_string())?.status().as_u16() {

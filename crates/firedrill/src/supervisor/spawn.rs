@@ -22,12 +22,67 @@ use super::{join::Join, log::LogFile};
 pub struct Recipe {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Added to the environment of this process.
+    /// What it gets of the environment of this process.
+    pub inherits: Inherits,
+    /// Added to that.
     pub environment: BTreeMap<String, String>,
     /// Where output goes.
     pub log: PathBuf,
     /// For a proxy: how it gets into the mesh.
     pub join: Option<Join>,
+}
+
+/// How much of the supervisor's environment a process gets. Secrets are there, of whoever started the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inherits {
+    /// Everything: it acts for whoever started the mesh.
+    All,
+    /// What a proxy of ours reads, too.
+    Proxy,
+    /// What any program needs to run at all.
+    Little,
+}
+
+/// What any program needs: where programs and libraries are, whose it is, language and time.
+const LITTLE: &[&str] = &[
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TERM",
+    "NO_COLOR",
+];
+/// What a proxy reads.
+const PROXY: &[&str] =
+    &["FIREDRILL_LOG", "FIREDRILL_OTLP", "FIREDRILL_TRACE_SAMPLING", "RUST_BACKTRACE", "SPIFFE_ENDPOINT_SOCKET"];
+
+impl Inherits {
+    fn takes(self, name: &std::ffi::OsStr) -> bool {
+        let among = |names: &[&str]| names.iter().any(|known| name == *known);
+        match self {
+            Self::All => true,
+            Self::Proxy => among(LITTLE) || among(PROXY),
+            Self::Little => among(LITTLE),
+        }
+    }
+}
+
+/// The mask that this process was started with, once it has taken a private one.
+static MASK: OnceLock<u32> = OnceLock::new();
+
+/// From now on files of this process are its user's alone, whatever mask it was started with. Workloads still get that one.
+pub fn keep_files_private() {
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // A second call finds the private one.
+    let _ = MASK.set(before.as_raw_mode());
 }
 
 /// What this very binary is called in a command.
@@ -83,7 +138,12 @@ impl Spawner {
         };
         let (reader, writer) = io::pipe()?;
         let mut command = Command::new(model::program(OWN));
-        command.arg0(OWN).args(["exec", "--parent", &std::process::id().to_string(), "--"]).args(&recipe.argv);
+        command.arg0(OWN).args(["exec", "--parent", &std::process::id().to_string()]);
+        if let Some(mask) = MASK.get().filter(|_| recipe.inherits == Inherits::Little) {
+            command.args(["--umask", &format!("{mask:o}")]);
+        }
+        command.arg("--").args(&recipe.argv);
+        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| recipe.inherits.takes(name)));
         command.envs(token.map(|token| ("FIREDRILL_TOKEN", token)));
         command.envs(&recipe.environment).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         command.process_group(0);
@@ -158,5 +218,21 @@ fn told(sent: rustix::io::Result<()>, pid: Pid, signal: Signal) -> bool {
             }
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_the_environment_stay_with_whoever_started_the_mesh() {
+        for secret in ["FIREDRILL_STORE", "FIREDRILL_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "PATHS", "path", ""]
+        {
+            assert!(!Inherits::Little.takes(secret.as_ref()) && !Inherits::Proxy.takes(secret.as_ref()), "{secret}");
+            assert!(Inherits::All.takes(secret.as_ref()));
+        }
+        assert!(Inherits::Little.takes("PATH".as_ref()) && Inherits::Proxy.takes("PATH".as_ref()));
+        assert!(Inherits::Proxy.takes("FIREDRILL_OTLP".as_ref()) && !Inherits::Little.takes("FIREDRILL_OTLP".as_ref()));
     }
 }

@@ -2,20 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use control::{
-    api::{ApplyRequest, ProxyReport},
+    api::{ApplyRequest, ProxyReport, RunFile},
     client::Client as ControlClient,
+    server,
     store::StoreAddress,
 };
 use model::config::Identity;
 use tokio::{sync::watch, task::JoinHandle};
-use xds::clock::Clock;
+use xds::{
+    clock::Clock,
+    reserved::{self, Reservation},
+};
 
 use super::{
     Options, Progress, StartError,
@@ -32,7 +36,7 @@ use super::{
     plane::DataPlane,
     ready::Ready,
     serve::{self, Served},
-    spawn::{Recipe, Spawner},
+    spawn::{Inherits, Recipe, Spawner},
     view::View,
 };
 use crate::{
@@ -60,6 +64,8 @@ pub struct Running {
     entrusted: Entrusted,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
+    /// Addresses of its processes, for as long as they may be started again.
+    _reserved: Vec<Reservation>,
 }
 
 /// Starts the mesh and waits until all of it is ready.
@@ -72,14 +78,8 @@ pub async fn start(options: Options, sink: Sink) -> Result<Running, StartError> 
     let layout = Layout::new(&options.config, subnet)
         .map_err(|e| StartError::Machine { what: "the manifests".to_owned(), reason: e.to_string() })?;
     known(options.without.iter().chain(options.plane.named()), &layout)?;
-    for gateway in layout.gateways.iter().filter(|gateway| !options.without.contains(&gateway.name)) {
-        // Said here in plain words, rather than found in the log of a proxy that dies again and again.
-        TcpListener::bind(gateway.listen).map_err(|e| StartError::Machine {
-            what: format!("gateway {} cannot listen on {}", gateway.name, gateway.listen),
-            reason: e.to_string(),
-        })?;
-    }
-    let running = Running::new(folder, layout, options.without.clone(), listener, &sink)?;
+    let reserved = reserve(&layout, &options.without)?;
+    let running = Running::new(folder, layout, options.without.clone(), listener, reserved, &sink)?;
     match running.bring_up(&options, &sink).await {
         Ok(()) => {
             sink(Progress::Ready);
@@ -98,6 +98,7 @@ impl Running {
         layout: Layout,
         without: BTreeSet<String>,
         listener: TcpListener,
+        reserved: Vec<Reservation>,
         sink: &Sink,
     ) -> Result<Self, StartError> {
         let machine = |what: &str| {
@@ -126,21 +127,19 @@ impl Running {
         };
         listener.set_nonblocking(true).map_err(machine("the supervisor's socket"))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(machine("the supervisor's socket"))?;
+        let socket = Door::socket(folder.path());
+        let local = xds::local::listen(&socket).map_err(machine("the supervisor's socket"))?;
         let stop = watch::Sender::new(false);
-        let mut stopped = stop.subscribe();
+        let (at_socket, at_address) = (stop.subscribe(), stop.subscribe());
+        let router = serve::router(served);
         let serving = tokio::spawn(async move {
-            let router = serve::router(served);
-            let until = async move {
-                // A dropped sender stops it too.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-                tracing::error!(%error, "the supervisor's API ended");
-            }
+            let address = server::serve_address(listener, router.clone(), at_address);
+            tokio::join!(address, server::serve_local(local, router, at_socket));
         });
         let lapsing = tokio::spawn(holds.lapse());
         let undoing = tokio::spawn(entrusted.clone().lapse());
-        Ok(Self { view, folder, door, journal, spawner, entrusted, tasks: vec![serving, lapsing, undoing], stop })
+        let tasks = vec![serving, lapsing, undoing];
+        Ok(Self { view, folder, door, journal, spawner, entrusted, tasks, stop, _reserved: reserved })
     }
 
     async fn bring_up(&self, options: &Options, sink: &Sink) -> Result<(), StartError> {
@@ -212,7 +211,7 @@ impl Running {
 
     /// A client of this supervisor's own API, the one that other processes use.
     pub fn client(&self) -> Client {
-        Client::new(&self.door)
+        Client::new(self.folder.path(), &self.door)
     }
 
     /// The mesh as it is now.
@@ -291,12 +290,13 @@ impl Running {
                     "--bundle",
                     &bundle.to_string(),
                 ]),
+                inherits: Inherits::All,
                 // An argument could be read by everybody on this machine, password and all.
                 environment: store.map(|store| ("FIREDRILL_STORE".to_owned(), store)).into_iter().collect(),
                 log: self.log("control.log"),
                 join: None,
             },
-            ready: Ready::Http { address: api, path: "/readyz".to_owned() },
+            ready: Ready::Local { socket: RunFile::socket(self.folder.path()), path: "/readyz".to_owned() },
         }
     }
 
@@ -304,14 +304,14 @@ impl Running {
     fn proxy_recipe(
         &self,
         (name, id): (&str, &str),
-        admin: std::net::SocketAddr,
+        admin: SocketAddr,
         service: &str,
         role: &[&str],
         plane: &DataPlane,
     ) -> Recipe {
         let subnet = self.view.layout.subnet;
-        let (control, api, admin) =
-            (subnet.control_ads().to_string(), subnet.control_api().to_string(), admin.to_string());
+        let (control, admin) = (subnet.control_ads().to_string(), admin.to_string());
+        let api = format!("unix:{}", RunFile::socket(self.folder.path()).display());
         let mut arguments = vec!["proxy", "--name", name, "--control", &control, "--admin", &admin];
         arguments.extend(role);
         let issued = issued(&self.view.layout.identity, name);
@@ -329,10 +329,17 @@ impl Running {
         let state = self.folder.path().to_owned();
         Recipe {
             argv: self.own(&arguments),
+            inherits: Inherits::Proxy,
             environment: BTreeMap::new(),
             log: self.log(&format!("{name}.proxy.log")),
             join: issued.is_none().then(|| Join { state, proxy: name.to_owned(), service: service.to_owned() }),
         }
+    }
+
+    /// A proxy is asked over its socket: no stranger can keep the answer away, or give another.
+    fn proxy_ready(&self, name: &str) -> Ready {
+        let state = self.folder.path().join("proxies").join(name);
+        Ready::Local { socket: proxy::admin_socket(&state), path: "/ready".to_owned() }
     }
 
     fn gateway_task(&self, place: &GatewayPlace, plane: &DataPlane) -> Task {
@@ -340,7 +347,7 @@ impl Running {
             key: Key { kind: Kind::Gateway, name: place.name.clone() },
             region: None,
             recipe: self.proxy_recipe((&place.name, &place.id), place.admin, "", &[], plane),
-            ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
+            ready: self.proxy_ready(&place.name),
         }
     }
 
@@ -350,7 +357,7 @@ impl Running {
             key: Key { kind: Kind::Sidecar, name: place.name.clone() },
             region: Some(place.region.clone()),
             recipe: self.proxy_recipe((&place.name, &place.id), place.admin, &place.service, &role, plane),
-            ready: Ready::Http { address: place.admin, path: "/ready".to_owned() },
+            ready: self.proxy_ready(&place.name),
         }
     }
 
@@ -375,6 +382,7 @@ impl Running {
             region: Some(place.region.clone()),
             recipe: Recipe {
                 argv: place.argv.clone(),
+                inherits: Inherits::Little,
                 environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
                 log: self.log(&format!("{}.log", place.name)),
                 join: None,
@@ -411,6 +419,29 @@ impl Drop for Running {
             task.abort();
         }
     }
+}
+
+/// Reserves the addresses of processes that are started here; those of workloads are their own to bind.
+fn reserve(layout: &Layout, without: &BTreeSet<String>) -> Result<Vec<Reservation>, StartError> {
+    let subnet = layout.subnet;
+    let control = [subnet.control_api(), subnet.control_ads(), subnet.control_bundle()];
+    let control = control.map(|address| ("the control plane".to_owned(), address));
+    let ours = |name: &str| !without.contains(name);
+    let gateways = layout.gateways.iter().filter(|gateway| ours(&gateway.name)).flat_map(|gateway| {
+        [gateway.listen, gateway.admin].map(|address| (format!("gateway {}", gateway.name), address))
+    });
+    let sidecars = layout.workloads.iter().filter(|workload| ours(&workload.name)).flat_map(|workload| {
+        let own = [workload.inbound, workload.outbound, workload.admin];
+        own.map(|address| (format!("the proxy of {}", workload.name), address))
+    });
+    // Said here in plain words, rather than found in the log of a proxy that dies again and again.
+    let reserve = |(who, address): (String, SocketAddr)| {
+        reserved::reserve(address).map_err(|e| StartError::Machine {
+            what: format!("{who} cannot listen on {address}"),
+            reason: e.to_string(),
+        })
+    };
+    control.into_iter().chain(gateways).chain(sidecars).map(reserve).collect()
 }
 
 /// Every proxy that is named must be of the mesh.

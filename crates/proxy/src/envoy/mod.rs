@@ -26,7 +26,7 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::UnixListener,
     process::Child,
     signal::unix::{SignalKind, signal},
     sync::{Notify, broadcast, mpsc, watch},
@@ -50,10 +50,11 @@ use self::{
 };
 use crate::{
     access::{self, AccessLog},
-    admin::{self, LogFilter},
+    admin::LogFilter,
     certify::CertifyError,
     control,
     credentials::Uses,
+    doors::{Doors, Proof},
     run::{ControlSource, Drain},
 };
 
@@ -88,9 +89,9 @@ pub struct Options {
 /// Why an agent ends before it is asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The admin address cannot be bound.
-    #[error("the admin address {0} cannot be bound: {1}")]
-    Admin(SocketAddr, io::Error),
+    /// The admin address or socket cannot be bound.
+    #[error("the admin interface cannot listen on {0}: {1}")]
+    Admin(String, io::Error),
     /// The program cannot be used.
     #[error("{0}")]
     Program(String),
@@ -124,7 +125,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let ours = env!("CARGO_PKG_VERSION");
     let told = Arc::new(Told::new(name.clone(), format!("envoy {version} (firedrill {ours})"), clock));
     told.events.push(EventKind::Started { version: ours.to_owned() });
-    let listener = TcpListener::bind(address).await.map_err(|error| Error::Admin(address, error))?;
+    let doors = Doors::bind(address, &state).map_err(|(place, error)| Error::Admin(place, error))?;
     let place = Place::new(&state.join("envoy")).map_err(Error::Sockets)?;
     let asked = Arc::new(Notify::new());
     let written = match &access {
@@ -137,7 +138,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     }
     let socket = place.admin.clone();
     let desk = Desk { told: told.clone(), drain: asked.clone(), log, access: written.clone(), socket };
-    tasks.start(admin::listen(listener, move |request| desk.clone().answer(request)));
+    let trust = Arc::new(watch::Sender::new(None));
+    let proof = Proof { identity: told.identity.clone(), trust: trust.subscribe() };
+    tasks.start(doors.serve(proof, move |request| desk.clone().answer(request)));
 
     let own = name.clone();
     let logged = if written.is_some() { 100 } else { 0 };
@@ -171,7 +174,6 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         agent: format!("{ENVOY_AGENT} {version}"),
     };
     let identity = told.identity.clone();
-    let trust = Arc::new(watch::Sender::new(None));
     let pairs = watch::Sender::new(None);
     let pair = pairs.subscribe();
     let reporting = told.clone();

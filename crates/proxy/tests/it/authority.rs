@@ -39,6 +39,16 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
+    /// The same with DNS names.
+    pub fn issue_names(&self, id: &str, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        dress(&mut params, id);
+        let names = names.iter().map(|name| SanType::DnsName(Ia5String::try_from(*name).unwrap()));
+        params.subject_alt_names.extend(names);
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
     /// Signs a request for this id.
     pub fn sign(&self, csr: &str, id: &str) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();

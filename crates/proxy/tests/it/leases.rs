@@ -12,9 +12,9 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use proxy::{ControlSource, Credentials, Drain, Options, Source};
+use proxy::{Api, ControlSource, Credentials, Drain, Options, Source};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use xds::{
     clock::Clock,
@@ -29,7 +29,7 @@ use crate::{authority::Authority, support::*};
 pub struct Control {
     pub server: Server,
     ads: SocketAddr,
-    api: SocketAddr,
+    api: tempfile::TempDir,
     api_task: tokio::task::JoinHandle<()>,
     stop: tokio::sync::watch::Sender<bool>,
 }
@@ -38,15 +38,16 @@ impl Control {
     pub async fn start() -> Self {
         let authority = Arc::new(Authority::new());
         let address = ip();
-        let api = TcpListener::bind((address, 7000)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let api = xds::local::listen(&folder.path().join("control.sock")).unwrap();
         let ads = TcpListener::bind((address, 7001)).await.unwrap();
         // The handshake is refused without a certificate of the authority.
         let server = Server::new(|credentials| Ok(credentials.node.id.clone()));
-        let (api_address, ads_address) = (api.local_addr().unwrap(), ads.local_addr().unwrap());
+        let ads_address = ads.local_addr().unwrap();
         let stop = tokio::sync::watch::Sender::new(false);
         tokio::spawn(serve_ads(server.clone(), ads, authority.clone(), stop.subscribe()));
         let api_task = tokio::spawn(serve_api(api, authority));
-        Self { server, ads: ads_address, api: api_address, api_task, stop }
+        Self { server, ads: ads_address, api: folder, api_task, stop }
     }
 
     fn die(&self) {
@@ -63,7 +64,10 @@ impl Control {
             state: folder.to_owned(),
             source: Source::Control(ControlSource {
                 ads: self.ads,
-                credentials: Credentials::Signed { api: self.api, token: "join".into() },
+                credentials: Credentials::Signed {
+                    api: Api::Socket(self.api.path().join("control.sock")),
+                    token: "join".into(),
+                },
                 region: "east".into(),
                 transport: xds::client::Transport::default(),
             }),
@@ -112,7 +116,7 @@ async fn serve_ads(
     tokio::select! { () = accept => {}, result = serving => result.unwrap() }
 }
 
-async fn serve_api(listener: TcpListener, authority: Arc<Authority>) {
+async fn serve_api(listener: UnixListener, authority: Arc<Authority>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let authority = authority.clone();

@@ -182,6 +182,7 @@ async fn answer(
 
 pub struct Proxy {
     pub admin: SocketAddr,
+    pub socket: std::path::PathBuf,
     pub folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), proxy::Error>>>,
@@ -229,9 +230,9 @@ impl Proxy {
     }
 
     pub fn launched(options: Options, folder: tempfile::TempDir) -> Self {
-        let admin = options.admin;
+        let (admin, socket) = (options.admin, proxy::admin_socket(&options.state));
         let (stop, thread) = launch(options);
-        let proxy = Self { admin, folder, stop: Some(stop), thread: Some(thread) };
+        let proxy = Self { admin, socket, folder, stop: Some(stop), thread: Some(thread) };
         proxy.until("ready", |proxy| proxy.admin("/ready").is_some_and(|(status, _)| status == 200));
         proxy
     }
@@ -252,7 +253,7 @@ impl Proxy {
     /// Status, head and body of an answer of the admin interface.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String, String)> {
         use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(self.admin).ok()?;
+        let mut stream = std::os::unix::net::UnixStream::connect(&self.socket).ok()?;
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}");
         write!(stream, "{head}\r\n\r\n{body}").ok()?;

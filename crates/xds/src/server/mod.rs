@@ -60,7 +60,7 @@ use crate::{
 pub struct Credentials<'a> {
     /// The token of `authorization: Bearer <token>`, if there was one.
     pub token: Option<&'a str>,
-    /// Who it proved to be when it connected: the SPIFFE id of its certificate.
+    /// Who it proved to be when it connected, as the acceptor of the connection worded it.
     pub peer: Option<&'a str>,
     /// The version that it says it has of the kind that it asks for; empty if it has none.
     pub version: &'a str,
@@ -209,7 +209,7 @@ impl Server {
         self.serve_known(incoming.map(|connection| connection.map(|stream| (stream, None))), shutdown).await
     }
 
-    /// As [`Server::serve`], of connections whose peers proved who they are: with the SPIFFE id of each.
+    /// As [`Server::serve`], of connections whose peers proved who they are: with what each proved.
     ///
     /// # Errors
     /// If the transport failed.

@@ -54,14 +54,15 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     };
     let rendered = crate::command::block_on(async {
         let door = read_run_file(&args.state.path).map_err(|e| no_mesh(args, &e.to_string()))?;
-        let placement = placement(args, &door).await?;
+        let control = Control::from_state(&args.state.path).map_err(|e| no_mesh(args, &e.to_string()))?;
+        let placement = placement(args, &control).await?;
         if let Ok(supervisor) = Supervisor::of_state(&args.state.path).await
             && let Ok(mesh) = supervisor.mesh().await
             && process(&mesh, &args.proxy).is_some_and(|process| process.state != ProcessState::External)
         {
             terminal.note(Tone::Warn, "warning", taken(&args.proxy));
         }
-        render(out, &door, &placement).await
+        render(out, &door, &control, &placement).await
     })??;
     match args.format {
         Format::Json => terminal
@@ -76,8 +77,7 @@ fn no_mesh(args: &Args, why: &str) -> Failure {
         .help("start one with `firedrill up --without NAME`, or name its state folder with `--state DIR`")
 }
 
-async fn placement(args: &Args, door: &RunFile) -> Result<Placement, Failure> {
-    let control = Control::new(door.api, door.token.as_str());
+async fn placement(args: &Args, control: &Control) -> Result<Placement, Failure> {
     let placements = control.placements().await.map_err(|e| no_mesh(args, &e.to_string()))?;
     let found = placements.proxies.iter().find(|placement| placement.proxy == args.proxy);
     found.cloned().ok_or_else(|| unknown(&args.proxy, &placements))
@@ -96,7 +96,7 @@ fn taken(proxy: &str) -> String {
     )
 }
 
-async fn render(out: &Path, door: &RunFile, placement: &Placement) -> Result<Rendered, Failure> {
+async fn render(out: &Path, door: &RunFile, control: &Control, placement: &Placement) -> Result<Rendered, Failure> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |reason: String| Failure::internal(format!("{what}: {reason}"))
@@ -106,13 +106,14 @@ async fn render(out: &Path, door: &RunFile, placement: &Placement) -> Result<Ren
         Role::Gateway { gateway, .. } => (None, Some(gateway.clone())),
     };
     let wanted = TokenRequest { service, gateway, proxy: Some(placement.proxy.clone()), ttl_ms: 60_000 };
-    let token = Control::new(door.api, door.token.as_str()).create_token(&wanted).await;
+    let token = control.create_token(&wanted).await;
     let token = token.map_err(|e| Failure::internal(e.to_string()))?.token;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256);
     let key = key.map_err(|e| failed("cannot make a key")(e.to_string()))?;
     let request = CertificateParams::default().serialize_request(&key).and_then(|request| request.pem());
     let csr = request.map_err(|e| failed("cannot make a certificate request")(e.to_string()))?;
-    let signed = Control::new(door.api, token.as_str())
+    let signed = control
+        .with_token(token.as_str())
         .certificate(&CertificateRequest { proxy: placement.proxy.clone(), csr, renews: None })
         .await
         .map_err(|e| Failure::internal(e.to_string()))?;
