@@ -141,7 +141,7 @@ fn a_report_has_every_part_and_loads_nothing() {
         "Latency over time",
         "Traffic share by region",
         "accounts in west calls fx in east",
-        "firedrill evidence verify lose-east-3.drill",
+        "firedrill evidence verify lose-east-3.drill --key key.pub",
         "does not show",
         "as before",
         "lose east",

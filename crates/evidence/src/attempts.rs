@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    entry::{Entry, kind},
+    canonical,
+    entry::{Entry, VERSION, kind},
+    merkle::Hash,
     record::{Registration, Verdict},
 };
 
@@ -22,6 +24,19 @@ pub struct Registered {
     pub digest: String,
     /// What was registered.
     pub registration: Registration,
+    /// Seal of the attempt before this one; absent for the first one, and in entries of format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<SealRef>,
+}
+
+/// Names a seal by its place in the ledger and by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SealRef {
+    /// Index of the entry.
+    pub entry: u64,
+    /// Leaf hash of the entry, hexadecimal.
+    pub leaf: String,
 }
 
 /// Body of an `attemptSealed` entry.
@@ -38,57 +53,113 @@ pub struct SealBody {
     pub manifest: String,
 }
 
+/// Entry that sealed an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealEntry {
+    /// Its index.
+    pub index: u64,
+    /// The sealed verdict.
+    pub verdict: Verdict,
+    /// Its leaf hash.
+    pub leaf: Hash,
+}
+
 /// An attempt by its entries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Known {
     /// Index of its registration.
     pub registered: u64,
-    /// Index of its seal and its verdict; `None` while it is open.
-    pub sealed: Option<(u64, Verdict)>,
+    /// Its seal; `None` while it is open.
+    pub sealed: Option<SealEntry>,
 }
 
 /// All attempts: by drill, in order of number.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attempts {
     drills: BTreeMap<String, Vec<Known>>,
+    /// Latest format among the entries so far; 0 if there were none.
+    version: u64,
 }
 
 impl Attempts {
-    /// Takes in the next entry; an error says what is wrong with the order of attempts.
-    pub fn admit(&mut self, entry: &Entry) -> Result<(), String> {
+    /// Adds the next entry, whose leaf hash is `leaf`.
+    ///
+    /// # Errors
+    /// If the entry breaks the order of attempts; the text continues "entry N …".
+    pub fn admit(&mut self, entry: &Entry, leaf: &Hash) -> Result<(), String> {
+        if !(1..=VERSION).contains(&entry.version) {
+            return Err(format!("has format {}, this program reads formats up to {VERSION}", entry.version));
+        }
+        if entry.version < self.version {
+            return Err(format!("has format {}, but an entry before it has format {}", entry.version, self.version));
+        }
         match entry.kind.as_str() {
-            kind::REGISTERED => {
-                let body: Registered = body(&entry.body)?;
-                let known = self.drills.entry(body.drill.clone()).or_default();
-                let next = known.len() as u64 + 1;
-                if body.number != next {
-                    return Err(format!(
-                        "registers attempt {} of {}, where {next} is the next",
-                        body.number, body.drill
-                    ));
-                }
-                if body.registration.drill != body.drill {
-                    return Err(format!("registers {} as {}", body.registration.drill, body.drill));
-                }
-                if body.registration.digest().ok().as_ref() != Some(&body.digest) {
-                    return Err(format!("registers another plan than the one with digest {}", body.digest));
-                }
-                known.push(Known { registered: entry.index, sealed: None });
-            }
-            kind::SEALED => {
-                let body: SealBody = body(&entry.body)?;
-                let known = self.find_mut(&body.drill, body.number);
-                let Some(known) = known else {
-                    return Err(format!("seals attempt {} of {}, which was never registered", body.number, body.drill));
-                };
-                if let Some((first, _)) = known.sealed {
-                    return Err(format!("seals attempt {} of {} again, after entry {first}", body.number, body.drill));
-                }
-                known.sealed = Some((entry.index, body.verdict));
-            }
+            kind::REGISTERED => self.register(entry)?,
+            kind::SEALED => self.seal(entry, leaf)?,
             _ => {}
         }
+        self.version = entry.version;
         Ok(())
+    }
+
+    fn register(&mut self, entry: &Entry) -> Result<(), String> {
+        let body: Registered = body(&entry.body)?;
+        let known = self.of(&body.drill);
+        let next = known.len() as u64 + 1;
+        if body.number != next {
+            return Err(format!("registers attempt {} of {}, where {next} is the next", body.number, body.drill));
+        }
+        if body.registration.drill != body.drill {
+            return Err(format!("registers {} as {}", body.registration.drill, body.drill));
+        }
+        if body.registration.digest().ok().as_ref() != Some(&body.digest) {
+            return Err(format!("registers another plan than the one with digest {}", body.digest));
+        }
+        let expected = match entry.version {
+            1 => None,
+            _ => previous_seal(known, &body.drill)?,
+        };
+        if body.previous != expected {
+            let name = |seal: &Option<SealRef>| {
+                seal.as_ref()
+                    .map_or_else(|| "no seal".to_owned(), |seal| format!("entry {} ({})", seal.entry, seal.leaf))
+            };
+            return Err(format!(
+                "registers attempt {} of {} after {}, but the seal of the attempt before it is {}",
+                body.number,
+                body.drill,
+                name(&body.previous),
+                name(&expected)
+            ));
+        }
+        self.drills.entry(body.drill).or_default().push(Known { registered: entry.index, sealed: None });
+        Ok(())
+    }
+
+    fn seal(&mut self, entry: &Entry, leaf: &Hash) -> Result<(), String> {
+        let body: SealBody = body(&entry.body)?;
+        let known = self.find_mut(&body.drill, body.number);
+        let Some(known) = known else {
+            return Err(format!("seals attempt {} of {}, which was never registered", body.number, body.drill));
+        };
+        if let Some(first) = known.sealed {
+            return Err(format!("seals attempt {} of {} again, after entry {}", body.number, body.drill, first.index));
+        }
+        known.sealed = Some(SealEntry { index: entry.index, verdict: body.verdict, leaf: *leaf });
+        Ok(())
+    }
+
+    /// What the registration of the next attempt of `drill` names: the seal of the attempt before it.
+    ///
+    /// # Errors
+    /// If that attempt is not sealed.
+    pub fn previous_seal(&self, drill: &str) -> Result<Option<SealRef>, String> {
+        previous_seal(self.of(drill), drill)
+    }
+
+    /// Latest format among the entries so far; 0 if there were none.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     fn find_mut(&mut self, drill: &str, number: u64) -> Option<&mut Known> {
@@ -111,6 +182,18 @@ impl Attempts {
         self.drills.iter().flat_map(|(drill, known)| {
             known.iter().zip(1..).map(move |(known, number)| (drill.as_str(), number, known))
         })
+    }
+}
+
+fn previous_seal(known: &[Known], drill: &str) -> Result<Option<SealRef>, String> {
+    let Some(last) = known.last() else { return Ok(None) };
+    match last.sealed {
+        Some(seal) => Ok(Some(SealRef { entry: seal.index, leaf: canonical::hex(&seal.leaf) })),
+        None => Err(format!(
+            "registers attempt {} of {drill}, but there is no seal of attempt {}",
+            known.len() + 1,
+            known.len()
+        )),
     }
 }
 

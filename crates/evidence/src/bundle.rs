@@ -6,6 +6,7 @@
 //! the manifest; the proofs lead from the seal entry to the signed checkpoint.
 
 mod archive;
+mod claim;
 mod closing;
 mod columns;
 mod parts;
@@ -30,7 +31,8 @@ use crate::{
 use archive::Part;
 use parts::Manifest;
 
-pub use verify::verify;
+pub use claim::{Claim, compare, compare_with_ledger};
+pub use verify::{verify, verify_claim, verify_file};
 
 /// Why a bundle could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +103,8 @@ pub struct Report {
     pub attempt: Option<u64>,
     /// Verdict as sealed, if it could be read. Only to be believed if every check passed.
     pub verdict: Option<Verdict>,
+    /// True if the reader gave the key to trust. If not, the key was taken from the bundle itself: anybody may have made it.
+    pub signer_known: bool,
     /// All checks, in order.
     pub checks: Vec<Check>,
 }
@@ -179,6 +183,23 @@ pub fn resume(ledger: &mut Ledger, time: i64, out: &Path) -> Result<Vec<Sealed>,
 /// Larger files are refused, rather than to exhaust memory.
 pub const MAX_BUNDLE: u64 = 1 << 30;
 
+/// Reads the file of a bundle, or of a checkpoint, to be verified or shown: only a regular file, and no more than the
+/// largest bundle.
+///
+/// # Errors
+/// If it cannot be read, is not a regular file, or is larger.
+pub fn load(path: &Path) -> std::io::Result<Vec<u8>> {
+    load_bounded(path, MAX_BUNDLE)
+}
+
+/// Reads a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// If it cannot be read, is not a regular file, or is larger.
+pub fn load_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    files::read_bounded(path, limit)
+}
+
 /// From manifest, parts and results to the sealed file; the lock is held and the parts are durable.
 fn finish(mut parts: Vec<Part>, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
     let first = parts.first().ok_or_else(|| BundleError::Malformed("it has no parts".to_owned()))?;
@@ -189,7 +210,8 @@ fn finish(mut parts: Vec<Part>, ledger: &mut Ledger, time: i64, out: &Path) -> R
     let body =
         SealBody { drill: drill.clone(), number, verdict: results.verdict, manifest: canonical::digest(&first.bytes) };
     let entry = seal_entry(ledger, time, &body)?;
-    parts.extend(closing::close(ledger, &manifest, &results).map_err(unsealable)?);
+    let closing = closing::close(ledger, &manifest, &results, &parts, entry).map_err(unsealable)?;
+    parts.extend(closing);
     fs::create_dir_all(out).map_err(|source| FileError::new(out, source))?;
     let path = out.join(format!("{drill}-{number}.drill"));
     files::replace(&path, &archive::write(&parts).map_err(unsealable)?)?;
@@ -209,7 +231,7 @@ fn seal_entry(ledger: &mut Ledger, time: i64, body: &SealBody) -> Result<u64, Bu
     let unsealable = |why: String| BundleError::Unsealable { drill: body.drill.clone(), number: body.number, why };
     let value = serde_json::to_value(body).map_err(|error| unsealable(error.to_string()))?;
     let sealed = ledger.attempts().get(&body.drill, body.number).and_then(|known| known.sealed);
-    let Some((index, _)) = sealed else { return Ok(ledger.write(kind::SEALED, time, value)?) };
+    let Some(index) = sealed.map(|seal| seal.index) else { return Ok(ledger.write(kind::SEALED, time, value)?) };
     if ledger.entry(index)?.body != value {
         return Err(unsealable(format!("entry {index} sealed it with other parts")));
     }
@@ -227,8 +249,8 @@ fn check_registered(attempt: &Attempt, ledger: &Ledger) -> Result<(), BundleErro
         |why: String| BundleError::Unsealable { drill: attempt.drill.clone(), number: attempt.number, why };
     let known = ledger.attempts().get(&attempt.drill, attempt.number);
     let known = known.ok_or_else(|| unsealable("it was never registered".to_owned()))?;
-    if let Some((index, _)) = known.sealed {
-        return Err(unsealable(format!("entry {index} sealed it already")));
+    if let Some(seal) = known.sealed {
+        return Err(unsealable(format!("entry {} sealed it already", seal.index)));
     }
     let entry = ledger.entry(known.registered)?;
     let body: Registered = serde_json::from_value(entry.body).map_err(|error| unsealable(error.to_string()))?;

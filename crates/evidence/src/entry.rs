@@ -35,6 +35,21 @@ pub struct Entry {
     pub time: String,
     /// Detail.
     pub body: Value,
+    /// Format of the entry: [`VERSION`] for new ones. Entries of format 1 do not have the field.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub version: u64,
+}
+
+/// Format of the entries that this program writes: a registration names the seal of the attempt before it, and a bundle
+/// ends at its own seal.
+pub const VERSION: u64 = 2;
+
+fn first_version() -> u64 {
+    1
+}
+
+fn is_first_version(version: &u64) -> bool {
+    *version == 1
 }
 
 /// What is wrong with the text of an entry.

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -103,14 +103,52 @@ fn replace_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErr
         let _ = fs::remove_file(&temporary);
         return Err(io(error));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    sync_folder(path).map_err(io)
+}
+
+/// Opens a regular file for reading. Devices, pipes, sockets and folders are refused before they are opened: opening a
+/// pipe waits for its writer, and a device may never end.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let is_regular = |file: &fs::Metadata| match file.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("is {}, not a regular file", kind(file.file_type())))),
+    };
+    is_regular(&fs::metadata(path)?)?;
+    let file = File::open(path)?;
+    is_regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn kind(kind: fs::FileType) -> &'static str {
+    if kind.is_dir() {
+        "a folder"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+/// Whole content of a regular file of at most `limit` bytes. The limit holds for what is read, whatever the size that the
+/// file system states.
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    let too_long = || io::Error::other(format!("has more than {limit} bytes"));
+    if length > limit {
+        return Err(too_long());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(too_long()) } else { Ok(bytes) }
 }
 
 /// Reads from `offset` to the end, at most `limit` bytes.
 pub fn read_from(path: &Path, offset: u64, limit: u64) -> Result<Vec<u8>, FileError> {
     let io = |source| FileError::new(path, source);
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = open_regular(path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
     if length > limit {
         return Err(FileError::other(path, format!("has {length} bytes, more than {limit}")));
@@ -127,7 +165,7 @@ pub fn read_from(path: &Path, offset: u64, limit: u64) -> Result<Vec<u8>, FileEr
 /// Reads the bytes of `from..to`.
 pub fn read_range(path: &Path, from: u64, to: u64) -> Result<Vec<u8>, FileError> {
     let io = |source| FileError::new(path, source);
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = open_regular(path).map_err(io)?;
     file.seek(SeekFrom::Start(from)).map_err(io)?;
     let mut bytes = Vec::new();
     file.take(to.saturating_sub(from)).read_to_end(&mut bytes).map_err(io)?;
@@ -138,6 +176,25 @@ pub fn read_range(path: &Path, from: u64, to: u64) -> Result<Vec<u8>, FileError>
 pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
     let bytes = read_from(path, 0, limit)?;
     String::from_utf8(bytes).map_err(|_| FileError::other(path, "is not text"))
+}
+
+/// Moves a file over another one in the same folder, durably.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).and_then(|()| sync_folder(to)).map_err(|source| FileError::new(from, source))
+}
+
+/// Removes a file durably; one that is not there is no error.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::new(path, error)),
+        Err(_) => Ok(()),
+        Ok(()) => sync_folder(path).map_err(|source| FileError::new(path, source)),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all())
 }
 
 /// Cuts a file durably.

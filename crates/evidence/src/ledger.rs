@@ -1,11 +1,12 @@
 //! The ledger: an append-only Merkle log (RFC 6962) in a folder, with a signed checkpoint (C2SP).
 //!
-//! Many processes may append: each append takes a lock, reads what others appended, writes its entries, makes them
-//! durable, and then replaces the checkpoint, which is the point of commitment: what lies behind the checkpoint's size
-//! is a torn tail, whose append never returned, and is cut. Everything before it must have the checkpoint's root hash.
+//! Many processes may append: each append takes a lock, reads what others appended, writes its entry, makes it durable,
+//! and then replaces the checkpoint, which commits it; [`commit`] says what an interrupted append leaves behind, and how it
+//! is told from a file that somebody put back. Everything before the checkpoint must have its root hash.
 //!
-//! Folder: `entries.log`, `checkpoint`, `key.pem` (private, 0600), `key.pub`, `lock`, `journal/`, `pending/`.
-//! A ledger that was rolled back as a whole, with its checkpoint, is seen only by who kept a later checkpoint or bundle.
+//! Folder: `entries.log`, `checkpoint`, `checkpoint.next` (during an append), `high-water`, `key.pem` (private, 0600),
+//! `key.pub`, `lock`, `journal/`, `pending/`. A ledger that was rolled back as a whole is found by comparing it with a
+//! bundle that was sealed later: `firedrill evidence verify BUNDLE --ledger DIR`.
 
 use std::{
     fs::File,
@@ -18,7 +19,8 @@ use serde_json::Value;
 
 use crate::{
     attempts::{Attempts, Registered},
-    entry::{self, Entry, EntryError, Line, MAX_ENTRY, kind},
+    commit::{self, Found, Repair},
+    entry::{self, Entry, EntryError, Line, MAX_ENTRY, VERSION, kind},
     files::{self, FileError},
     journal::{self, Journal, JournalError},
     merkle::{self, Frontier, Hash},
@@ -98,8 +100,19 @@ pub struct LedgerReport {
     pub attempts: u64,
     /// Drill and number of those that are not sealed.
     pub open: Vec<(String, u64)>,
-    /// Bytes behind the checkpoint: an append that never returned.
+    /// Bytes behind the checkpoint: an append that was interrupted before it was acknowledged.
     pub torn: usize,
+}
+
+/// A ledger that was verified, with what a bundle is compared with.
+#[derive(Debug)]
+pub struct Verified {
+    /// What was found.
+    pub report: LedgerReport,
+    /// Its leaves as a tree.
+    pub tree: merkle::Tree,
+    /// Leaf hashes, in order.
+    pub leaves: Vec<Hash>,
 }
 
 /// A ledger, open for appending.
@@ -128,8 +141,8 @@ impl Log {
         self.leaves.len() as u64
     }
 
-    /// Takes in lines that follow, up to the checkpoint's size; returns the bytes behind it.
-    fn extend(&mut self, bytes: &[u8], checkpoint: &Checkpoint) -> Result<usize, LedgerError> {
+    /// Reads the lines that follow, up to the checkpoint's size; returns the bytes behind it.
+    fn extend<'a>(&mut self, bytes: &'a [u8], checkpoint: &Checkpoint) -> Result<&'a [u8], LedgerError> {
         let base = usize::try_from(self.length).unwrap_or(usize::MAX);
         let mut at = 0;
         while self.size() < checkpoint.size {
@@ -154,21 +167,41 @@ impl Log {
                 checkpoint.size
             )));
         }
-        let torn = bytes.len() - at;
-        let whole = bytes[at..].iter().filter(|byte| **byte == b'\n').count();
-        // An append writes one line and commits it: a crash leaves at most one. To cut more would destroy what was committed.
-        if whole > 1 {
-            return Err(LedgerError::Checkpoint(format!(
-                "{whole} whole entries stand behind the {} of the signed checkpoint: it is older than they are; restore \
-                 the latest one",
-                checkpoint.size
-            )));
-        }
-        Ok(torn)
+        Ok(&bytes[at..])
+    }
+
+    /// What is to be done with the bytes behind the checkpoint.
+    fn judge(&self, notes: &Notes, tail: &[u8]) -> Result<Repair, LedgerError> {
+        let root_at_high_water = notes.high_water.as_ref().and_then(|mark| match mark.size == self.size() {
+            true => Some(self.frontier.root()),
+            false => {
+                let leaves = usize::try_from(mark.size).ok().and_then(|size| self.leaves.get(..size));
+                leaves.map(merkle::root)
+            }
+        });
+        let found = Found {
+            checkpoint: &notes.checkpoint,
+            high_water: notes.high_water.as_ref(),
+            root_at_high_water,
+            next: notes.next.as_ref(),
+            tail,
+            root_with_tail: entry::parse(tail, self.size(), 0).ok().and_then(|(lines, rest)| {
+                match (&lines[..], rest) {
+                    ([line], 0) => {
+                        let mut frontier = self.frontier.clone();
+                        frontier.push(line.leaf);
+                        Some(frontier.root())
+                    }
+                    _ => None,
+                }
+            }),
+            is_current: self.attempts.version() == VERSION,
+        };
+        commit::judge(&found).map_err(LedgerError::Checkpoint)
     }
 
     fn admit(&mut self, line: &Line, length: u64) -> Result<(), EntryError> {
-        self.attempts.admit(&line.entry).map_err(|why| EntryError {
+        self.attempts.admit(&line.entry, &line.leaf).map_err(|why| EntryError {
             index: line.entry.index,
             offset: usize::try_from(self.length).unwrap_or(usize::MAX),
             why,
@@ -232,6 +265,11 @@ impl Ledger {
         Checkpoint { origin: self.key.name().to_owned(), size: self.log.size(), root: self.log.frontier.root() }
     }
 
+    /// All leaves as a tree, as of the last operation: for roots and proofs of any earlier size.
+    pub(crate) fn tree(&self) -> merkle::Tree {
+        merkle::Tree::new(&self.log.leaves)
+    }
+
     /// Proof that entry `index` is in the log, as of the last operation.
     pub fn inclusion(&self, index: u64) -> Option<Vec<Hash>> {
         merkle::inclusion(&self.log.leaves, usize::try_from(index).ok()?)
@@ -251,10 +289,10 @@ impl Ledger {
         self.write(kind, time, body)
     }
 
-    /// Registers an attempt and gives it the next number of its drill. Opens its journal too.
+    /// Registers an attempt and gives it the next number of its drill. The entry names the seal of the attempt before it.
     ///
     /// # Errors
-    /// As [`Ledger::append`]; also if the drill's name cannot be a file name.
+    /// As [`Ledger::append`]; also if the drill's name cannot be a file name, or the attempt before it is not sealed.
     pub fn register_attempt(&mut self, time: i64, registration: &Registration) -> Result<u64, LedgerError> {
         if !files::is_plain_name(&registration.drill) {
             return Err(LedgerError::Rejected(format!(
@@ -265,12 +303,14 @@ impl Ledger {
         registration.validate().map_err(|why| LedgerError::Rejected(format!("cannot be measured: {why}")))?;
         let _lock = self.locked()?;
         let number = self.log.attempts.of(&registration.drill).len() as u64 + 1;
+        let previous = self.log.attempts.previous_seal(&registration.drill).map_err(LedgerError::Rejected)?;
         let reject = |error: crate::canonical::CanonicalError| LedgerError::Rejected(error.to_string());
         let registered = Registered {
             drill: registration.drill.clone(),
             number,
             digest: registration.digest().map_err(reject)?,
             registration: registration.clone(),
+            previous,
         };
         let body = serde_json::to_value(&registered).map_err(|error| LedgerError::Rejected(error.to_string()))?;
         self.write(kind::REGISTERED, time, body)?;
@@ -355,56 +395,73 @@ impl Ledger {
         Ok(lock)
     }
 
-    /// Reads what other processes appended; the lock must be held.
+    /// Reads what other processes appended, and completes or cuts an append that was interrupted; the lock must be held.
     fn refresh(&mut self) -> Result<(), LedgerError> {
-        let checkpoint = read_checkpoint(&self.dir, &self.key)?;
-        if checkpoint.size < self.log.size() {
+        let notes = Notes::read(&self.dir, &self.key)?;
+        if notes.checkpoint.size < self.log.size() {
             return Err(LedgerError::Checkpoint(format!(
                 "it was rolled back: {} entries now, {} before",
-                checkpoint.size,
+                notes.checkpoint.size,
                 self.log.size()
             )));
         }
         let path = self.dir.join("entries.log");
         let bytes = files::read_from(&path, self.log.length, MAX_LOG)?;
-        if self.log.extend(&bytes, &checkpoint)? > 0 {
-            files::truncate(&path, self.log.length)?;
+        let tail = self.log.extend(&bytes, &notes.checkpoint)?;
+        match self.log.judge(&notes, tail)? {
+            Repair::None => return Ok(()),
+            Repair::Commit => {
+                let (lines, _) = entry::parse(tail, self.log.size(), 0)?;
+                for line in lines {
+                    self.log.admit(&line, tail.len() as u64)?;
+                }
+                return self.acknowledge(&self.checkpoint());
+            }
+            Repair::Cut => files::truncate(&path, self.log.length)?,
+            Repair::Mark => {}
         }
-        Ok(())
+        files::remove(&self.dir.join(commit::NEXT))?;
+        Ok(files::replace(&self.dir.join(commit::HIGH_WATER), self.checkpoint().as_bytes())?)
+    }
+
+    /// The entry is durable, and `checkpoint.next` holds `head`: commits and acknowledges it.
+    fn acknowledge(&self, head: &str) -> Result<(), LedgerError> {
+        files::rename(&self.dir.join(commit::NEXT), &self.dir.join(commit::CHECKPOINT))?;
+        Ok(files::replace(&self.dir.join(commit::HIGH_WATER), head.as_bytes())?)
     }
 
     /// Writes one entry and commits it; the lock must be held.
     pub(crate) fn write(&mut self, kind: &str, time: i64, body: Value) -> Result<u64, LedgerError> {
         let index = self.log.size();
         let body = crate::canonical::exact(body);
-        let entry = Entry { index, kind: kind.to_owned(), time: entry::rfc3339(time), body };
+        let entry = Entry { index, kind: kind.to_owned(), time: entry::rfc3339(time), body, version: VERSION };
         let (line, leaf) = entry::encode(&entry).map_err(|error| LedgerError::Rejected(error.to_string()))?;
         if line.len() > MAX_ENTRY {
             return Err(LedgerError::Rejected(format!("has {} bytes, more than {MAX_ENTRY}", line.len())));
         }
         // Rules first, on a copy: a rejected entry must leave no trace.
         let mut attempts = self.log.attempts.clone();
-        attempts.admit(&entry).map_err(LedgerError::Rejected)?;
-        self.commit(&line, leaf)?;
+        attempts.admit(&entry, &leaf).map_err(LedgerError::Rejected)?;
+        let mut frontier = self.log.frontier.clone();
+        frontier.push(leaf);
+        let head = Checkpoint { size: index + 1, root: frontier.root(), ..self.head() }.sign(&self.signer);
+        files::replace(&self.dir.join(commit::NEXT), head.as_bytes())?;
+        self.write_line(&line)?;
+        self.acknowledge(&head)?;
         self.log.attempts = attempts;
         self.log.leaves.push(leaf);
-        self.log.frontier.push(leaf);
+        self.log.frontier = frontier;
         self.log.offsets.push(self.log.length);
         self.log.length += line.len() as u64;
         Ok(index)
     }
 
-    /// Durable entry first, then the checkpoint that commits it.
-    fn commit(&self, line: &[u8], leaf: Hash) -> Result<(), LedgerError> {
+    fn write_line(&self, line: &[u8]) -> Result<(), LedgerError> {
         let path = self.dir.join("entries.log");
         let io = |source| FileError::new(&path, source);
         let mut file = File::options().write(true).open(&path).map_err(io)?;
         file.seek(SeekFrom::Start(self.log.length)).map_err(io)?;
         file.write_all(line).and_then(|()| file.sync_all()).map_err(io)?;
-        let mut frontier = self.log.frontier.clone();
-        frontier.push(leaf);
-        let head = Checkpoint { size: self.log.size() + 1, root: frontier.root(), ..self.head() };
-        files::replace(&self.dir.join("checkpoint"), head.sign(&self.signer).as_bytes())?;
         Ok(())
     }
 }
@@ -420,7 +477,8 @@ fn create(dir: &Path) -> Result<SigningKey, LedgerError> {
     let head = Checkpoint { origin: key.name().to_owned(), size: 0, root: merkle::root(&[]) };
     files::replace(&dir.join("entries.log"), b"")?;
     files::replace(&dir.join("key.pub"), format!("{key}\n").as_bytes())?;
-    files::replace(&dir.join("checkpoint"), head.sign(&signer).as_bytes())?;
+    files::replace(&dir.join(commit::CHECKPOINT), head.sign(&signer).as_bytes())?;
+    files::replace(&dir.join(commit::HIGH_WATER), head.sign(&signer).as_bytes())?;
     files::write_key(&dir.join("key.pem"), &signer)?;
     Ok(signer)
 }
@@ -429,14 +487,29 @@ fn journal_path(dir: &Path, drill: &str, number: u64) -> PathBuf {
     dir.join("journal").join(format!("{drill}-{number}.jsonl"))
 }
 
-fn read_checkpoint(dir: &Path, key: &VerifierKey) -> Result<Checkpoint, LedgerError> {
-    let path = dir.join("checkpoint");
-    if !path.exists() {
-        let why = "it has a key and no checkpoint".to_owned();
-        return Err(LedgerError::Incomplete { path: dir.to_owned(), why });
+/// The signed notes of a ledger.
+struct Notes {
+    checkpoint: Checkpoint,
+    high_water: Option<Checkpoint>,
+    next: Option<Checkpoint>,
+}
+
+impl Notes {
+    fn read(dir: &Path, key: &VerifierKey) -> Result<Self, LedgerError> {
+        let note = |name: &str| -> Result<Option<Checkpoint>, LedgerError> {
+            let path = dir.join(name);
+            if !path.exists() {
+                return Ok(None);
+            }
+            let read = Checkpoint::verify(&files::read_text(&path, 64 << 10)?, key);
+            Ok(Some(read.map_err(|error| LedgerError::Checkpoint(format!("{name}: {error}")))?))
+        };
+        let Some(checkpoint) = note(commit::CHECKPOINT)? else {
+            let why = "it has a key and no checkpoint".to_owned();
+            return Err(LedgerError::Incomplete { path: dir.to_owned(), why });
+        };
+        Ok(Self { checkpoint, high_water: note(commit::HIGH_WATER)?, next: note(commit::NEXT)? })
     }
-    let note = files::read_text(&path, 64 << 10)?;
-    Ok(Checkpoint::verify(&note, key)?)
 }
 
 /// Reads the bytes of an `entries.log`: whole, in order, attempts gapless. For tools and fuzzing; no key is involved.
@@ -448,7 +521,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, LedgerError> {
     let mut attempts = Attempts::default();
     let mut offset = 0;
     for line in &lines {
-        attempts.admit(&line.entry).map_err(|why| EntryError { index: line.entry.index, offset, why })?;
+        attempts.admit(&line.entry, &line.leaf).map_err(|why| EntryError { index: line.entry.index, offset, why })?;
         offset += bytes[offset..].iter().position(|byte| *byte == b'\n').map_or(0, |length| length + 1);
     }
     if rest > 0 {
@@ -464,14 +537,27 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, LedgerError> {
 /// # Errors
 /// The first thing that is wrong, by entry.
 pub fn verify_ledger(dir: &Path, key: Option<&VerifierKey>) -> Result<LedgerReport, LedgerError> {
-    let public = files::read_text(&dir.join("key.pub"), 4096)?;
-    let own = VerifierKey::parse(&public)?;
+    Ok(verify_whole(dir, key)?.report)
+}
+
+/// As [`verify_ledger`], with the leaves that bundles are compared with.
+///
+/// # Errors
+/// As [`verify_ledger`].
+pub fn verify_whole(dir: &Path, key: Option<&VerifierKey>) -> Result<Verified, LedgerError> {
+    if !dir.join("key.pub").exists() {
+        let why = "it is not the folder of a ledger: it has no public key (key.pub)".to_owned();
+        return Err(LedgerError::Incomplete { path: dir.to_owned(), why });
+    }
+    let own = VerifierKey::parse(&files::read_text(&dir.join("key.pub"), 4096)?)?;
     let key = key.unwrap_or(&own);
     let _lock = files::lock_shared(&dir.join("lock"))?;
-    let checkpoint = read_checkpoint(dir, key)?;
+    let notes = Notes::read(dir, key)?;
     let bytes = files::read_from(&dir.join("entries.log"), 0, MAX_LOG)?;
     let mut log = Log::default();
-    let torn = log.extend(&bytes, &checkpoint)?;
+    let tail = log.extend(&bytes, &notes.checkpoint)?;
+    log.judge(&notes, tail)?;
+    let torn = tail.len();
     let open: Vec<_> = log
         .attempts
         .all()
@@ -481,13 +567,14 @@ pub fn verify_ledger(dir: &Path, key: Option<&VerifierKey>) -> Result<LedgerRepo
     for (drill, number) in &open {
         journal::inspect(&journal_path(dir, drill, *number))?;
     }
-    Ok(LedgerReport {
-        origin: checkpoint.origin,
+    let report = LedgerReport {
+        origin: notes.checkpoint.origin,
         key: key.clone(),
-        entries: checkpoint.size,
-        root: checkpoint.root,
+        entries: notes.checkpoint.size,
+        root: notes.checkpoint.root,
         attempts: log.attempts.all().count() as u64,
         open,
         torn,
-    })
+    };
+    Ok(Verified { report, tree: merkle::Tree::new(&log.leaves), leaves: log.leaves })
 }

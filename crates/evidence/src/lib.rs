@@ -10,6 +10,7 @@
 pub mod attempts;
 pub mod bundle;
 pub mod canonical;
+mod commit;
 pub mod entry;
 mod files;
 pub mod journal;

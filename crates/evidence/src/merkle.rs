@@ -52,6 +52,89 @@ impl Frontier {
     }
 }
 
+/// A tree whose complete subtrees are hashed once, so that any root or audit path costs a logarithm of its size.
+#[derive(Debug)]
+pub struct Tree {
+    /// `levels[h][n]` is the root over the leaves from `n << h` to `(n + 1) << h`.
+    levels: Vec<Vec<Hash>>,
+}
+
+impl Tree {
+    /// Over `leaves`.
+    pub fn new(leaves: &[Hash]) -> Self {
+        let mut levels = vec![leaves.to_vec()];
+        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
+            let above = below.chunks_exact(2).map(|pair| node(&pair[0], &pair[1])).collect();
+            levels.push(above);
+        }
+        Self { levels }
+    }
+
+    /// Number of leaves.
+    pub fn size(&self) -> usize {
+        self.levels.first().map_or(0, Vec::len)
+    }
+
+    /// Root over the first `size` leaves; `None` if there are fewer.
+    pub fn root(&self, size: usize) -> Option<Hash> {
+        (size <= self.size()).then(|| if size == 0 { root(&[]) } else { self.range(0, size) })
+    }
+
+    /// Audit path of leaf `index` in the tree of the first `size` leaves, from the leaf upwards.
+    pub fn inclusion(&self, index: usize, size: usize) -> Option<Vec<Hash>> {
+        if index >= size || size > self.size() {
+            return None;
+        }
+        let mut path = Vec::new();
+        let (mut from, mut to) = (0, size);
+        while to - from > 1 {
+            let middle = from + split(to - from);
+            if index < middle {
+                path.push(self.range(middle, to));
+                to = middle;
+            } else {
+                path.push(self.range(from, middle));
+                from = middle;
+            }
+        }
+        path.reverse();
+        Some(path)
+    }
+
+    /// Root over `from..to`, where `from` is a multiple of the smallest power of two that is not less than the length.
+    fn range(&self, from: usize, to: usize) -> Hash {
+        let length = to.saturating_sub(from);
+        if length <= 1 {
+            return self.levels.first().and_then(|leaves| leaves.get(from)).copied().unwrap_or_else(|| root(&[]));
+        }
+        if length.is_power_of_two() {
+            let level = length.trailing_zeros();
+            if let Some(hash) = self.levels.get(level as usize).and_then(|hashes| hashes.get(from >> level)) {
+                return *hash;
+            }
+        }
+        let middle = from + split(length);
+        node(&self.range(from, middle), &self.range(middle, to))
+    }
+}
+
+/// Root of the tree that ended with leaf `index`, from the audit path of that leaf in a later tree of `size` leaves.
+pub fn root_before(leaf: &Hash, index: u64, size: u64, path: &[Hash]) -> Option<Hash> {
+    let (mut number, mut last, mut hash) = (index, size.checked_sub(1)?, *leaf);
+    for sibling in path {
+        if number & 1 == 1 || number == last {
+            hash = node(sibling, &hash);
+            while number & 1 == 0 && number != 0 {
+                number >>= 1;
+                last >>= 1;
+            }
+        }
+        number >>= 1;
+        last >>= 1;
+    }
+    Some(hash)
+}
+
 /// Largest power of two smaller than `n`, for `n` ≥ 2.
 fn split(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())

@@ -30,8 +30,19 @@ async fn the_demo_passes_and_leaves_evidence_that_verifies() {
     }
 
     let bundle = out.join("lose-east-1.drill");
-    let verified = run(&["evidence", "verify", bundle.to_str().unwrap()], Duration::from_secs(30)).await;
+    // The command as it was printed.
+    let printed = demo.out.lines().find_map(|line| line.trim().strip_prefix("verify    firedrill ")).expect("printed");
+    let verified = run(&printed.split(' ').collect::<Vec<_>>(), Duration::from_secs(30)).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+
+    assert!(verified.out.contains("VERIFIED   lose-east, attempt 1, verdict passed"), "{}", verified.out);
+    // Without the key nobody says who sealed it.
+    let unknown = ["evidence", "verify", bundle.to_str().unwrap()];
+    let verified = run(&unknown, Duration::from_secs(30)).await;
+    assert_eq!(verified.code, Some(6), "{}{}", verified.out, verified.err);
+    assert!(verified.out.contains("VERIFIED, SIGNER UNKNOWN   lose-east, attempt 1"), "{}", verified.out);
+    let allowed = run(&[unknown.as_slice(), &["--allow-unknown-key"]].concat(), Duration::from_secs(30)).await;
+    assert_eq!(allowed.code, Some(0), "{}{}", allowed.out, allowed.err);
 
     let shown = run(&["evidence", "show", bundle.to_str().unwrap(), "--format", "json"], Duration::from_secs(30)).await;
     let results: Value = serde_json::from_str(&shown.out).unwrap();

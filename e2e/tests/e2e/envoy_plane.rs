@@ -63,7 +63,9 @@ async fn the_demo_passes_on_stock_envoys() {
         assert!(demo.out.contains(expected), "`{expected}` is missing");
     }
     let bundle = out.join("lose-east-1.drill");
-    let verified = run(&["evidence", "verify", bundle.to_str().unwrap()], MOMENT).await;
+    // The command as it was printed.
+    let printed = demo.out.lines().find_map(|line| line.trim().strip_prefix("verify    firedrill ")).expect("printed");
+    let verified = run(&printed.split(' ').collect::<Vec<_>>(), MOMENT).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
     let shown = run(&["evidence", "show", bundle.to_str().unwrap(), "--format", "json"], MOMENT).await;
     let results: Value = serde_json::from_str(&shown.out).unwrap();

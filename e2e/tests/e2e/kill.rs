@@ -283,13 +283,15 @@ async fn sealed(mesh: &Mesh, victims: &[Victim]) {
             Victim::Engine | Victim::Both => assert_eq!(verdict, Some("crashed"), "attempt {number}, {victim:?}"),
             _ => assert!(verdict.is_some(), "attempt {number} is open"),
         }
-        verifies(&mesh.path().join(format!("out/lose-east-{number}.drill"))).await;
+        verifies(&mesh.path().join(format!("out/lose-east-{number}.drill")), &mesh.state()).await;
     }
-    verifies(&mesh.state().join("ledger")).await;
+    verifies(&mesh.state().join("ledger"), &mesh.state()).await;
 }
 
-async fn verifies(path: &Path) {
-    let verified = run(&["evidence", "verify", path.to_str().expect("UTF-8")], Duration::from_secs(30)).await;
+async fn verifies(path: &Path, state: &Path) {
+    let key = state.join("ledger/key.pub");
+    let args = ["evidence", "verify", path.to_str().expect("UTF-8"), "--key", key.to_str().expect("UTF-8")];
+    let verified = run(&args, Duration::from_secs(30)).await;
     assert_eq!(verified.code, Some(0), "{verified:?}");
 }
 

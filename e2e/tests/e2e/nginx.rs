@@ -99,7 +99,9 @@ async fn drill(folder: &Path) -> (Finished, Value) {
 
 async fn verifies(folder: &Path, attempt: u64) {
     let bundle = folder.join(format!("out/lose-east-{attempt}.drill"));
-    let verified = run(&["evidence", "verify", bundle.to_str().expect("UTF-8")], Duration::from_secs(30)).await;
+    let key = folder.join("state/ledger/key.pub");
+    let args = ["evidence", "verify", bundle.to_str().expect("UTF-8"), "--key", key.to_str().expect("UTF-8")];
+    let verified = run(&args, Duration::from_secs(30)).await;
     assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
 }
 

@@ -410,8 +410,8 @@ fn about(attempt: &Attempt) -> String {
 
 fn verify(bundle: &str) -> String {
     format!(
-        r#"<h2>How to verify</h2><p>This page is a view. The record is the sealed bundle; checking it needs no network, no installation and no trust in this page:</p><pre>firedrill evidence verify {0}
-firedrill evidence show {0} --format json</pre><h3>What this does not show</h3><ul><li>That the system recovers from a fault that this drill did not make.</li><li>That clients elsewhere saw the same: the probes ran where the engine ran.</li><li>That the signing key was in the right hands; compare its fingerprint with one that you got another way.</li><li>Compliance. It is evidence toward a control, never the control.</li></ul>"#,
+        r#"<h2>How to verify</h2><p>This page is a view. The record is the sealed bundle; checking it needs no network, no installation and no trust in this page:</p><pre>firedrill evidence verify {0} --key key.pub
+firedrill evidence show {0} --format json</pre><h3>What this does not show</h3><ul><li>That the system recovers from a fault that this drill did not make.</li><li>That clients elsewhere saw the same: the probes ran where the engine ran.</li><li>That the signing key was in the right hands: <code>key.pub</code> is the public key of the ledger, as you got it from its owner.</li><li>Compliance. It is evidence toward a control, never the control.</li></ul>"#,
         escape(bundle)
     )
 }

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::{
     bundle::{
         archive::Part,
-        parts::{Manifest, REGISTERED, RESULTS},
+        parts::{Manifest, PartDigest, REGISTERED, RESULTS},
     },
     canonical,
     entry::Entry,
-    ledger::{Ledger, LedgerError},
-    merkle::{self, Hash},
+    ledger::Ledger,
+    merkle::{self, Hash, Tree},
     note::{Checkpoint, VerifierKey},
     record::Verdict,
     results::Results,
@@ -44,40 +44,53 @@ pub struct Proof {
     pub path: Vec<String>,
 }
 
+/// An entry whose proof leads to the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proved {
+    /// The entry.
+    pub entry: Entry,
+    /// Its leaf hash.
+    pub leaf: Hash,
+    /// Its audit path.
+    pub path: Vec<Hash>,
+}
+
 impl Proof {
-    /// Whether it leads to the root of the checkpoint.
-    pub fn holds(&self, checkpoint: &Checkpoint) -> Result<(), String> {
-        let fail = |why: &str| Err(format!("entry {}: {why}", self.entry.index));
-        let Ok(bytes) = canonical::to_vec(&self.entry) else { return fail("has no canonical form") };
-        let mut path = Vec::with_capacity(self.path.len());
+    /// Checks that it leads to the root of the checkpoint.
+    pub fn prove(self, checkpoint: &Checkpoint) -> Result<Proved, String> {
+        let index = self.entry.index;
+        let fail = |why: &str| format!("entry {index}: {why}");
+        let bytes = canonical::to_vec(&self.entry).map_err(|_| fail("has no canonical form"))?;
+        let mut path = Vec::with_capacity(self.path.len().min(64));
         for hash in &self.path {
-            match STANDARD.decode(hash).ok().and_then(|bytes| Hash::try_from(bytes).ok()) {
-                Some(hash) => path.push(hash),
-                None => return fail("a hash of its path is not 32 bytes of base64"),
-            }
+            let hash = STANDARD.decode(hash).ok().and_then(|bytes| Hash::try_from(bytes).ok());
+            path.push(hash.ok_or_else(|| fail("a hash of its path is not 32 bytes of base64"))?);
         }
-        if !merkle::verify_inclusion(&merkle::leaf(&bytes), self.entry.index, checkpoint.size, &path, &checkpoint.root)
-        {
-            return fail(
+        let leaf = merkle::leaf(&bytes);
+        if !merkle::verify_inclusion(&leaf, index, checkpoint.size, &path, &checkpoint.root) {
+            return Err(fail(
                 "it was changed, or is not in the ledger at this place: its path does not lead to the signed root",
-            );
+            ));
         }
-        Ok(())
+        Ok(Proved { entry: self.entry, leaf, path })
     }
 }
 
-/// Registration and seal of every attempt of the drill, so that a missing number is seen offline.
-fn proofs(ledger: &Ledger, drill: &str) -> Result<Vec<Proof>, LedgerError> {
-    let known = ledger.attempts().of(drill);
+/// Registration and seal of this attempt and of those of the drill before it, in the tree that ends with the seal: a
+/// missing number or seal is found offline.
+fn proofs(ledger: &Ledger, tree: &Tree, drill: &str, number: u64, size: usize) -> Result<Vec<Proof>, String> {
+    let known = ledger.attempts().of(drill).iter().take(usize::try_from(number).unwrap_or(usize::MAX));
     let mut indices: Vec<u64> = known
-        .iter()
-        .flat_map(|known| [Some(known.registered), known.sealed.map(|(index, _)| index)])
+        .flat_map(|known| [Some(known.registered), known.sealed.map(|seal| seal.index)])
         .flatten()
+        .filter(|index| usize::try_from(*index).is_ok_and(|index| index < size))
         .collect();
     indices.sort_unstable();
-    let proof = |index| {
-        let path = ledger.inclusion(index).unwrap_or_default();
-        Ok(Proof { entry: ledger.entry(index)?, path: path.iter().map(|hash| STANDARD.encode(hash)).collect() })
+    let proof = |index: u64| {
+        let path = usize::try_from(index).ok().and_then(|index| tree.inclusion(index, size));
+        let path = path.ok_or_else(|| format!("entry {index} is not in the ledger"))?;
+        let entry = ledger.entry(index).map_err(|error| error.to_string())?;
+        Ok(Proof { entry, path: path.iter().map(|hash| STANDARD.encode(hash)).collect() })
     };
     indices.into_iter().map(proof).collect()
 }
@@ -144,10 +157,10 @@ pub fn verify_envelope(bytes: &[u8], key: &VerifierKey, expected: &[u8]) -> Resu
     Ok(())
 }
 
-/// What both statements are about: every part, by digest.
-fn statement(manifest: &Manifest, predicate_type: &str, predicate: Value) -> Result<Vec<u8>, String> {
+/// What both statements are about: parts by digest.
+fn statement(subject: &[PartDigest], predicate_type: &str, predicate: Value) -> Result<Vec<u8>, String> {
     let subject: Vec<_> =
-        manifest.parts.iter().map(|part| json!({"name": part.name, "digest": {"sha256": part.sha256}})).collect();
+        subject.iter().map(|part| json!({"name": part.name, "digest": {"sha256": part.sha256}})).collect();
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,
@@ -157,8 +170,18 @@ fn statement(manifest: &Manifest, predicate_type: &str, predicate: Value) -> Res
     canonical::to_vec(&statement).map_err(|error| error.to_string())
 }
 
+/// What is signed. With a seal of the present format: every part of the file before the statements, so that none can be
+/// changed or left out without the key. With a seal of format 1: the parts that the manifest names.
+pub fn subject(manifest: &Manifest, parts: &[Part], version: u64) -> Vec<PartDigest> {
+    if version < 2 {
+        return manifest.parts.clone();
+    }
+    let is_signed = |part: &&Part| ![TEST_RESULT, MEASUREMENT, KEY].contains(&part.name.as_str());
+    parts.iter().filter(is_signed).map(PartDigest::of).collect()
+}
+
 /// The payload of the in-toto `test-result/v0.1` statement.
-pub fn test_result(manifest: &Manifest, results: &Results) -> Result<Vec<u8>, String> {
+pub fn test_result(manifest: &Manifest, subject: &[PartDigest], results: &Results) -> Result<Vec<u8>, String> {
     let names = |met: Option<bool>| -> Vec<&str> {
         results.objectives.iter().filter(|judged| judged.met == met).map(|judged| judged.name.as_str()).collect()
     };
@@ -180,26 +203,41 @@ pub fn test_result(manifest: &Manifest, results: &Results) -> Result<Vec<u8>, St
         "warnedTests": names(None),
         "failedTests": names(Some(false)),
     });
-    statement(manifest, "https://in-toto.io/attestation/test-result/v0.1", predicate)
+    statement(subject, "https://in-toto.io/attestation/test-result/v0.1", predicate)
 }
 
 /// The payload of our own statement: the measured values.
-pub fn measurement(manifest: &Manifest, results: &Results) -> Result<Vec<u8>, String> {
+pub fn measurement(manifest: &Manifest, subject: &[PartDigest], results: &Results) -> Result<Vec<u8>, String> {
     let predicate = serde_json::to_value(results).map_err(|error| error.to_string())?;
     let predicate_type = format!("https://firedrill.dev/attestation/measurement/v{}", manifest.version);
-    statement(manifest, &predicate_type, predicate)
+    statement(subject, &predicate_type, predicate)
 }
 
-/// All closing parts; the seal must be in the ledger.
-pub fn close(ledger: &Ledger, manifest: &Manifest, results: &Results) -> Result<Vec<Part>, String> {
-    let proofs = proofs(ledger, &manifest.drill).map_err(|error| error.to_string())?;
-    Ok(vec![
-        Part::new(PROOFS, canonical::to_vec(&proofs).map_err(|error| error.to_string())?),
-        Part::new(CHECKPOINT, ledger.checkpoint()),
-        Part::new(TEST_RESULT, envelope(&test_result(manifest, results)?, ledger.signer())?),
-        Part::new(MEASUREMENT, envelope(&measurement(manifest, results)?, ledger.signer())?),
-        Part::new(KEY, format!("{}\n", ledger.key())),
-    ])
+/// All closing parts for the parts before them; `seal` is the index of the seal in the ledger. The checkpoint ends at the
+/// seal, whatever was appended since: an attempt has one bundle, byte for byte.
+pub fn close(
+    ledger: &Ledger,
+    manifest: &Manifest,
+    results: &Results,
+    parts: &[Part],
+    seal: u64,
+) -> Result<Vec<Part>, String> {
+    let tree = ledger.tree();
+    let size = usize::try_from(seal).unwrap_or(usize::MAX).saturating_add(1);
+    let root = tree.root(size).ok_or_else(|| format!("entry {seal} is not in the ledger"))?;
+    let checkpoint = Checkpoint { origin: ledger.key().name().to_owned(), size: seal.saturating_add(1), root };
+    let proofs = proofs(ledger, &tree, &manifest.drill, manifest.attempt, size)?;
+    let version = ledger.entry(seal).map_err(|error| error.to_string())?.version;
+    let mut signed = parts.to_vec();
+    signed.push(Part::new(PROOFS, canonical::to_vec(&proofs).map_err(|error| error.to_string())?));
+    signed.push(Part::new(CHECKPOINT, checkpoint.sign(ledger.signer())));
+    let subject = subject(manifest, &signed, version);
+    let mut closing = signed.split_off(parts.len());
+    let test_result = test_result(manifest, &subject, results)?;
+    closing.push(Part::new(TEST_RESULT, envelope(&test_result, ledger.signer())?));
+    closing.push(Part::new(MEASUREMENT, envelope(&measurement(manifest, &subject, results)?, ledger.signer())?));
+    closing.push(Part::new(KEY, format!("{}\n", ledger.key())));
+    Ok(closing)
 }
 
 /// Results part, for those who close.

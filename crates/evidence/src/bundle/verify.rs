@@ -7,11 +7,12 @@ use crate::{
     bundle::{
         Check, CheckOutcome, Report, archive,
         archive::Part,
-        closing::{self, Proof},
+        claim::Claim,
+        closing::{self, Proof, Proved},
         parts::{self, Manifest, PartDigest},
     },
     canonical,
-    entry::kind,
+    entry::{self, kind},
     measure::figures,
     note::{Checkpoint, VerifierKey},
     record::{Attempt, Point},
@@ -48,9 +49,10 @@ impl Verifier {
 /// What could be read, for the checks that need several parts.
 #[derive(Default)]
 struct Known {
+    key: Option<VerifierKey>,
     manifest: Option<Manifest>,
     checkpoint: Option<Checkpoint>,
-    proofs: Option<Vec<Proof>>,
+    proofs: Option<Vec<Proved>>,
     attempt: Option<Attempt>,
     /// Canonical bytes of what follows from the attempt.
     computed: Option<Vec<u8>>,
@@ -59,6 +61,12 @@ struct Known {
 
 /// Checks everything that can be checked offline. `key` is the key that the reader trusts.
 pub fn verify(bytes: &[u8], key: Option<&VerifierKey>) -> Report {
+    verify_claim(bytes, key).0
+}
+
+/// As [`verify`]. Also gives what the bundle says about its ledger, to be compared with other bundles or with a ledger;
+/// `None` if that cannot be trusted.
+pub fn verify_claim(bytes: &[u8], key: Option<&VerifierKey>) -> (Report, Option<Claim>) {
     let mut verifier = Verifier { checks: Vec::new() };
     let mut known = Known::default();
     let read = archive::read(bytes).map(|parts| {
@@ -78,12 +86,39 @@ pub fn verify(bytes: &[u8], key: Option<&VerifierKey>) -> Report {
     ] {
         verifier.add(name, CheckOutcome::NotChecked, detail);
     }
-    Report {
+    let report = Report {
         drill: known.manifest.as_ref().map(|manifest| manifest.drill.clone()),
         attempt: known.manifest.as_ref().map(|manifest| manifest.attempt),
         verdict: known.results.as_ref().map(|results| results.verdict),
+        signer_known: key.is_some(),
         checks: verifier.checks,
-    }
+    };
+    let claim = match (known.key, known.checkpoint, known.proofs) {
+        (Some(key), Some(checkpoint), Some(proofs)) if report.ok() => Some(Claim::new(key, checkpoint, proofs)),
+        _ => None,
+    };
+    (report, claim)
+}
+
+/// Longest checkpoint.
+const MAX_CHECKPOINT: usize = 64 << 10;
+
+/// As [`verify_claim`]; the file may also be a signed checkpoint alone.
+pub fn verify_file(bytes: &[u8], key: Option<&VerifierKey>) -> (Report, Option<Claim>) {
+    let note = std::str::from_utf8(bytes).ok().filter(|note| note.len() <= MAX_CHECKPOINT);
+    let is_note = |note: &&str| note.contains("\n\n\u{2014} ") && !note.contains('\0');
+    let Some(note) = note.filter(is_note) else { return verify_claim(bytes, key) };
+    let mut verifier = Verifier { checks: Vec::new() };
+    let read = match key {
+        None => Err("a checkpoint does not hold the key that signed it: give the key".to_owned()),
+        Some(key) => Checkpoint::verify(note, key).map_err(|error| error.to_string()).map(|checkpoint| {
+            let detail = format!("{} entries, signed by {}", checkpoint.size, key.name());
+            ((key.clone(), checkpoint), detail)
+        }),
+    };
+    let claim = verifier.check("checkpoint", read).map(|(key, checkpoint)| Claim::of_checkpoint(key, checkpoint));
+    let (signer_known, checks) = (key.is_some(), verifier.checks);
+    (Report { drill: None, attempt: None, verdict: None, signer_known, checks }, claim)
 }
 
 fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Part], key: Option<&VerifierKey>) {
@@ -93,6 +128,7 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
     };
     verifier.check("form", spelled);
     let trusted = trusted_key(verifier, parts, key);
+    known.key.clone_from(&trusted);
     known.manifest = verifier.check("manifest", manifest(parts));
     let digests = known
         .manifest
@@ -215,15 +251,14 @@ fn digests(manifest: &Manifest, parts: &[Part]) -> Result<((), String), String> 
     Ok(((), figures::count(manifest.parts.len(), "digest")))
 }
 
-fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Proof>, String), String> {
+fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Proved>, String), String> {
     let proofs: Vec<Proof> = canonical::from_slice(&find(parts, closing::PROOFS)?.bytes)
         .map_err(|error| format!("{} {error}", closing::PROOFS))?;
     let checkpoint = checkpoint.ok_or("there is no checkpoint to prove entries against")?;
-    for proof in &proofs {
-        proof.holds(checkpoint).map_err(|why| format!("{}: {why}", closing::PROOFS))?;
-    }
-    let detail = format!("{} entries are in the ledger of {} entries", proofs.len(), checkpoint.size);
-    Ok((proofs, detail))
+    let proved = proofs.into_iter().map(|proof| proof.prove(checkpoint));
+    let proved: Vec<_> = proved.collect::<Result<_, _>>().map_err(|why| format!("{}: {why}", closing::PROOFS))?;
+    let detail = format!("{} entries are in the ledger of {} entries", proved.len(), checkpoint.size);
+    Ok((proved, detail))
 }
 
 /// The record, and what follows from it.
@@ -258,16 +293,16 @@ fn read_results(parts: &[Part]) -> Result<(Results, String), String> {
     Ok((results, detail))
 }
 
-/// Attempts of the drill are numbered from 1 without a gap, and this one is among them.
+/// Attempts of the drill are numbered from 1 without a gap, each before this one is sealed, and this one is the last of
+/// the signed history: nothing can be left out of the proofs.
 fn attempts(known: &Known) -> Result<((), String), String> {
-    let (proofs, manifest) = (known.proofs.as_ref(), known.manifest.as_ref());
-    let (Some(proofs), Some(manifest)) = (proofs, manifest) else {
+    let (proofs, manifest, checkpoint) = (known.proofs.as_ref(), known.manifest.as_ref(), known.checkpoint.as_ref());
+    let (Some(proofs), Some(manifest), Some(checkpoint)) = (proofs, manifest, checkpoint) else {
         return Err("there are no proved entries to count".to_owned());
     };
     let mut attempts = Attempts::default();
     let mut previous = None;
-    for proof in proofs {
-        let entry = &proof.entry;
+    for Proved { entry, leaf, .. } in proofs {
         if previous.is_some_and(|previous| previous >= entry.index) {
             return Err(format!("entry {} is out of order", entry.index));
         }
@@ -276,25 +311,38 @@ fn attempts(known: &Known) -> Result<((), String), String> {
             return Err(format!("entry {} is not of {}", entry.index, manifest.drill));
         }
         attempts
-            .admit(entry)
+            .admit(entry, leaf)
             .map_err(|why| format!("entry {} {why}: an attempt is missing or re-numbered", entry.index))?;
     }
-    let count = attempts.of(&manifest.drill).len();
-    match attempts.get(&manifest.drill, manifest.attempt) {
-        Some(known) if known.sealed.is_some() => Ok((
-            (),
-            format!("attempts 1 to {count} of {} without a gap; this is attempt {}", manifest.drill, manifest.attempt),
-        )),
-        Some(_) => Err(format!("there is no seal of attempt {} of {}", manifest.attempt, manifest.drill)),
-        None => Err(format!("attempt {} of {} was never registered", manifest.attempt, manifest.drill)),
+    let (drill, number) = (manifest.drill.as_str(), manifest.attempt);
+    let seal = match attempts.get(drill, number) {
+        Some(known) => known.sealed.ok_or_else(|| format!("there is no seal of attempt {number} of {drill}"))?,
+        None => return Err(format!("attempt {number} of {drill} was never registered")),
+    };
+    let before = attempts.of(drill).iter().zip(1..number);
+    if let Some((_, open)) =
+        before.into_iter().find(|(known, _)| known.sealed.is_none_or(|known| known.index > seal.index))
+    {
+        return Err(format!(
+            "there is no seal of attempt {open} of {drill}: the proofs were cut, or attempt {number} began before it ended"
+        ));
     }
+    let version = proofs.iter().find(|proof| proof.entry.index == seal.index).map_or(1, |proof| proof.entry.version);
+    if version > 1 && checkpoint.size != seal.index.saturating_add(1) {
+        return Err(format!(
+            "the checkpoint has {} entries, and the seal is entry {}: the checkpoint is not the one of this bundle",
+            checkpoint.size, seal.index
+        ));
+    }
+    let count = attempts.of(drill).len();
+    Ok(((), format!("attempts 1 to {count} of {drill} without a gap; this is attempt {number}")))
 }
 
 /// Body of the entry of this kind about this attempt.
 fn body<T: serde::de::DeserializeOwned>(known: &Known, kind: &str) -> Result<(u64, T), String> {
     let proofs = known.proofs.as_ref().ok_or("there are no proved entries")?;
     let manifest = known.manifest.as_ref().ok_or("there is no manifest")?;
-    let is_ours = |proof: &&Proof| {
+    let is_ours = |proof: &&Proved| {
         let number = proof.entry.body.get("number").and_then(Value::as_u64);
         proof.entry.kind == kind && number == Some(manifest.attempt)
     };
@@ -415,15 +463,24 @@ fn difference(path: &str, stated: &Value, computed: &Value) -> Option<String> {
 }
 
 fn statements(known: &Known, parts: &[Part], key: &VerifierKey) -> Result<((), String), String> {
-    let (Some(manifest), Some(results)) = (known.manifest.as_ref(), known.results.as_ref()) else {
+    let (Some(manifest), Some(results), Some(proofs)) =
+        (known.manifest.as_ref(), known.results.as_ref(), known.proofs.as_ref())
+    else {
         return Err("there are no results that they could be about".to_owned());
     };
+    let is_seal = |proof: &&Proved| {
+        let number = proof.entry.body.get("number").and_then(Value::as_u64);
+        proof.entry.kind == kind::SEALED && number == Some(manifest.attempt)
+    };
+    let version = proofs.iter().find(is_seal).map_or(entry::VERSION, |seal| seal.entry.version);
+    let subject = closing::subject(manifest, parts, version);
     for (name, payload) in [
-        (closing::TEST_RESULT, closing::test_result(manifest, results)?),
-        (closing::MEASUREMENT, closing::measurement(manifest, results)?),
+        (closing::TEST_RESULT, closing::test_result(manifest, &subject, results)?),
+        (closing::MEASUREMENT, closing::measurement(manifest, &subject, results)?),
     ] {
         let part = find(parts, name)?;
         closing::verify_envelope(&part.bytes, key, &payload).map_err(|why| format!("{name} {why}"))?;
     }
-    Ok(((), "both in-toto statements are signed, and state these results of these parts".to_owned()))
+    let what = if version < 2 { "these parts" } else { "every part before them" };
+    Ok(((), format!("both in-toto statements are signed, and state these results of {what}")))
 }

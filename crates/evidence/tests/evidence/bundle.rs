@@ -35,17 +35,19 @@ struct Fixture {
     key: VerifierKey,
 }
 
-/// The bundle of attempt 2 of 3, in a ledger with other entries.
+/// The bundle of attempt 2, in a ledger with other entries.
 fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-        for _ in 0..3 {
+        let crashed = || Ending::Crashed { reason: "the engine was killed".to_owned() };
+        for drill in ["lose-east", "lose-west"] {
             ledger.append("configurationApplied", WALL, Value::Null).unwrap();
-            ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
-            ledger.register_attempt(WALL, &registration("lose-west")).unwrap();
+            sealed(&mut ledger, drill, crashed(), &folder.path().join("earlier"));
         }
+        ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
+        ledger.register_attempt(WALL, &registration("lose-west")).unwrap();
         let sealed = seal(&made(2), &mut ledger, WALL, folder.path()).unwrap();
         assert_eq!(sealed.path, folder.path().join("lose-east-2.drill"));
         let (bytes, key) = (fs::read(&sealed.path).unwrap(), ledger.key().clone());
@@ -263,7 +265,7 @@ fn forgeries_are_found_and_named() {
                 edit(part(parts, "results.json"), "\"attempt\":2", "\"attempt\":1");
                 edit(part(parts, "manifest.json"), "\"attempt\":2", "\"attempt\":1");
             },
-            "there is no seal of attempt 1",
+            "manifest.json has digest",
         ),
         (
             "a moved point",
@@ -282,7 +284,7 @@ fn forgeries_are_found_and_named() {
                 proofs.remove(0);
                 *part(parts, "proofs.json") = evidence::canonical::to_vec(&proofs).unwrap();
             },
-            "registers attempt 2 of lose-east, where 1 is the next",
+            "seals attempt 1 of lose-east, which was never registered",
         ),
         (
             "a re-numbered entry",
@@ -303,9 +305,8 @@ fn an_edited_sample_is_found_even_with_new_digests() {
     // The attacker seals a kinder record in an own ledger, and transplants samples and results.
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-    for _ in 0..2 {
-        ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
-    }
+    sealed(&mut ledger, "lose-east", Ending::Aborted { reason: "by hand".to_owned() }, folder.path());
+    ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
     let mut kinder = made(2);
     kinder.probes[0].samples.iter_mut().for_each(|sample| sample.outcome = Outcome::Ok);
     let sealed = seal(&kinder, &mut ledger, WALL, folder.path()).unwrap();
@@ -330,9 +331,8 @@ fn an_interrupted_seal_is_completed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     let mut ledger = Ledger::open(&path).unwrap();
-    for _ in 0..2 {
-        ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
-    }
+    sealed(&mut ledger, "lose-east", Ending::Aborted { reason: "by hand".to_owned() }, folder.path());
+    ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
     // The file cannot be written: the parts are kept, the attempt is sealed in the ledger.
     let blocked = folder.path().join("blocked");
     fs::write(&blocked, b"a file where a folder belongs").unwrap();
@@ -345,9 +345,10 @@ fn an_interrupted_seal_is_completed() {
     assert!(verify(&fs::read(&sealed[0].path).unwrap(), Some(ledger.key())).ok());
     assert!(resume(&mut ledger, WALL, &out).unwrap().is_empty());
     assert!(seal(&made(2), &mut ledger, WALL, &out).unwrap_err().to_string().contains("sealed it already"));
-    let mut other = made(1);
+    let number = ledger.register_attempt(WALL, &registration("lose-east")).unwrap();
+    let mut other = made(number);
     other.objectives.recovery_time = Some(60 * S);
-    assert!(seal(&other, &mut ledger, WALL, &out).unwrap_err().to_string().contains("not what entry 0 registered"));
+    assert!(seal(&other, &mut ledger, WALL, &out).unwrap_err().to_string().contains("not what entry 4 registered"));
 }
 
 proptest! {

@@ -209,3 +209,45 @@ pub fn circumstances(mut attempt: Attempt) -> Attempt {
     attempt.unproven = vec!["The role of the store was not seen.".to_owned()];
     attempt
 }
+
+/// Registers the next attempt, and seals it with the verdict that this ending has.
+pub fn sealed(
+    ledger: &mut evidence::ledger::Ledger,
+    drill: &str,
+    ending: Ending,
+    out: &std::path::Path,
+) -> std::path::PathBuf {
+    let registration = registration(drill);
+    let number = ledger.register_attempt(WALL, &registration).unwrap();
+    let attempt = registration.attempt(number, ending).unwrap();
+    evidence::bundle::seal(&attempt, ledger, WALL, out).unwrap().path
+}
+
+/// A ledger as programs of format 1 wrote it, with a fixed key.
+pub fn ledger_of_format_1(
+    folder: &std::path::Path,
+    bodies: &[(String, serde_json::Value)],
+) -> evidence::note::VerifierKey {
+    use ed25519_dalek::pkcs8::{EncodePrivateKey, spki::der::pem::LineEnding};
+    use evidence::{canonical, merkle, note};
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let signer = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let key = note::VerifierKey::of(&signer);
+    let (mut log, mut leaves) = (Vec::new(), Vec::new());
+    for (index, (kind, body)) in bodies.iter().enumerate() {
+        let entry = json!({"index": index, "kind": kind, "time": "2026-11-20T17:44:37Z", "body": body});
+        let json = canonical::to_vec(&entry).unwrap();
+        leaves.push(merkle::leaf(&json));
+        log.extend_from_slice(canonical::hex(&merkle::leaf(&json)).as_bytes());
+        log.extend_from_slice(&[b" ", json.as_slice(), b"\n"].concat());
+    }
+    let head =
+        note::Checkpoint { origin: key.name().to_owned(), size: leaves.len() as u64, root: merkle::root(&leaves) };
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("entries.log"), log).unwrap();
+    fs::write(folder.join("checkpoint"), head.sign(&signer)).unwrap();
+    fs::write(folder.join("key.pub"), format!("{key}\n")).unwrap();
+    fs::write(folder.join("key.pem"), signer.to_pkcs8_pem(LineEnding::LF).unwrap()).unwrap();
+    fs::set_permissions(folder.join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+    key
+}

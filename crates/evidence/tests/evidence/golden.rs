@@ -105,12 +105,9 @@ fn a_ledger_with_attempts_of_format_1_opens_and_goes_on() {
     assert_eq!(entries.len(), 4, "two registrations, two seals");
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("ledger");
-    let mut ledger = Ledger::open(&dir).unwrap();
     // All but the last seal: the second attempt is open.
-    for entry in &entries[..3] {
-        ledger.append(&entry.kind, WALL, entry.body.clone()).unwrap();
-    }
-    drop(ledger);
+    let bodies: Vec<_> = entries[..3].iter().map(|entry| (entry.kind.clone(), entry.body.clone())).collect();
+    ledger_of_format_1(&dir, &bodies);
     let mut ledger = Ledger::open(&dir).unwrap();
     let open = ledger.open_attempts().unwrap().remove(0);
     let (drill, number) = (open.registration.drill.clone(), open.number);

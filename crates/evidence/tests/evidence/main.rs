@@ -6,6 +6,7 @@
 mod bundle;
 mod fixture;
 mod golden;
+mod history;
 mod ledger;
 mod measure;
 mod merkle;

@@ -92,3 +92,23 @@ fn consistency_proofs_hold_and_nothing_else_does() {
         }
     }
 }
+
+#[test]
+fn a_tree_gives_the_roots_and_paths_of_every_earlier_size() {
+    for size in 1..70_usize {
+        let leaves = leaves(size);
+        let tree = merkle::Tree::new(&leaves);
+        for earlier in 0..=size {
+            let root = merkle::root(&leaves[..earlier]);
+            assert_eq!(tree.root(earlier), Some(root), "{earlier} of {size}");
+            for index in 0..earlier {
+                assert_eq!(tree.inclusion(index, earlier), merkle::inclusion(&leaves[..earlier], index));
+            }
+            if let Some(last) = earlier.checked_sub(1) {
+                let path = tree.inclusion(last, size).unwrap();
+                assert_eq!(merkle::root_before(&leaves[last], last as u64, size as u64, &path), Some(root));
+            }
+        }
+        assert_eq!((tree.root(size + 1), tree.inclusion(size, size)), (None, None));
+    }
+}

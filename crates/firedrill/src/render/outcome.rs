@@ -17,14 +17,21 @@ use crate::{
 };
 
 /// Lines that close a run: verdict with its reasons, findings, where evidence and report are.
-pub fn closing(results: &Results, bundle: &Path, report: Option<&Path>, terminal: &Terminal) -> Vec<String> {
+pub fn closing(
+    results: &Results,
+    bundle: &Path,
+    key: &Path,
+    report: Option<&Path>,
+    terminal: &Terminal,
+) -> Vec<String> {
     let mut lines = match results.verdict {
         // Its reasons were just shown, as they were found.
         Verdict::Refused => vec![format!("  {}", terminal.paint(Tone::Warn, "REFUSED"))],
         _ => verdict(results, terminal),
     };
     let name = bundle.display();
-    lines.push(format!("  evidence  {name}   verify: firedrill evidence verify {name}"));
+    lines.push(format!("  evidence  {name}"));
+    lines.push(format!("  verify    firedrill evidence verify {name} --key {}", key.display()));
     if let Some(report) = report {
         lines.push(format!("  report    {}", report.display()));
     }

@@ -110,7 +110,7 @@ fn manifests_are_applied_compared_and_rolled_back() {
     assert_eq!(history["revisions"][0]["restores"], 2);
     let coloured = run(folder, &["--color", "always", "diff", "1", "2", "--state", "state"]).out;
     assert!(coloured.contains("\u{1b}[32m+"), "{coloured}");
-    let ledger = run(folder, &["evidence", "verify", "state/ledger"]);
+    let ledger = run(folder, &["evidence", "verify", "state/ledger", "--key", "state/ledger/key.pub"]);
     assert_eq!(ledger.code, 0, "{ledger:?}");
     let entries =
         fs::read_dir(folder.join("state/ledger")).unwrap().flatten().map(|e| e.path()).filter(|p| p.is_file());

@@ -6,6 +6,7 @@ mod backup;
 mod check;
 mod docs;
 mod everyday;
+mod evidence;
 mod help;
 mod output;
 mod setup;

@@ -17,7 +17,7 @@ const ENDINGS: &[(&[&str], i32, &str)] = &[
     (&["drill", "list", "-f", "shop"], 0, ""),
     (&["get", "proxies"], 2, "firedrill up"),
     (&["events"], 2, "firedrill up"),
-    (&["evidence", "verify", "missing.drill"], 2, "no such file"),
+    (&["evidence", "verify", "missing.drill"], 2, "o such file"),
     (&["evidence", "verify", "garbage.drill"], 1, ""),
     (&["evidence", "verify", "garbage.drill", "--format", "json"], 1, ""),
     (&["evidence", "verify", "garbage.drill", "--key", "garbage"], 2, "--key"),

@@ -58,7 +58,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             let entry = ledger.entry(known.registered).map_err(|e| super::Failure::internal(e.to_string()))?;
             let row = rows.entry(drill.to_owned()).or_default();
             row.attempts = number;
-            row.last = Some((known.sealed.map(|(_, verdict)| verdict), entry.time));
+            row.last = Some((known.sealed.map(|seal| seal.verdict), entry.time));
         }
     }
     let running = seat::holder(&args.state.path).map(|holder| holder.drill);

@@ -243,7 +243,8 @@ fn close(args: &Args, sealed: &Sealed, screen: &Screen<'_>, terminal: &Terminal)
     let report = write_report(&sealed.bundle, &attempt, &results)?;
     match args.format {
         Format::Text => {
-            for line in outcome::closing(&results, &sealed.bundle, Some(&report), terminal) {
+            let key = args.state.path.join("ledger/key.pub");
+            for line in outcome::closing(&results, &sealed.bundle, &key, Some(&report), terminal) {
                 terminal.line(line);
             }
         }

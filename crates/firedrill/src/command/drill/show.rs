@@ -84,16 +84,16 @@ fn rows(ledger: &Ledger, name: &str) -> Result<Vec<Row>, Failure> {
         let entry = ledger.entry(known.registered).map_err(|e| failed(&e))?;
         let body: Registered = serde_json::from_value(entry.body).map_err(|e| failed(&e))?;
         let sealed = match known.sealed {
-            Some((index, _)) => Some(ledger.entry(index).map_err(|e| failed(&e))?.time),
+            Some(seal) => Some(ledger.entry(seal.index).map_err(|e| failed(&e))?.time),
             None => None,
         };
         rows.push(Row {
             attempt,
             registered: entry.time,
             sealed,
-            verdict: known.sealed.map(|(_, verdict)| verdict),
+            verdict: known.sealed.map(|seal| seal.verdict),
             digest: body.digest,
-            entries: std::iter::once(known.registered).chain(known.sealed.map(|(index, _)| index)).collect(),
+            entries: std::iter::once(known.registered).chain(known.sealed.map(|seal| seal.index)).collect(),
         });
     }
     Ok(rows)
