@@ -78,7 +78,10 @@ fn bundles_and_ledgers_that_tell_two_histories_are_found() {
                 success_rate: 99.0,
                 latency_p99: None,
                 sustain: 1_000_000_000,
+                ..Objectives::default()
             },
+            tested: evidence::record::Tested::default(),
+            normal: vec![],
         };
         let number = ledger.register_attempt(1_795_000_000_000_000_000, &registration).unwrap();
         let attempt = registration.attempt(number, Ending::Aborted { reason: reason.into() }).unwrap();
