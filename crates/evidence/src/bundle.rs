@@ -9,6 +9,7 @@ mod archive;
 mod claim;
 mod closing;
 mod columns;
+mod limits;
 mod parts;
 mod verify;
 
@@ -32,6 +33,7 @@ use archive::Part;
 use parts::Manifest;
 
 pub use claim::{Claim, compare, compare_with_ledger};
+pub use limits::Limits;
 pub use verify::{verify, verify_claim, verify_file};
 
 /// Why a bundle could not be made or read.
@@ -143,7 +145,9 @@ pub fn seal(attempt: &Attempt, ledger: &mut Ledger, time: i64, out: &Path) -> Re
     attempt.validate().map_err(unsealable)?;
     let mut parts = parts::split(attempt).map_err(unsealable)?;
     // Measured from what a reader of the bundle will have, so that nothing of the encoding can make a difference.
-    let results = parts::join(parts::VERSION, &parts).and_then(|record| record.results()).map_err(unsealable)?;
+    let results = parts::join(parts::VERSION, &parts, &Limits::LARGE, true)
+        .and_then(|record| record.results())
+        .map_err(unsealable)?;
     parts.push(Part::new(parts::RESULTS, results));
     let manifest = Manifest::of(&attempt.drill, attempt.number, &parts);
     let manifest = canonical::to_vec(&manifest).map_err(|error| unsealable(error.to_string()))?;
@@ -174,22 +178,20 @@ pub fn resume(ledger: &mut Ledger, time: i64, out: &Path) -> Result<Vec<Sealed>,
     paths.sort();
     let mut sealed = Vec::new();
     for path in paths {
-        let parts = archive::read(&files::read_from(&path, 0, MAX_BUNDLE)?).map_err(BundleError::Malformed)?;
+        let bytes = files::read_from(&path, 0, Limits::LARGE.file)?;
+        let parts = archive::read(&bytes).map_err(BundleError::Malformed)?;
         sealed.push(finish(parts, ledger, time, out)?);
     }
     Ok(sealed)
 }
-
-/// Larger files are refused, rather than to exhaust memory.
-pub const MAX_BUNDLE: u64 = 1 << 30;
 
 /// Reads the file of a bundle, or of a checkpoint, to be verified or shown: only a regular file, and no more than the
 /// largest bundle.
 ///
 /// # Errors
 /// If it cannot be read, is not a regular file, or is larger.
-pub fn load(path: &Path) -> std::io::Result<Vec<u8>> {
-    load_bounded(path, MAX_BUNDLE)
+pub fn load(path: &Path, limits: &Limits) -> std::io::Result<Vec<u8>> {
+    load_bounded(path, limits.file)
 }
 
 /// Reads a regular file of at most `limit` bytes.
@@ -201,12 +203,12 @@ pub fn load_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
 }
 
 /// From manifest, parts and results to the sealed file; the lock is held and the parts are durable.
-fn finish(mut parts: Vec<Part>, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
+fn finish(mut parts: Vec<Part<'_>>, ledger: &mut Ledger, time: i64, out: &Path) -> Result<Sealed, BundleError> {
     let first = parts.first().ok_or_else(|| BundleError::Malformed("it has no parts".to_owned()))?;
     let manifest = Manifest::read(&first.bytes).map_err(BundleError::Malformed)?;
     let (drill, number) = (manifest.drill.clone(), manifest.attempt);
     let unsealable = |why: String| BundleError::Unsealable { drill: drill.clone(), number, why };
-    let results = closing::results_of(&parts).map_err(unsealable)?;
+    let results = closing::results_of(&parts, &Limits::LARGE).map_err(unsealable)?;
     let body =
         SealBody { drill: drill.clone(), number, verdict: results.verdict, manifest: canonical::digest(&first.bytes) };
     let entry = seal_entry(ledger, time, &body)?;
@@ -276,10 +278,10 @@ pub fn read(bytes: &[u8]) -> Result<(Attempt, Results), BundleError> {
     let first = parts.first().filter(|part| part.name == parts::MANIFEST);
     let first = first.ok_or_else(|| BundleError::Malformed(format!("it does not begin with {}", parts::MANIFEST)))?;
     let manifest = Manifest::read(&first.bytes).map_err(BundleError::Malformed)?;
-    let results = closing::results_of(&parts).map_err(BundleError::Malformed)?;
+    let results = closing::results_of(&parts, &Limits::LARGE).map_err(BundleError::Malformed)?;
     let is_of_attempt =
         |part: &&Part| part.name != parts::RESULTS && manifest.parts.iter().any(|named| named.name == part.name);
-    let of_attempt: Vec<Part> = parts.iter().filter(is_of_attempt).cloned().collect();
-    let record = parts::join(manifest.version, &of_attempt).map_err(BundleError::Malformed)?;
+    let of_attempt: Vec<Part> = parts.iter().filter(is_of_attempt).map(Part::borrowed).collect();
+    let record = parts::join(manifest.version, &of_attempt, &Limits::LARGE, true).map_err(BundleError::Malformed)?;
     Ok((record.into_attempt().map_err(BundleError::Malformed)?, results))
 }

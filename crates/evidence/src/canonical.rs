@@ -1,5 +1,7 @@
 //! Canonical JSON (RFC 8785), so that what is hashed and signed has one spelling only.
 
+pub mod json;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -19,6 +21,12 @@ pub enum CanonicalError {
     /// Read, but spelled in another way.
     #[error("is not in canonical form from byte {0}")]
     Spelling(usize),
+    /// Its values would need too much memory.
+    #[error("has more values than are read")]
+    TooLarge,
+    /// Arrays and objects are nested too deeply.
+    #[error("is nested too deeply")]
+    TooDeep,
 }
 
 /// `value` with every integer beyond 2^53 − 1 as a string of its digits.
@@ -43,14 +51,13 @@ pub fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, CanonicalError> {
     serde_json_canonicalizer::to_vec(&value).map_err(CanonicalError::Write)
 }
 
-/// Reads canonical bytes; any other spelling of the same value is refused.
+/// Memory that the values of one document of our own may need.
+const OWN: usize = 1 << 30;
+
+/// Reads canonical bytes; any other spelling of the same value is refused. What others made is read with a smaller budget
+/// ([`json::from_slice`]).
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
-    let value: Value = serde_json::from_slice(bytes).map_err(CanonicalError::Read)?;
-    let again = serde_json_canonicalizer::to_vec(&value).map_err(CanonicalError::Write)?;
-    if again != bytes {
-        return Err(CanonicalError::Spelling(first_difference(&again, bytes)));
-    }
-    serde_json::from_value(value).map_err(CanonicalError::Read)
+    json::from_slice(bytes, &mut { OWN })
 }
 
 /// Position of the first byte in which two texts differ.

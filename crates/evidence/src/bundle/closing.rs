@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     bundle::{
-        archive::Part,
+        archive::{Part, find},
+        limits::Limits,
         parts::{Manifest, PartDigest, REGISTERED, RESULTS},
     },
     canonical,
@@ -31,6 +32,9 @@ pub const MEASUREMENT: &str = "measurement.dsse.json";
 pub const KEY: &str = "key.pub";
 /// All of them, in order.
 pub const CLOSING: [&str; 5] = [PROOFS, CHECKPOINT, TEST_RESULT, MEASUREMENT, KEY];
+
+/// Memory that the values of an envelope may need, beyond its bytes.
+const MAX_ENVELOPE: usize = 64 << 10;
 
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
@@ -61,7 +65,10 @@ impl Proof {
         let index = self.entry.index;
         let fail = |why: &str| format!("entry {index}: {why}");
         let bytes = canonical::to_vec(&self.entry).map_err(|_| fail("has no canonical form"))?;
-        let mut path = Vec::with_capacity(self.path.len().min(64));
+        if self.path.len() > 64 {
+            return Err(fail("its path is longer than that of any ledger"));
+        }
+        let mut path = Vec::with_capacity(self.path.len());
         for hash in &self.path {
             let hash = STANDARD.decode(hash).ok().and_then(|bytes| Hash::try_from(bytes).ok());
             path.push(hash.ok_or_else(|| fail("a hash of its path is not 32 bytes of base64"))?);
@@ -133,7 +140,8 @@ fn envelope(payload: &[u8], signer: &SigningKey) -> Result<Vec<u8>, String> {
 
 /// Checks an envelope: signed by `key`, and says exactly `expected`.
 pub fn verify_envelope(bytes: &[u8], key: &VerifierKey, expected: &[u8]) -> Result<(), String> {
-    let envelope: Envelope = canonical::from_slice(bytes).map_err(|error| error.to_string())?;
+    let mut budget = bytes.len().saturating_add(MAX_ENVELOPE);
+    let envelope: Envelope = canonical::json::from_slice(bytes, &mut budget).map_err(|error| error.to_string())?;
     let [signature] = envelope.signatures.as_slice() else {
         return Err(format!("has {} signatures, expected one", envelope.signatures.len()));
     };
@@ -221,27 +229,28 @@ pub fn close(
     results: &Results,
     parts: &[Part],
     seal: u64,
-) -> Result<Vec<Part>, String> {
+) -> Result<Vec<Part<'static>>, String> {
     let tree = ledger.tree();
     let size = usize::try_from(seal).unwrap_or(usize::MAX).saturating_add(1);
     let root = tree.root(size).ok_or_else(|| format!("entry {seal} is not in the ledger"))?;
     let checkpoint = Checkpoint { origin: ledger.key().name().to_owned(), size: seal.saturating_add(1), root };
     let proofs = proofs(ledger, &tree, &manifest.drill, manifest.attempt, size)?;
     let version = ledger.entry(seal).map_err(|error| error.to_string())?.version;
-    let mut signed = parts.to_vec();
+    let mut signed: Vec<Part> = parts.iter().map(Part::borrowed).collect();
     signed.push(Part::new(PROOFS, canonical::to_vec(&proofs).map_err(|error| error.to_string())?));
-    signed.push(Part::new(CHECKPOINT, checkpoint.sign(ledger.signer())));
+    signed.push(Part::new(CHECKPOINT, checkpoint.sign(ledger.signer()).into_bytes()));
     let subject = subject(manifest, &signed, version);
-    let mut closing = signed.split_off(parts.len());
+    let owned = |part: Part| Part::new(part.name, part.bytes.into_owned());
+    let mut closing: Vec<Part<'static>> = signed.split_off(parts.len()).into_iter().map(owned).collect();
     let test_result = test_result(manifest, &subject, results)?;
     closing.push(Part::new(TEST_RESULT, envelope(&test_result, ledger.signer())?));
     closing.push(Part::new(MEASUREMENT, envelope(&measurement(manifest, &subject, results)?, ledger.signer())?));
-    closing.push(Part::new(KEY, format!("{}\n", ledger.key())));
+    closing.push(Part::new(KEY, format!("{}\n", ledger.key()).into_bytes()));
     Ok(closing)
 }
 
 /// Results part, for those who close.
-pub fn results_of(parts: &[Part]) -> Result<Results, String> {
-    let part = parts.iter().find(|part| part.name == RESULTS).ok_or_else(|| format!("{RESULTS} is missing"))?;
-    canonical::from_slice(&part.bytes).map_err(|error| format!("{RESULTS} {error}"))
+pub fn results_of(parts: &[Part], limits: &Limits) -> Result<Results, String> {
+    let part = find(parts, RESULTS)?;
+    canonical::json::from_slice(&part.bytes, &mut { limits.values }).map_err(|error| format!("{RESULTS} {error}"))
 }

@@ -1,11 +1,12 @@
 //! Raw samples and writes as columns: like values stand together, times as differences of differences, so that a regular
 //! probe costs about two bytes per sample before compression. Decoding is bounded and total. Pure.
 
-use std::io::{Read, Write as _};
+use std::io::{Read as _, Write as _};
 
 use flate2::{Compression, GzBuilder, read::GzDecoder};
 
 use crate::{
+    bundle::limits::Limits,
     record::{Outcome, Readback, Sample, Write, WritesRecord},
     v1,
 };
@@ -19,8 +20,23 @@ const STATUS: u64 = 16;
 /// The same in format 1.
 const STATUS_V1: u64 = 5;
 
-/// Column bytes of all parts of one bundle together: what a decoder is willing to inflate.
-pub const MAX_INFLATED: usize = 128 << 20;
+/// Times and latencies are below this, in nanoseconds: 104 days, as everywhere in the record (2^53).
+const MAX_TIME: i64 = 1 << 53;
+
+/// What may still be decoded of one bundle.
+#[derive(Debug)]
+pub struct Budget {
+    inflated: usize,
+    rows: usize,
+    largest: Limits,
+}
+
+impl Budget {
+    /// All of it.
+    pub fn new(limits: &Limits) -> Self {
+        Self { inflated: limits.inflated, rows: limits.rows, largest: *limits }
+    }
+}
 
 /// Compresses with a fixed header: no time, no name.
 pub fn deflate(bytes: &[u8]) -> Result<Vec<u8>, String> {
@@ -28,19 +44,26 @@ pub fn deflate(bytes: &[u8]) -> Result<Vec<u8>, String> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(|error| error.to_string())
 }
 
-/// Inflates at most `budget` bytes, and takes them off it.
-pub fn inflate(bytes: &[u8], budget: &mut usize) -> Result<Vec<u8>, String> {
+/// Inflates at most what the budget allows, and takes it off.
+pub fn inflate(bytes: &[u8], budget: &mut Budget) -> Result<Vec<u8>, String> {
     let mut decoder = GzDecoder::new(bytes);
     let mut out = Vec::new();
-    (&mut decoder).take(*budget as u64 + 1).read_to_end(&mut out).map_err(|error| format!("is not gzip: {error}"))?;
-    if out.len() > *budget {
-        return Err(format!("inflates to more than {MAX_INFLATED} bytes"));
+    let most = budget.inflated as u64;
+    (&mut decoder).take(most + 1).read_to_end(&mut out).map_err(|error| format!("is not gzip: {error}"))?;
+    if out.len() > budget.inflated {
+        return Err(too_long(budget));
     }
     if !decoder.into_inner().is_empty() {
-        return Err("has bytes behind its gzip stream".to_owned());
+        return Err(BEHIND.to_owned());
     }
-    *budget -= out.len();
+    budget.inflated -= out.len();
     Ok(out)
+}
+
+const BEHIND: &str = "has bytes behind its gzip stream";
+
+fn too_long(budget: &Budget) -> String {
+    format!("inflates, with the other parts, to more than {} bytes", budget.largest.inflated)
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64) {
@@ -66,15 +89,43 @@ fn put_optional(out: &mut Vec<u8>, value: Option<u64>) {
     }
 }
 
-struct Cursor<'a> {
-    rest: &'a [u8],
+/// Reads numbers from a compressed part while it is inflated, so that only what they mean is in memory.
+struct Cursor<'a, 'b> {
+    decoder: GzDecoder<&'a [u8]>,
+    buffer: Box<[u8]>,
+    at: usize,
+    end: usize,
+    budget: &'b mut Budget,
 }
 
-impl Cursor<'_> {
+impl<'a, 'b> Cursor<'a, 'b> {
+    fn open(bytes: &'a [u8], magic: &[u8; 4], budget: &'b mut Budget) -> Result<Self, String> {
+        let buffer = vec![0; 32 << 10].into_boxed_slice();
+        let mut cursor = Self { decoder: GzDecoder::new(bytes), buffer, at: 0, end: 0, budget };
+        for expected in magic {
+            if cursor.next()? != Some(*expected) {
+                return Err("does not begin with its format".to_owned());
+            }
+        }
+        Ok(cursor)
+    }
+
+    fn next(&mut self) -> Result<Option<u8>, String> {
+        if self.at == self.end {
+            self.end = self.decoder.read(&mut self.buffer).map_err(|error| format!("is not gzip: {error}"))?;
+            self.at = 0;
+            let left = self.budget.inflated.checked_sub(self.end);
+            self.budget.inflated = left.ok_or_else(|| too_long(self.budget))?;
+            if self.end == 0 {
+                return Ok(None);
+            }
+        }
+        self.at += 1;
+        Ok(self.buffer.get(self.at - 1).copied())
+    }
+
     fn byte(&mut self) -> Result<u8, String> {
-        let (first, rest) = self.rest.split_first().ok_or("ends too early")?;
-        self.rest = rest;
-        Ok(*first)
+        self.next()?.ok_or_else(|| "ends too early".to_owned())
     }
 
     fn number(&mut self) -> Result<u64, String> {
@@ -106,38 +157,44 @@ impl Cursor<'_> {
         }
     }
 
-    /// A count of things of which each takes at least one more byte.
-    fn count(&mut self) -> Result<usize, String> {
+    /// A count of things, each of which takes `rows` off the budget.
+    fn count(&mut self, rows: usize) -> Result<usize, String> {
         let count = self.number()?;
-        usize::try_from(count)
-            .ok()
-            .filter(|count| *count <= self.rest.len())
-            .ok_or_else(|| format!("cannot hold {count} items"))
-    }
-
-    fn column<T>(&mut self, count: usize, read: impl FnMut(&mut Self) -> Result<T, String>) -> Result<Vec<T>, String> {
-        let mut read = read;
-        (0..count).map(|_| read(self)).collect()
+        let wanted = usize::try_from(count).ok().and_then(|count| count.checked_mul(rows));
+        match wanted.and_then(|wanted| self.budget.rows.checked_sub(wanted)) {
+            Some(left) => {
+                self.budget.rows = left;
+                Ok(count as usize)
+            }
+            None => Err(format!(
+                "says that it has {count} items: more than the {} that are read of a bundle",
+                self.budget.largest.rows
+            )),
+        }
     }
 
     /// Values stored as differences of differences.
-    fn times(&mut self, count: usize) -> Result<Vec<i64>, String> {
+    fn times(&mut self, mut each: impl FnMut(i64), count: usize) -> Result<(), String> {
         let (mut value, mut step) = (0_i64, 0_i64);
-        self.column(count, |cursor| {
-            step = step.wrapping_add(cursor.signed()?);
+        for _ in 0..count {
+            step = step.wrapping_add(self.signed()?);
             value = value.wrapping_add(step);
-            Ok(value)
-        })
+            each(value);
+        }
+        Ok(())
     }
 
-    fn end(&self) -> Result<(), String> {
-        if self.rest.is_empty() { Ok(()) } else { Err(format!("has {} bytes too many", self.rest.len())) }
+    fn end(&mut self) -> Result<(), String> {
+        if self.next()?.is_some() {
+            return Err("has bytes too many".to_owned());
+        }
+        if self.decoder.get_ref().is_empty() { Ok(()) } else { Err(BEHIND.to_owned()) }
     }
 }
 
-fn open<'a>(bytes: &'a [u8], magic: &[u8; 4]) -> Result<Cursor<'a>, String> {
-    let rest = bytes.strip_prefix(magic).ok_or("does not begin with its format")?;
-    Ok(Cursor { rest })
+/// A time that the rules of measuring can calculate with.
+fn is_time(time: i64) -> Result<i64, String> {
+    if (-MAX_TIME..=MAX_TIME).contains(&time) { Ok(time) } else { Err(format!("has the impossible time {time}")) }
 }
 
 fn put_times(out: &mut Vec<u8>, times: impl Iterator<Item = i64>) {
@@ -209,47 +266,80 @@ pub fn encode_samples(samples: &[Sample]) -> Result<Vec<u8>, String> {
 }
 
 /// Reads what [`encode_samples`] wrote.
-pub fn decode_samples(bytes: &[u8], budget: &mut usize) -> Result<Vec<Sample>, String> {
-    decode(bytes, budget, SAMPLES, outcome, |due, latency, outcome, region, tries| Sample {
-        due,
-        latency,
-        outcome,
-        region,
-        tries,
-    })
+pub fn decode_samples(bytes: &[u8], budget: &mut Budget) -> Result<Vec<Sample>, String> {
+    decode(bytes, budget, SAMPLES)
 }
 
 /// Reads samples of format 1.
-pub fn decode_samples_v1(bytes: &[u8], budget: &mut usize) -> Result<Vec<v1::record::Sample>, String> {
-    decode(bytes, budget, SAMPLES_V1, outcome_v1, |due, latency, outcome, region, tries| v1::record::Sample {
-        due,
-        latency,
-        outcome,
-        region,
-        tries,
-    })
+pub fn decode_samples_v1(bytes: &[u8], budget: &mut Budget) -> Result<Vec<v1::record::Sample>, String> {
+    decode(bytes, budget, SAMPLES_V1)
 }
 
-fn decode<O, S>(
-    bytes: &[u8],
-    budget: &mut usize,
-    magic: &[u8; 4],
-    outcome: fn(u64) -> Result<O, String>,
-    sample: impl Fn(i64, i64, O, Option<u16>, u8) -> S,
-) -> Result<Vec<S>, String> {
-    let inflated = inflate(bytes, budget)?;
-    let mut cursor = open(&inflated, magic)?;
-    let count = cursor.count()?;
-    let due = cursor.times(count)?;
-    let latency = cursor.column(count, Cursor::signed)?;
-    let outcomes = cursor.column(count, |cursor| outcome(cursor.number()?))?;
-    let regions = cursor.column(count, |cursor| region(cursor.number()?.checked_sub(1)))?;
-    let tries = cursor.column(count, Cursor::byte)?;
+/// A sample that is filled column by column.
+trait Row {
+    fn due(due: i64) -> Self;
+    fn latency(&mut self, latency: i64);
+    fn outcome(&mut self, code: u64) -> Result<(), String>;
+    fn region(&mut self, region: Option<u16>);
+    fn tries(&mut self, tries: u8);
+}
+
+macro_rules! row {
+    ($sample:ty, $initial:expr, $outcome:path) => {
+        impl Row for $sample {
+            fn due(due: i64) -> Self {
+                Self { due, latency: 0, outcome: $initial, region: None, tries: 0 }
+            }
+
+            fn latency(&mut self, latency: i64) {
+                self.latency = latency;
+            }
+
+            fn outcome(&mut self, code: u64) -> Result<(), String> {
+                self.outcome = $outcome(code)?;
+                Ok(())
+            }
+
+            fn region(&mut self, region: Option<u16>) {
+                self.region = region;
+            }
+
+            fn tries(&mut self, tries: u8) {
+                self.tries = tries;
+            }
+        }
+    };
+}
+
+row!(Sample, Outcome::NotSent, outcome);
+row!(v1::record::Sample, v1::record::Outcome::NotSent, outcome_v1);
+
+fn decode<S: Row>(bytes: &[u8], budget: &mut Budget, magic: &[u8; 4]) -> Result<Vec<S>, String> {
+    let mut cursor = Cursor::open(bytes, magic, budget)?;
+    let count = cursor.count(1)?;
+    let (mut samples, mut wrong): (Vec<S>, _) = (Vec::new(), None);
+    let each = |due| {
+        samples.push(S::due(due));
+        wrong = wrong.take().or_else(|| is_time(due).err());
+    };
+    cursor.times(each, count)?;
+    if let Some(why) = wrong {
+        return Err(why);
+    }
+    for sample in &mut samples {
+        sample.latency(is_time(cursor.signed()?)?);
+    }
+    for sample in &mut samples {
+        sample.outcome(cursor.number()?)?;
+    }
+    for sample in &mut samples {
+        sample.region(region(cursor.number()?.checked_sub(1))?);
+    }
+    for sample in &mut samples {
+        sample.tries(cursor.byte()?);
+    }
     cursor.end()?;
-    let columns = due.into_iter().zip(latency).zip(outcomes).zip(regions).zip(tries);
-    Ok(columns
-        .map(|((((due, latency), outcome), region), tries)| sample(due, latency, outcome, region, tries))
-        .collect())
+    Ok(samples)
 }
 
 /// Columns of writes and readbacks, compressed.
@@ -277,45 +367,73 @@ pub fn encode_writes(record: &WritesRecord) -> Result<Vec<u8>, String> {
 }
 
 /// Reads what [`encode_writes`] wrote.
-pub fn decode_writes(bytes: &[u8], budget: &mut usize) -> Result<WritesRecord, String> {
-    let inflated = inflate(bytes, budget)?;
-    let mut cursor = open(&inflated, WRITES)?;
-    let count = cursor.count()?;
-    let sequences = cursor.times(count)?;
-    let sent = optional_times(&mut cursor, count)?;
-    let acknowledged = optional_times(&mut cursor, count)?;
-    let regions = cursor.column(count, |cursor| region(cursor.optional()?))?;
-    let epochs = cursor.column(count, Cursor::optional)?;
-    let count = cursor.count()?;
-    let readbacks = cursor.column(count, readback)?;
-    cursor.end()?;
-    let columns = sequences.into_iter().zip(sent).zip(acknowledged).zip(regions).zip(epochs);
-    let write = |((((sequence, sent), acknowledged), region), epoch)| Write {
-        sequence: sequence as u64,
-        sent,
-        acknowledged,
-        region,
-        epoch,
+pub fn decode_writes(bytes: &[u8], budget: &mut Budget) -> Result<WritesRecord, String> {
+    let mut cursor = Cursor::open(bytes, WRITES, budget)?;
+    let count = cursor.count(2)?;
+    let mut writes: Vec<Write> = Vec::new();
+    let write = |sequence: i64| {
+        let sequence = sequence as u64;
+        writes.push(Write { sequence, acknowledged: None, sent: None, region: None, epoch: None });
     };
-    Ok(WritesRecord { writes: columns.map(write).collect(), readbacks })
+    cursor.times(write, count)?;
+    optional_times(&mut cursor, &mut writes, |write| &mut write.sent)?;
+    optional_times(&mut cursor, &mut writes, |write| &mut write.acknowledged)?;
+    for write in &mut writes {
+        write.region = region(cursor.optional()?)?;
+    }
+    for write in &mut writes {
+        write.epoch = cursor.optional()?;
+    }
+    let count = cursor.count(2)?;
+    let mut readbacks = Vec::new();
+    for _ in 0..count {
+        readbacks.push(readback(&mut cursor)?);
+    }
+    cursor.end()?;
+    Ok(WritesRecord { writes, readbacks })
 }
 
-fn optional_times(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<Option<i64>>, String> {
-    let present = cursor.column(count, |cursor| match cursor.byte()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(format!("has {other} where 0 or 1 belongs")),
-    })?;
-    let mut times = cursor.times(present.iter().filter(|present| **present).count())?.into_iter();
-    Ok(present.into_iter().map(|present| if present { times.next() } else { None }).collect())
+/// Marks of which writes have the time, then these times.
+fn optional_times(
+    cursor: &mut Cursor<'_, '_>,
+    writes: &mut [Write],
+    field: fn(&mut Write) -> &mut Option<i64>,
+) -> Result<(), String> {
+    let mut count = 0;
+    for write in writes.iter_mut() {
+        match cursor.byte()? {
+            0 => {}
+            1 => {
+                *field(write) = Some(0);
+                count += 1;
+            }
+            other => return Err(format!("has {other} where 0 or 1 belongs")),
+        }
+    }
+    let (mut marked, mut wrong) = (writes.iter_mut().map(field).filter(|time| time.is_some()), None);
+    let each = |time| {
+        wrong = wrong.take().or_else(|| is_time(time).err());
+        if let Some(field) = marked.next() {
+            *field = Some(time);
+        }
+    };
+    cursor.times(each, count)?;
+    wrong.map_or(Ok(()), Err)
 }
 
-fn readback(cursor: &mut Cursor<'_>) -> Result<Readback, String> {
-    let length = cursor.count()?;
-    let phase = String::from_utf8(cursor.column(length, Cursor::byte)?).map_err(|_| "has a phase that is not text")?;
-    let time = cursor.signed()?;
+/// Longest name of a phase.
+const MAX_PHASE: usize = 256;
+
+fn readback(cursor: &mut Cursor<'_, '_>) -> Result<Readback, String> {
+    let length = cursor.number()?;
+    let length = usize::try_from(length).ok().filter(|length| *length <= MAX_PHASE);
+    let length = length.ok_or("has a phase with a name that is too long")?;
+    let phase: Vec<u8> = (0..length).map(|_| cursor.byte()).collect::<Result<_, _>>()?;
+    let phase = String::from_utf8(phase).map_err(|_| "has a phase that is not text")?;
+    let time = is_time(cursor.signed()?)?;
     let judged = cursor.number()?;
-    let found = cursor.count()?;
-    let found = cursor.times(found)?.into_iter().map(|sequence| sequence as u64).collect();
+    let count = cursor.count(1)?;
+    let mut found = Vec::new();
+    cursor.times(|sequence| found.push(sequence as u64), count)?;
     Ok(Readback { phase, time, judged, found })
 }

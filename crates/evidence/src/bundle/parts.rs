@@ -4,7 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    bundle::{archive::Part, columns},
+    bundle::{
+        archive::{Part, find},
+        columns::{self, Budget},
+        limits::Limits,
+    },
     canonical::{self, CanonicalError},
     measure::measure,
     record::{Attempt, ProbeRecord, RequestLog, WritesRecord},
@@ -38,6 +42,9 @@ const FIELDS: [(&str, &str); 8] = [
 pub const VERSION: u64 = 2;
 /// Format of bundles that are verified with the rules of their time.
 const VERSION_1: u64 = 1;
+
+/// Memory that the values of a manifest may need.
+const MAX_VALUES: usize = 4 << 20;
 
 /// Names, sizes and digests of all parts but those that close the bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,7 +88,8 @@ impl Manifest {
 
     /// Reads it; the format must be known.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let manifest: Self = canonical::from_slice(bytes).map_err(|error| error.to_string())?;
+        let manifest: Self =
+            canonical::json::from_slice(bytes, &mut { MAX_VALUES }).map_err(|error| error.to_string())?;
         match manifest.version {
             VERSION | VERSION_1 => Ok(manifest),
             unknown => Err(format!(
@@ -100,7 +108,7 @@ fn writes_name(probe: usize) -> String {
 }
 
 /// The probe without what is in columns; `writes` stays as a mark.
-fn head(probe: &ProbeRecord) -> ProbeRecord {
+fn without_columns(probe: &ProbeRecord) -> ProbeRecord {
     let empty = |_: &WritesRecord| WritesRecord { writes: Vec::new(), readbacks: Vec::new() };
     ProbeRecord {
         name: probe.name.clone(),
@@ -114,9 +122,9 @@ fn head(probe: &ProbeRecord) -> ProbeRecord {
 }
 
 /// The parts of an attempt, in order, without results.
-pub fn split(attempt: &Attempt) -> Result<Vec<Part>, String> {
+pub fn split(attempt: &Attempt) -> Result<Vec<Part<'static>>, String> {
     let text = |error: serde_json::Error| error.to_string();
-    let without_samples = Attempt { probes: attempt.probes.iter().map(head).collect(), ..shallow(attempt) };
+    let without_samples = Attempt { probes: attempt.probes.iter().map(without_columns).collect(), ..shallow(attempt) };
     let Value::Object(mut fields) = serde_json::to_value(&without_samples).map_err(text)? else {
         return Err("an attempt is an object".to_owned());
     };
@@ -205,81 +213,153 @@ impl Record {
     }
 }
 
-/// The attempt that the parts of a bundle of this version hold. Every part is used, or its name is an error.
-pub fn join(version: u64, parts: &[Part]) -> Result<Record, String> {
-    let head = head_fields(parts)?;
+/// The attempt that the parts of a bundle of this version hold. Every part is used, or its name is an error. What the
+/// requests at gateways say is only read if `with_requests`; nothing is measured with it but their number.
+pub fn join(version: u64, parts: &[Part], limits: &Limits, with_requests: bool) -> Result<Record, String> {
+    let mut values = limits.values;
+    let head = head(parts, &mut values)?;
     let not_an_attempt = |error: serde_json::Error| format!("the parts are not an attempt: {error}");
-    let mut bulk = Bulk { parts, budget: columns::MAX_INFLATED, used: FIELDS.len() + 1 };
-    let record = if version == VERSION_1 {
-        let mut attempt: v1::record::Attempt = serde_json::from_value(head).map_err(not_an_attempt)?;
+    let of_its_own = || format!("{HEAD} has a field requests, which is a part of its own");
+    let mut bulk = Bulk { parts, budget: Budget::new(limits), values, used: FIELDS.len() + 1, with_requests };
+    let mut samples = 0_usize;
+    let (record, probes) = if version == VERSION_1 {
+        let mut attempt: v1::record::Attempt = serde_json::from_slice(&head).map_err(not_an_attempt)?;
+        drop(head);
         for (at, probe) in attempt.probes.iter_mut().enumerate() {
             probe.samples = bulk.take(&samples_name(at), columns::decode_samples_v1)?;
+            samples = samples.saturating_add(probe.samples.len());
             if let Some(writes) = &mut probe.writes {
                 *writes = bulk.take(&writes_name(at), columns::decode_writes)?.into();
             }
         }
+        if attempt.requests.is_some() {
+            return Err(of_its_own());
+        }
         attempt.requests = bulk.requests::<v1::record::RequestLog>()?;
-        Record::V1(Box::new(attempt))
+        let probes = attempt.probes.len();
+        (Record::V1(Box::new(attempt)), probes)
     } else {
-        let mut attempt: Attempt = serde_json::from_value(head).map_err(not_an_attempt)?;
+        let mut attempt: Attempt = serde_json::from_slice(&head).map_err(not_an_attempt)?;
+        drop(head);
         for (at, probe) in attempt.probes.iter_mut().enumerate() {
             probe.samples = bulk.take(&samples_name(at), columns::decode_samples)?;
+            samples = samples.saturating_add(probe.samples.len());
             if let Some(writes) = &mut probe.writes {
                 *writes = bulk.take(&writes_name(at), columns::decode_writes)?;
             }
         }
+        if attempt.requests.is_some() {
+            return Err(of_its_own());
+        }
         attempt.requests = bulk.requests::<RequestLog>()?;
         attempt.validate()?;
-        Record::V2(Box::new(attempt))
+        let probes = attempt.probes.len();
+        (Record::V2(Box::new(attempt)), probes)
     };
     if bulk.used != parts.len() {
         return Err(format!("there are {} parts, and {} belong to the attempt", parts.len(), bulk.used));
     }
+    if samples.saturating_mul(probes) > limits.judgements {
+        return Err(format!(
+            "it has {samples} samples of {probes} probes: their product is more than the {} that are judged",
+            limits.judgements
+        ));
+    }
     Ok(record)
 }
 
-/// The attempt but for what is in columns.
-fn head_fields(parts: &[Part]) -> Result<Value, String> {
-    let json = |name: &str| -> Result<Value, String> {
-        canonical::from_slice(&find(parts, name)?.bytes).map_err(|error| format!("{name} {error}"))
+/// Canonical JSON of the attempt but for what is in columns: the fields that are parts of their own stand in the object of
+/// the head again.
+fn head(parts: &[Part], values: &mut usize) -> Result<Vec<u8>, String> {
+    let mut checked = |name: &str| {
+        let bytes = &find(parts, name)?.bytes;
+        canonical::json::check(bytes, values).map_err(|error| format!("{name} {error}"))?;
+        Ok::<_, String>(bytes)
     };
-    let Value::Object(mut fields) = json(HEAD)? else { return Err(format!("{HEAD} is not an object")) };
+    let head = checked(HEAD)?;
+    let Some(inner) = head.strip_suffix(b"}").filter(|inner| inner.first() == Some(&b'{')) else {
+        return Err(format!("{HEAD} is not an object"));
+    };
+    let mut object = inner.to_vec();
     for (field, name) in FIELDS {
-        if fields.insert(field.to_owned(), json(name)?).is_some() {
-            return Err(format!("{HEAD} has a field {field}, which is a part of its own"));
+        let value = checked(name)?;
+        if object.len() > 1 {
+            object.push(b',');
         }
+        object.extend_from_slice(format!("\"{field}\":").as_bytes());
+        object.extend_from_slice(value);
     }
-    if fields.contains_key("requests") {
-        return Err(format!("{HEAD} has a field requests, which is a part of its own"));
-    }
-    Ok(Value::Object(fields))
+    object.push(b'}');
+    Ok(object)
 }
 
-fn find<'a>(parts: &'a [Part], name: &str) -> Result<&'a Part, String> {
-    parts.iter().find(|part| part.name == name).ok_or_else(|| format!("{name} is missing"))
-}
-
-/// The compressed parts: what may still be inflated of them, and how many parts were used.
+/// The compressed parts: what may still be read of them, and how many parts were used.
 struct Bulk<'a> {
-    parts: &'a [Part],
-    budget: usize,
+    parts: &'a [Part<'a>],
+    budget: Budget,
+    values: usize,
     used: usize,
+    with_requests: bool,
 }
 
 impl Bulk<'_> {
-    fn take<T>(&mut self, name: &str, decode: impl Fn(&[u8], &mut usize) -> Result<T, String>) -> Result<T, String> {
+    fn take<T>(&mut self, name: &str, decode: impl Fn(&[u8], &mut Budget) -> Result<T, String>) -> Result<T, String> {
         let decoded =
             decode(&find(self.parts, name)?.bytes, &mut self.budget).map_err(|why| format!("{name} {why}"))?;
         self.used += 1;
         Ok(decoded)
     }
 
-    fn requests<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, String> {
+    fn requests<T: serde::de::DeserializeOwned + From<Counted>>(&mut self) -> Result<Option<T>, String> {
         if find(self.parts, REQUESTS).is_err() {
             return Ok(None);
         }
         let bytes = self.take(REQUESTS, columns::inflate)?;
-        let value: Value = canonical::from_slice(&bytes).map_err(|error| format!("{REQUESTS} {error}"))?;
-        serde_json::from_value(value).map_err(|error| format!("{REQUESTS} {error}"))
+        let wrong = |error: CanonicalError| format!("{REQUESTS} {error}");
+        if self.with_requests {
+            return canonical::json::from_slice(&bytes, &mut self.values).map(Some).map_err(wrong);
+        }
+        canonical::json::check(&bytes, &mut { usize::MAX }).map_err(wrong)?;
+        let unexpected = |error: serde_json::Error| format!("{REQUESTS} {error}");
+        serde_json::from_slice::<Counted>(&bytes).map(|counted| Some(counted.into())).map_err(unexpected)
     }
 }
+
+/// A log of requests of which only the number is known.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Counted {
+    most: u64,
+    beyond: u64,
+    lost: u64,
+    gaps: u64,
+    entries: Vec<CountedEntry>,
+}
+
+/// A request that is there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CountedEntry {
+    #[serde(rename = "gateway")]
+    _gateway: serde::de::IgnoredAny,
+    #[serde(rename = "request")]
+    _request: serde::de::IgnoredAny,
+}
+
+macro_rules! uncounted {
+    ($log:ty, $entry:path) => {
+        impl From<Counted> for $log {
+            fn from(counted: Counted) -> Self {
+                let Counted { most, beyond, lost, gaps, entries } = counted;
+                let unknown = |_| {
+                    use $entry as Entry;
+                    Entry { gateway: String::new(), request: Value::Null }
+                };
+                Self { most, beyond, lost, gaps, entries: entries.into_iter().map(unknown).collect() }
+            }
+        }
+    };
+}
+
+uncounted!(RequestLog, crate::record::RequestEntry);
+uncounted!(v1::record::RequestLog, crate::v1::record::RequestEntry);

@@ -6,9 +6,10 @@ use crate::{
     attempts::{Attempts, Registered, SealBody},
     bundle::{
         Check, CheckOutcome, Report, archive,
-        archive::Part,
+        archive::{Part, find},
         claim::Claim,
         closing::{self, Proof, Proved},
+        limits::Limits,
         parts::{self, Manifest, PartDigest},
     },
     canonical,
@@ -53,6 +54,8 @@ struct Known {
     manifest: Option<Manifest>,
     checkpoint: Option<Checkpoint>,
     proofs: Option<Vec<Proved>>,
+    /// Attempts by the proved entries, or what is wrong with their order.
+    attempts: Option<Result<Attempts, String>>,
     attempt: Option<Attempt>,
     /// Canonical bytes of what follows from the attempt.
     computed: Option<Vec<u8>>,
@@ -61,20 +64,23 @@ struct Known {
 
 /// Checks everything that can be checked offline. `key` is the key that the reader trusts.
 pub fn verify(bytes: &[u8], key: Option<&VerifierKey>) -> Report {
-    verify_claim(bytes, key).0
+    verify_claim(bytes, key, &Limits::STRICT).0
 }
 
 /// As [`verify`]. Also gives what the bundle says about its ledger, to be compared with other bundles or with a ledger;
 /// `None` if that cannot be trusted.
-pub fn verify_claim(bytes: &[u8], key: Option<&VerifierKey>) -> (Report, Option<Claim>) {
+pub fn verify_claim(bytes: &[u8], key: Option<&VerifierKey>, limits: &Limits) -> (Report, Option<Claim>) {
     let mut verifier = Verifier { checks: Vec::new() };
     let mut known = Known::default();
-    let read = archive::read(bytes).map(|parts| {
-        let detail = format!("{} parts, {} bytes", parts.len(), bytes.len());
-        (parts, detail)
-    });
+    let read = match bytes.len() as u64 > limits.file {
+        true => Err(format!("it has {} bytes, more than the {} that are read of a bundle", bytes.len(), limits.file)),
+        false => archive::read(bytes).map(|parts| {
+            let detail = format!("{} parts, {} bytes", parts.len(), bytes.len());
+            (parts, detail)
+        }),
+    };
     if let Some(parts) = verifier.check("file", read) {
-        inspect(&mut verifier, &mut known, bytes, &parts, key);
+        inspect(&mut verifier, &mut known, bytes, &parts, key, limits);
     }
     for (name, detail) in [
         ("approvals", "approvals are not part of this format: the people named in the record are not proved"),
@@ -104,10 +110,10 @@ pub fn verify_claim(bytes: &[u8], key: Option<&VerifierKey>) -> (Report, Option<
 const MAX_CHECKPOINT: usize = 64 << 10;
 
 /// As [`verify_claim`]; the file may also be a signed checkpoint alone.
-pub fn verify_file(bytes: &[u8], key: Option<&VerifierKey>) -> (Report, Option<Claim>) {
+pub fn verify_file(bytes: &[u8], key: Option<&VerifierKey>, limits: &Limits) -> (Report, Option<Claim>) {
     let note = std::str::from_utf8(bytes).ok().filter(|note| note.len() <= MAX_CHECKPOINT);
     let is_note = |note: &&str| note.contains("\n\n\u{2014} ") && !note.contains('\0');
-    let Some(note) = note.filter(is_note) else { return verify_claim(bytes, key) };
+    let Some(note) = note.filter(is_note) else { return verify_claim(bytes, key, limits) };
     let mut verifier = Verifier { checks: Vec::new() };
     let read = match key {
         None => Err("a checkpoint does not hold the key that signed it: give the key".to_owned()),
@@ -121,7 +127,14 @@ pub fn verify_file(bytes: &[u8], key: Option<&VerifierKey>) -> (Report, Option<C
     (Report { drill: None, attempt: None, verdict: None, signer_known, checks }, claim)
 }
 
-fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Part], key: Option<&VerifierKey>) {
+fn inspect(
+    verifier: &mut Verifier,
+    known: &mut Known,
+    bytes: &[u8],
+    parts: &[Part],
+    key: Option<&VerifierKey>,
+    limits: &Limits,
+) {
     let spelled = match archive::locate_difference(bytes, parts) {
         None => Ok(((), "every byte outside the parts is as it is written".to_owned())),
         Some(place) => Err(place),
@@ -137,6 +150,9 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
     verifier.check("parts", digests);
     if let Some(key) = &trusted {
         let checkpoint = text(parts, closing::CHECKPOINT).and_then(|note| {
+            if note.len() > MAX_CHECKPOINT {
+                return Err(format!("{} has {} bytes, more than any", closing::CHECKPOINT, note.len()));
+            }
             let checkpoint =
                 Checkpoint::verify(note, key).map_err(|error| format!("{}: {error}", closing::CHECKPOINT))?;
             let spelled = note.matches("\u{2014} ").count() == 1;
@@ -149,12 +165,12 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
         });
         known.checkpoint = verifier.check("checkpoint", checkpoint);
     }
-    let inclusion = inclusion(parts, known.checkpoint.as_ref());
+    let inclusion = inclusion(known, parts, limits);
     known.proofs = verifier.check("inclusion", inclusion);
-    if let Some((attempt, computed)) = verifier.check("record", record(known.manifest.as_ref(), parts)) {
+    if let Some((attempt, computed)) = verifier.check("record", record(known.manifest.as_ref(), parts, limits)) {
         (known.attempt, known.computed) = (Some(attempt), Some(computed));
     }
-    known.results = verifier.check("results", read_results(parts));
+    known.results = verifier.check("results", read_results(parts, limits));
     let attempts = attempts(known);
     verifier.check("attempts", attempts);
     let registered = registered(known, parts);
@@ -171,11 +187,7 @@ fn inspect(verifier: &mut Verifier, known: &mut Known, bytes: &[u8], parts: &[Pa
     }
 }
 
-fn find<'a>(parts: &'a [Part], name: &str) -> Result<&'a Part, String> {
-    parts.iter().find(|part| part.name == name).ok_or_else(|| format!("{name} is missing"))
-}
-
-fn text<'a>(parts: &'a [Part], name: &str) -> Result<&'a str, String> {
+fn text<'a>(parts: &'a [Part<'a>], name: &str) -> Result<&'a str, String> {
     std::str::from_utf8(&find(parts, name)?.bytes).map_err(|_| format!("{name} is not text"))
 }
 
@@ -251,23 +263,55 @@ fn digests(manifest: &Manifest, parts: &[Part]) -> Result<((), String), String> 
     Ok(((), figures::count(manifest.parts.len(), "digest")))
 }
 
-fn inclusion(parts: &[Part], checkpoint: Option<&Checkpoint>) -> Result<(Vec<Proved>, String), String> {
-    let proofs: Vec<Proof> = canonical::from_slice(&find(parts, closing::PROOFS)?.bytes)
-        .map_err(|error| format!("{} {error}", closing::PROOFS))?;
-    let checkpoint = checkpoint.ok_or("there is no checkpoint to prove entries against")?;
-    let proved = proofs.into_iter().map(|proof| proof.prove(checkpoint));
-    let proved: Vec<_> = proved.collect::<Result<_, _>>().map_err(|why| format!("{}: {why}", closing::PROOFS))?;
+/// Proves the entries one after the other; of those of other attempts, no more is kept than what they are about.
+fn inclusion(known: &mut Known, parts: &[Part], limits: &Limits) -> Result<(Vec<Proved>, String), String> {
+    let bytes = &find(parts, closing::PROOFS)?.bytes;
+    let wrong = |why: &dyn std::fmt::Display| format!("{} {why}", closing::PROOFS);
+    canonical::json::check(bytes, &mut { usize::MAX }).map_err(|error| wrong(&error))?;
+    let proofs = canonical::json::elements(bytes).ok_or_else(|| wrong(&"is not a list"))?;
+    if proofs.len() > limits.proofs {
+        return Err(wrong(&format!("has {} entries, more than the {} that are read", proofs.len(), limits.proofs)));
+    }
+    let checkpoint = known.checkpoint.as_ref().ok_or("there is no checkpoint to prove entries against")?;
+    let ours = known.manifest.as_ref().map(|manifest| manifest.attempt);
+    let mut proved = Vec::with_capacity(proofs.len());
+    let mut admitted = Ok(Attempts::default());
+    for proof in proofs {
+        let proof: Proof = canonical::json::from_slice(proof, &mut { limits.entry }).map_err(|error| wrong(&error))?;
+        let mut one = proof.prove(checkpoint).map_err(|why| format!("{}: {why}", closing::PROOFS))?;
+        if let Ok(attempts) = &mut admitted
+            && let Err(why) = attempts.admit(&one.entry, &one.leaf)
+        {
+            let index = one.entry.index;
+            admitted = Err(format!("entry {index} {why}: an attempt is missing or re-numbered"));
+        }
+        if one.entry.body.get("number").and_then(Value::as_u64) != ours {
+            one.entry.body = subject_of(&one.entry.body);
+        }
+        proved.push(one);
+    }
+    known.attempts = Some(admitted);
     let detail = format!("{} entries are in the ledger of {} entries", proved.len(), checkpoint.size);
     Ok((proved, detail))
 }
 
+/// What the body of an entry is about.
+fn subject_of(body: &Value) -> Value {
+    let fields = ["drill", "number", "verdict"].into_iter().filter_map(|name| Some((name, body.get(name)?)));
+    fields.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+}
+
 /// The record, and what follows from it.
-fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<((Attempt, Vec<u8>), String), String> {
+fn record(
+    manifest: Option<&Manifest>,
+    parts: &[Part],
+    limits: &Limits,
+) -> Result<((Attempt, Vec<u8>), String), String> {
     let manifest = manifest.ok_or("there is no manifest")?;
     let named =
         |part: &&Part| part.name != parts::RESULTS && manifest.parts.iter().any(|named| named.name == part.name);
-    let of_attempt: Vec<Part> = parts.iter().filter(named).cloned().collect();
-    let record = parts::join(manifest.version, &of_attempt)?;
+    let of_attempt: Vec<Part> = parts.iter().filter(named).map(Part::borrowed).collect();
+    let record = parts::join(manifest.version, &of_attempt, limits, false)?;
     let computed = record.results()?;
     let attempt = record.into_attempt()?;
     if (attempt.drill.as_str(), attempt.number) != (manifest.drill.as_str(), manifest.attempt) {
@@ -287,8 +331,8 @@ fn record(manifest: Option<&Manifest>, parts: &[Part]) -> Result<((Attempt, Vec<
     Ok(((attempt, computed), detail))
 }
 
-fn read_results(parts: &[Part]) -> Result<(Results, String), String> {
-    let results = closing::results_of(parts)?;
+fn read_results(parts: &[Part], limits: &Limits) -> Result<(Results, String), String> {
+    let results = closing::results_of(parts, limits)?;
     let detail = format!("{}, verdict {}", figures::count(results.objectives.len(), "objective"), results.verdict);
     Ok((results, detail))
 }
@@ -300,9 +344,8 @@ fn attempts(known: &Known) -> Result<((), String), String> {
     let (Some(proofs), Some(manifest), Some(checkpoint)) = (proofs, manifest, checkpoint) else {
         return Err("there are no proved entries to count".to_owned());
     };
-    let mut attempts = Attempts::default();
     let mut previous = None;
-    for Proved { entry, leaf, .. } in proofs {
+    for Proved { entry, .. } in proofs {
         if previous.is_some_and(|previous| previous >= entry.index) {
             return Err(format!("entry {} is out of order", entry.index));
         }
@@ -310,10 +353,9 @@ fn attempts(known: &Known) -> Result<((), String), String> {
         if entry.body.get("drill").and_then(Value::as_str) != Some(manifest.drill.as_str()) {
             return Err(format!("entry {} is not of {}", entry.index, manifest.drill));
         }
-        attempts
-            .admit(entry, leaf)
-            .map_err(|why| format!("entry {} {why}: an attempt is missing or re-numbered", entry.index))?;
     }
+    let attempts =
+        known.attempts.as_ref().ok_or("there are no proved entries to count")?.as_ref().map_err(String::clone)?;
     let (drill, number) = (manifest.drill.as_str(), manifest.attempt);
     let seal = match attempts.get(drill, number) {
         Some(known) => known.sealed.ok_or_else(|| format!("there is no seal of attempt {number} of {drill}"))?,
@@ -431,7 +473,10 @@ fn order(attempt: &Attempt) -> Result<((), String), String> {
 fn recompute(known: &Known, parts: &[Part]) -> Result<((), String), String> {
     let bytes = known.computed.as_ref().ok_or("there is no record to compute from")?;
     let stated = &find(parts, parts::RESULTS)?.bytes;
-    if bytes != stated {
+    if known.results.is_none() {
+        return Err("there are no results to compare with".to_owned());
+    }
+    if bytes.as_slice() != stated.as_ref() {
         let computed = serde_json::from_slice(bytes).unwrap_or(Value::Null);
         let stated = serde_json::from_slice(stated).unwrap_or(Value::Null);
         let place = difference("", &stated, &computed).unwrap_or_else(|| "it is spelled in another way".to_owned());

@@ -9,6 +9,7 @@ pub mod figures;
 pub mod recovery;
 pub mod series;
 mod verdict;
+mod windows;
 pub mod writes;
 
 use crate::v1::{
@@ -223,11 +224,16 @@ impl<'a> Derived<'a> {
     fn first_from_recovery_region(&self) -> Option<TimelinePoint> {
         let frame = self.frame.as_ref()?;
         self.attempt.lost_region.as_ref()?;
+        let names: std::collections::HashSet<&String> = self.attempt.recovery_regions.iter().collect();
+        let is_recovery = |series: &Series<'_>| -> Vec<bool> {
+            series.probe.regions.iter().map(|region| names.contains(region)).collect()
+        };
         let answers = self.series.iter().flat_map(|series| {
-            (series.before(frame.effective)..series.samples.len()).filter(|at| series.good(*at)).filter_map(|at| {
+            let is_recovery = is_recovery(series);
+            (series.before(frame.effective)..series.samples.len()).filter(|at| series.good(*at)).filter_map(move |at| {
                 let sample = series.samples[at];
                 let region = series.probe.regions.get(usize::from(sample.region?))?;
-                let is_recovery = self.attempt.recovery_regions.contains(region);
+                let is_recovery = is_recovery.get(usize::from(sample.region?)).copied().unwrap_or(false);
                 is_recovery.then(|| (sample.due.saturating_add(sample.latency), &series.probe.name, region))
             })
         });

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use evidence::{
-    bundle::{CheckOutcome, Claim, compare, compare_with_ledger, resume, seal, verify, verify_claim},
+    bundle::{CheckOutcome, Claim, Limits, compare, compare_with_ledger, resume, seal, verify, verify_claim},
     ledger::{Ledger, verify_whole},
     note::{Checkpoint, VerifierKey},
     record::*,
@@ -29,7 +29,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn claim(path: &Path, key: &VerifierKey) -> Claim {
-    let (report, claim) = verify_claim(&fs::read(path).unwrap(), Some(key));
+    let (report, claim) = verify_claim(&fs::read(path).unwrap(), Some(key), &Limits::STRICT);
     assert!(report.ok(), "{:?}", report.checks);
     claim.unwrap()
 }

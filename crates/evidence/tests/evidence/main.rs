@@ -8,6 +8,7 @@ mod fixture;
 mod golden;
 mod history;
 mod ledger;
+mod linear;
 mod measure;
 mod merkle;
 mod oracle;

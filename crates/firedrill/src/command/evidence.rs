@@ -5,7 +5,7 @@ mod verify;
 
 use std::{path::Path, process::ExitCode};
 
-use evidence::bundle;
+use evidence::bundle::{self, Limits};
 
 use crate::{failure::Failure, manifests::reason, terminal::Terminal};
 
@@ -29,7 +29,7 @@ pub fn run(command: &Command, terminal: &Terminal) -> miette::Result<ExitCode> {
     }
 }
 
-/// The bytes of a bundle. Only regular files are read, and no more than the largest bundle.
-fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
-    bundle::load(path).map_err(|e| Failure::usage(format!("cannot read `{}`: {}", path.display(), reason(&e))))
+/// The bytes of a bundle. Only regular files are read, and no more than `limits` allow.
+fn bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
+    bundle::load(path, limits).map_err(|e| Failure::usage(format!("cannot read `{}`: {}", path.display(), reason(&e))))
 }

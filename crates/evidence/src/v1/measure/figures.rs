@@ -75,13 +75,17 @@ pub fn stretch(series: &Series<'_>, from: Nanos, to: Nanos) -> Option<Stretch> {
     }
     let good = series.good_in(first, last);
     let mut latencies = Vec::with_capacity(good);
-    let mut regions: BTreeMap<String, u64> = BTreeMap::new();
+    let mut answers = vec![0_u64; series.probe.regions.len()];
     for at in (first..last).filter(|at| series.good(*at)) {
         let sample = series.samples[at];
         latencies.push(sample.latency);
-        if let Some(name) = sample.region.and_then(|region| series.probe.regions.get(usize::from(region))) {
-            *regions.entry(name.clone()).or_default() += 1;
+        if let Some(count) = sample.region.and_then(|region| answers.get_mut(usize::from(region))) {
+            *count += 1;
         }
+    }
+    let mut regions: BTreeMap<String, u64> = BTreeMap::new();
+    for (name, count) in series.probe.regions.iter().zip(answers).filter(|(_, count)| *count > 0) {
+        *regions.entry(name.clone()).or_default() += count;
     }
     latencies.sort_unstable();
     let known: u64 = regions.values().sum();

@@ -1,7 +1,7 @@
 //! Recovery time as a client saw it: t1, t7, and what bounds their error. Pure.
 
 use crate::v1::{
-    measure::series::Series,
+    measure::{series::Series, windows},
     record::{Attempt, Nanos, Point},
 };
 
@@ -95,22 +95,12 @@ pub fn outage(series: &[Series<'_>], frame: &Frame, clock: Nanos) -> Option<Outa
 /// Earliest due time at or after `from` at which a window of length W begins that lies inside the frame, is complete, and
 /// holds for every probe; the last request of every probe had succeeded by then.
 pub fn sustained_from(series: &[Series<'_>], frame: &Frame, from: Nanos) -> Option<Nanos> {
-    candidates(series, from, frame.end).into_iter().find(|time| {
-        let end = time.saturating_add(frame.sustain);
-        end <= frame.end
-            && series.iter().all(|series| series.up_at(*time))
-            && series.iter().all(|series| series.is_complete(*time, end))
-            && series.iter().all(|series| series.sustains(*time, end))
-    })
+    windows::first(series, frame, candidates(series, from, frame.end), true)
 }
 
 /// Earliest time from which nothing seen speaks against a sustained window, seen to its end or not.
 fn earliest_possible(series: &[Series<'_>], frame: &Frame, from: Nanos) -> Nanos {
-    let possible = candidates(series, from, frame.end).into_iter().find(|time| {
-        let end = time.saturating_add(frame.sustain).min(frame.end);
-        series.iter().all(|series| series.up_at(*time) && series.sustains(*time, end))
-    });
-    possible.unwrap_or(frame.end)
+    windows::first(series, frame, candidates(series, from, frame.end), false).unwrap_or(frame.end)
 }
 
 /// Due times of all probes, in order.

@@ -20,9 +20,9 @@ pub struct Series<'a> {
     pub probe: &'a ProbeRecord,
     /// In order of `due`.
     pub samples: Vec<&'a Sample>,
-    good: Vec<usize>,
-    fast: Vec<usize>,
-    holes: Vec<usize>,
+    good: Vec<u32>,
+    fast: Vec<u32>,
+    holes: Vec<u32>,
     rate: f64,
 }
 
@@ -37,9 +37,9 @@ impl<'a> Series<'a> {
         for sample in &samples {
             let is_good = is_good(sample, probe);
             let is_hole = previous.is_some_and(|due| exceeds(sample.due, due, probe.interval));
-            good.push(good[good.len() - 1] + usize::from(is_good));
-            fast.push(fast[fast.len() - 1] + usize::from(is_good && sample.latency <= limit));
-            holes.push(holes[holes.len() - 1] + usize::from(is_hole));
+            good.push(good[good.len() - 1] + u32::from(is_good));
+            fast.push(fast[fast.len() - 1] + u32::from(is_good && sample.latency <= limit));
+            holes.push(holes[holes.len() - 1] + u32::from(is_hole));
             previous = Some(sample.due);
         }
         Self { probe, samples, good, fast, holes, rate: objectives.success_rate }
@@ -66,7 +66,7 @@ impl<'a> Series<'a> {
 
     /// Good answers among the samples `from..to` (positions).
     pub fn good_in(&self, from: usize, to: usize) -> usize {
-        self.good[to] - self.good[from]
+        (self.good[to] - self.good[from]) as usize
     }
 
     /// Whether the last request due at or before `time` succeeded; true if there is none.
@@ -103,11 +103,33 @@ impl<'a> Series<'a> {
         (first..first_slice).all(|at| self.is_rate_reached(first, at + 1))
     }
 
-    fn reaches(&self, from: usize, to: usize) -> bool {
+    /// Whether the samples `from..to` (positions) reach the objectives.
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
         let good = self.good_in(from, to);
         // The p99 (nearest rank) is within the limit if at least 99 % of the good answers are.
         let needed = (good * 99).div_ceil(100);
-        self.is_rate_reached(from, to) && self.fast[to] - self.fast[from] >= needed
+        self.is_rate_reached(from, to) && (self.fast[to] - self.fast[from]) as usize >= needed
+    }
+
+    /// For each position, the first one behind it such that the samples from the one up to the other miss the success rate;
+    /// `u32::MAX` if there is none.
+    ///
+    /// They miss it if 100 × good answers < rate × samples: if a sum over the samples has fallen. So this is the next smaller
+    /// value of that sum, which is kept in fixed point: exact where the comparison in floating point is in doubt.
+    pub fn shortfalls(&self) -> Vec<u32> {
+        const POINT: f64 = (1_u64 << 60) as f64;
+        let rate = (self.rate.clamp(0.0, 1e6) * (1.0 - ROUNDING) * POINT) as i128;
+        let sum = |at: usize| ((100_i128 * self.good[at] as i128) << 60) - rate * at as i128;
+        let mut shortfalls = vec![u32::MAX; self.good.len()];
+        let mut open: Vec<u32> = Vec::new();
+        for at in (0..self.good.len()).rev() {
+            while open.pop_if(|behind| sum(*behind as usize) >= sum(at)).is_some() {}
+            if let Some(behind) = open.last() {
+                shortfalls[at] = *behind;
+            }
+            open.push(at as u32);
+        }
+        shortfalls
     }
 
     fn is_rate_reached(&self, from: usize, to: usize) -> bool {

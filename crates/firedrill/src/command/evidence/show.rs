@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use evidence::bundle;
+use evidence::bundle::{self, Limits};
 
 use crate::{
     failure::{Exit, Failure},
@@ -44,7 +44,7 @@ enum Format {
 /// When the file cannot be read, or is not a bundle.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let path = &args.path;
-    let (attempt, results) = bundle::read(&super::bytes(path)?).map_err(|e| {
+    let (attempt, results) = bundle::read(&super::bytes(path, &Limits::LARGE)?).map_err(|e| {
         Failure::new(Exit::Failed, format!("`{}` cannot be shown: {e}", path.display()))
             .help(format!("`firedrill evidence verify {}` tells what is wrong with it", path.display()))
     })?;

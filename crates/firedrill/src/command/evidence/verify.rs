@@ -6,7 +6,7 @@ use std::{
 };
 
 use evidence::{
-    bundle::{self, Check, CheckOutcome, Claim, Report},
+    bundle::{self, Check, CheckOutcome, Claim, Limits, Report},
     ledger::{self, LedgerReport, verify_ledger, verify_whole},
     note::VerifierKey,
 };
@@ -56,6 +56,9 @@ pub struct Args {
     /// Exit with 0 also if the signer is unknown
     #[arg(long)]
     allow_unknown_key: bool,
+    /// Also verify bundles of more than 64 MiB or 1.5 million samples; only for those whose origin you trust
+    #[arg(long)]
+    large: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
@@ -136,10 +139,11 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         },
     };
     let key = key.or_else(|| ledger.as_ref().map(|ledger| ledger.report.key.clone()));
+    let limits = if args.large { &Limits::LARGE } else { &Limits::STRICT };
     let mut files = Vec::with_capacity(args.paths.len());
     for path in &args.paths {
-        let bytes = super::bytes(path)?;
-        let (report, claim) = bundle::verify_file(&bytes, key.as_ref());
+        let bytes = super::bytes(path, limits)?;
+        let (report, claim) = bundle::verify_file(&bytes, key.as_ref(), limits);
         files.push(File { name: path.display().to_string(), report, claim });
     }
     let history = history(&files, ledger.as_ref());
