@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 
-use flate2::{Compression, GzBuilder, read::GzDecoder};
+use flate2::{Compression, GzBuilder, bufread::GzDecoder};
 
 use crate::{
     bundle::limits::Limits,
