@@ -13,4 +13,5 @@ mod measure;
 mod merkle;
 mod oracle;
 mod scripted;
+mod second;
 mod verdict;

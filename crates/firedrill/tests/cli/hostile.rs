@@ -323,7 +323,9 @@ fn bombs() -> Vec<Attack> {
             timeline[0]["time"] = 0.into();
         });
     };
-    let windows: [(&'static str, fn(usize) -> bool, i64, i64, i64); 5] = [
+    /// Name, which samples are good, how many, time between two, and the length of a window.
+    type Windows = (&'static str, fn(usize) -> bool, i64, i64, i64);
+    let windows: [Windows; 5] = [
         ("windows of years", |at| at != 0, 1_000_000, MS, 1 << 52),
         ("windows that fail at their end", |at| at != 0 && at < 999_000, 1_000_000, MS, 900_000 * MS),
         ("a slice of all samples", |at| at % 2 == 1, 1_000_000, 1, 400_000),
