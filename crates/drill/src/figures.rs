@@ -118,6 +118,11 @@ mod tests {
             success_rate: Percent(99.0),
             latency_p99: Some(Duration::from_millis(10)),
             sustain: Duration::from_secs(5),
+            lost_after_fault: 0,
+            integrity: model::config::Integrity::default(),
+            settle: Duration::ZERO,
+            minimum_hits: 0,
+            failback: model::config::FailbackObjectives::default(),
         };
         let check = |ok: u64, failed: u64, p99_ms: u64, reasons: usize| {
             let p99 = Some(Duration::from_millis(p99_ms));

@@ -51,7 +51,20 @@ fn asked(objectives: &Objectives) -> Asked {
         success_rate: objectives.success_rate.0,
         latency_p99: objectives.latency_p99.map(nanos),
         sustain: nanos(objectives.sustain),
-        ..Asked::default()
+        lost_after_fault: objectives.lost_after_fault.into(),
+        integrity: evidence::record::Integrity {
+            duplicated: objectives.integrity.duplicated.into(),
+            reordered: objectives.integrity.reordered.into(),
+            resurrected: objectives.integrity.resurrected.into(),
+        },
+        settle: nanos(objectives.settle),
+        minimum_hits: Some(objectives.minimum_hits.into()),
+        failback: Some(evidence::record::FailbackObjectives {
+            recovery_time: objectives.failback.recovery_time.map(nanos),
+            data_loss: objectives.failback.data_loss.map(nanos),
+            success_rate: objectives.failback.success_rate.map(|rate| rate.0),
+            latency_p99: objectives.failback.latency_p99.map(nanos),
+        }),
     }
 }
 
@@ -99,6 +112,20 @@ fn plan_json(plan: &RecoveryPlan) -> Value {
             "successRate": plan.objectives.success_rate,
             "latencyP99": plan.objectives.latency_p99.map(s),
             "sustain": s(plan.objectives.sustain),
+            "lostAfterFault": plan.objectives.lost_after_fault,
+            "integrity": {
+                "duplicated": plan.objectives.integrity.duplicated,
+                "reordered": plan.objectives.integrity.reordered,
+                "resurrected": plan.objectives.integrity.resurrected,
+            },
+            "settle": s(plan.objectives.settle),
+            "minimumHits": plan.objectives.minimum_hits,
+            "failback": {
+                "recoveryTime": plan.objectives.failback.recovery_time.map(s),
+                "dataLoss": plan.objectives.failback.data_loss.map(s),
+                "successRate": plan.objectives.failback.success_rate,
+                "latencyP99": plan.objectives.failback.latency_p99.map(s),
+            },
         },
         "failover": {
             "trigger": trigger_json(plan.failover.trigger),

@@ -318,7 +318,7 @@ async fn lose_last(k: usize) {
     }
     sleep_until(Instant::now() + Duration::from_millis(1_000)).await;
     let end = clock.now();
-    let readback = read_back(&spec, &log, clock, "recovered", Duration::from_secs(5)).await.unwrap();
+    let readback = read_back(&spec, &log, clock, "recovered", Duration::ZERO, Duration::from_secs(5)).await.unwrap();
     let records = prober.stop().await;
     serving.abort();
     let loss = measure(&attempt(records, fault, end)).measured.loss.unwrap();

@@ -308,6 +308,26 @@ fn plan(plan: &RecoveryPlan) -> Value {
         .extend(times.into_iter().filter_map(|(name, time)| Some((name.to_owned(), json!(print_duration(time?))))));
     objectives.insert("successRate".into(), json!(asked.success_rate.to_string()));
     objectives.insert("sustain".into(), json!(print_duration(asked.sustain)));
+    objectives.insert("lostAfterFault".into(), json!(asked.lost_after_fault));
+    objectives.insert(
+        "integrity".into(),
+        json!({
+            "duplicated": asked.integrity.duplicated,
+            "reordered": asked.integrity.reordered,
+            "resurrected": asked.integrity.resurrected,
+        }),
+    );
+    objectives.insert("settle".into(), json!(print_duration(asked.settle)));
+    objectives.insert("minimumHits".into(), json!(asked.minimum_hits));
+    let back = &asked.failback;
+    let mut of_failback = Map::new();
+    let times = [("recoveryTime", back.recovery_time), ("dataLoss", back.data_loss), ("latencyP99", back.latency_p99)];
+    of_failback
+        .extend(times.into_iter().filter_map(|(name, time)| Some((name.to_owned(), json!(print_duration(time?))))));
+    of_failback.extend(back.success_rate.map(|rate| ("successRate".to_owned(), json!(rate.to_string()))));
+    if !of_failback.is_empty() {
+        objectives.insert("failback".into(), Value::Object(of_failback));
+    }
     let step = |step: &Step| match step {
         Step::Shift { to } => json!({"shift": {"to": to}}),
         Step::Run(command) => json!({"run": run(command)}),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use model::{
     Source,
     config::{
-        ActiveCheck, Balancing, Config, Detection, FailurePercentage, Hedge, Limits, ListenerLimits, Place, Retries,
-        RetryOn, SuccessRate, TrafficPolicy, Trigger,
+        ActiveCheck, Balancing, Config, Detection, FailbackObjectives, FailurePercentage, Hedge, Integrity, Limits,
+        ListenerLimits, Place, Retries, RetryOn, SuccessRate, TrafficPolicy, Trigger,
     },
     parse,
     unit::Percent,
@@ -116,6 +116,9 @@ fn nothing_written() {
     let plan = config.plans.values().next().unwrap();
     assert_eq!(plan.failover.trigger, Trigger::Manual);
     assert_eq!((plan.objectives.success_rate, plan.objectives.sustain), (Percent(99.0), Duration::from_secs(5)));
+    assert_eq!((plan.objectives.lost_after_fault, plan.objectives.minimum_hits), (0, 10));
+    assert_eq!((plan.objectives.settle, plan.objectives.integrity), (Duration::ZERO, Integrity::default()));
+    assert_eq!(plan.objectives.failback, FailbackObjectives::default());
     assert_eq!((&plan.failback.ramp[..], plan.failback.dwell), (&[Percent(100.0)][..], Duration::from_secs(3)));
 }
 

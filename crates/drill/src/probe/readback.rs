@@ -64,8 +64,8 @@ async fn ask(spec: &ProbeSpec, writes: &WritesSpec) -> Result<Vec<u64>, String> 
     parse(&answer.body, &writes.run)
 }
 
-/// Reads back, repeating failures for as long as `patience`, and keeps the result in the log. Only writes that had
-/// ended when it began are judged by it.
+/// Reads back after `settle`, the time that the store may take to show a write, repeating failures for as long as
+/// `patience`, and keeps the result in the log. Only writes that had ended when it began are judged by it.
 ///
 /// # Errors
 /// What the last try saw.
@@ -74,12 +74,14 @@ pub async fn read_back(
     log: &SharedLog,
     clock: AttemptClock,
     phase: &str,
+    settle: Duration,
     patience: Duration,
 ) -> Result<Readback, String> {
     let Some(writes) = &spec.writes else { return Err(format!("{} is no writes probe", spec.name)) };
+    let judged = lock(log).ended_below();
+    sleep(settle).await;
     let until = Instant::now() + patience;
     loop {
-        let judged = lock(log).ended_below();
         let time = clock.now();
         match ask(spec, writes).await {
             Ok(found) => {

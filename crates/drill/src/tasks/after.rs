@@ -90,8 +90,9 @@ async fn missing<T: Target>(context: &Context<T>) -> Vec<String> {
 /// Reads back every `writes` probe.
 pub async fn read_back<T: Target>(context: Arc<Context<T>>, phase: &'static str) -> Input {
     let logs = context.facts().logs.clone();
+    let settle = context.plan.objectives.settle;
     for (spec, log) in context.specs.iter().zip(&logs).filter(|(spec, _)| spec.writes.is_some()) {
-        match readback::read_back(spec, log, context.clock, phase, READ_BACK).await {
+        match readback::read_back(spec, log, context.clock, phase, settle, READ_BACK).await {
             Ok(seen) => {
                 let text = format!("{}: {} writes read back ({phase})", spec.name, seen.found.len());
                 context.observe("observation", &text, json!({"judged": seen.judged})).await;

@@ -498,6 +498,11 @@ pub fn config() -> Config {
             success_rate: Percent(60.0),
             latency_p99: None,
             sustain: Duration::from_secs(1),
+            lost_after_fault: 0,
+            integrity: model::config::Integrity::default(),
+            settle: Duration::ZERO,
+            minimum_hits: 0,
+            failback: model::config::FailbackObjectives::default(),
         },
         failover: Failover {
             trigger: Trigger::Automatic { unhealthy_for: Duration::from_secs(1) },

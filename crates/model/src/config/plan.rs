@@ -62,6 +62,40 @@ pub struct Objectives {
     pub latency_p99: Option<Duration>,
     /// Length of the window in which all must hold for recovery to count. Default 5 s.
     pub sustain: Duration,
+    /// Writes acknowledged after the fault, or during failback, that may be lost. Default 0.
+    pub lost_after_fault: u32,
+    /// Violations of the store's integrity that are allowed. Default none.
+    pub integrity: Integrity,
+    /// Time until an acknowledged write is visible to a read. Default 0.
+    pub settle: Duration,
+    /// Requests that the lost region must have served before the fault. Default 10.
+    pub minimum_hits: u32,
+    /// From the command to fail back on.
+    pub failback: FailbackObjectives,
+}
+
+/// Violations of a store's integrity that a plan allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Integrity {
+    /// Extra copies of a write.
+    pub duplicated: u32,
+    /// Writes stored behind one that was sent only after they had been acknowledged.
+    pub reordered: u32,
+    /// Writes that were absent, and were there again later.
+    pub resurrected: u32,
+}
+
+/// Objectives of failback; `None` is the plan's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FailbackObjectives {
+    /// Longest stretch in which clients are harmed.
+    pub recovery_time: Option<Duration>,
+    /// Age of the oldest write that failback lost.
+    pub data_loss: Option<Duration>,
+    /// Of requests.
+    pub success_rate: Option<Percent>,
+    /// 99th percentile.
+    pub latency_p99: Option<Duration>,
 }
 
 /// What is done when the primary is lost.

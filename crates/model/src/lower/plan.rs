@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{World, argv, no_repeats, not_empty, positive};
 use crate::{
-    config::{Failback, Failover, Objectives, Pattern, RecoveryPlan, RunStep, Step, Tier, Trigger},
+    config::{
+        Failback, FailbackObjectives, Failover, Integrity, Objectives, Pattern, RecoveryPlan, RunStep, Step, Tier,
+        Trigger,
+    },
     name::{PlanName, RegionName},
     raw,
     read::{At, Cx},
@@ -64,6 +67,9 @@ fn objectives(written: Option<&At<raw::Objectives>>, cx: &mut Cx<'_>) -> Objecti
     let get = |field: fn(&raw::Objectives) -> &Option<At<crate::scalar::Time>>| {
         written.and_then(|o| field(&o.value).as_ref())
     };
+    let count = |field: fn(&raw::Objectives) -> &Option<At<u32>>| {
+        written.and_then(|o| field(&o.value).as_ref()).map(|count| count.value)
+    };
     let success_rate = written.and_then(|o| o.success_rate.as_ref());
     if let Some(zero) = success_rate.filter(|r| r.value.0 <= 0.0) {
         cx.error("zero", zero.at, "a success rate of 0% asks for nothing")
@@ -78,6 +84,37 @@ fn objectives(written: Option<&At<raw::Objectives>>, cx: &mut Cx<'_>) -> Objecti
         success_rate: success_rate.map_or(Percent(99.0), |r| r.value),
         latency_p99: latency.map(|t| positive(Some(t), Duration::ZERO, cx)),
         sustain: positive(get(|o| &o.sustain), Duration::from_secs(5), cx),
+        lost_after_fault: count(|o| &o.lost_after_fault).unwrap_or(0),
+        integrity: integrity(written.and_then(|o| o.integrity.as_ref())),
+        settle: get(|o| &o.settle).map_or(Duration::ZERO, |t| t.value.0),
+        minimum_hits: count(|o| &o.minimum_hits).unwrap_or(10),
+        failback: failback_objectives(written.and_then(|o| o.failback.as_ref()), cx),
+    }
+}
+
+fn integrity(written: Option<&At<raw::Integrity>>) -> Integrity {
+    let get = |field: fn(&raw::Integrity) -> &Option<At<u32>>| {
+        written.and_then(|i| field(&i.value).as_ref()).map_or(0, |count| count.value)
+    };
+    Integrity {
+        duplicated: get(|i| &i.duplicated),
+        reordered: get(|i| &i.reordered),
+        resurrected: get(|i| &i.resurrected),
+    }
+}
+
+fn failback_objectives(written: Option<&At<raw::FailbackObjectives>>, cx: &mut Cx<'_>) -> FailbackObjectives {
+    let Some(written) = written else { return FailbackObjectives::default() };
+    let success_rate = written.success_rate.as_ref();
+    if let Some(zero) = success_rate.filter(|r| r.value.0 <= 0.0) {
+        cx.error("zero", zero.at, "a success rate of 0% asks for nothing")
+            .mend("write a percentage above 0, as `99.9%`");
+    }
+    FailbackObjectives {
+        recovery_time: written.recovery_time.as_ref().map(|t| positive(Some(t), Duration::ZERO, cx)),
+        data_loss: written.data_loss.as_ref().map(|t| t.value.0),
+        success_rate: success_rate.map(|r| r.value),
+        latency_p99: written.latency_p99.as_ref().map(|t| positive(Some(t), Duration::ZERO, cx)),
     }
 }
 

@@ -72,6 +72,45 @@ mapping! {
         latency_p99: Option<At<Time>>,
         /// Length of the window in which all must hold for recovery to count. Default 5s.
         sustain: Option<At<Time>>,
+        /// Writes acknowledged after the fault, or during failback, that may be lost. More than these fail the drill,
+        /// whatever `dataLoss` allows. Default 0.
+        lost_after_fault: Option<At<u32>>,
+        /// Violations of the store's integrity that are allowed. Default none.
+        integrity: Option<At<Integrity>>,
+        /// Time that the store may take until a write that it acknowledged is visible to a read. Writes that are younger
+        /// are not judged by a read-back. Default 0s: a write is visible once it is acknowledged.
+        settle: Option<At<Time>>,
+        /// Requests that the lost region must have served before the fault; with fewer, the drill is inconclusive.
+        /// Default 10.
+        minimum_hits: Option<At<u32>>,
+        /// Objectives from the command to fail back on. Default: the ones above.
+        failback: Option<At<FailbackObjectives>>,
+    }
+}
+
+mapping! {
+    /// Violations of the store's integrity that are allowed.
+    "`integrity`" Integrity {
+        /// Extra copies of a write. Default 0.
+        duplicated: Option<At<u32>>,
+        /// Writes stored behind one that was sent only after they had been acknowledged. Default 0.
+        reordered: Option<At<u32>>,
+        /// Writes that were absent, and were there again later. Default 0.
+        resurrected: Option<At<u32>>,
+    }
+}
+
+mapping! {
+    /// Objectives from the command to fail back on. One that is not written is the plan's.
+    "`objectives.failback`" FailbackObjectives {
+        /// Longest stretch in which clients are harmed.
+        recovery_time: Option<At<Time>>,
+        /// Age of the oldest acknowledged write that failback lost.
+        data_loss: Option<At<Time>>,
+        /// Share of requests answered well.
+        success_rate: Option<At<Percent>>,
+        /// 99th percentile of latency.
+        latency_p99: Option<At<Time>>,
     }
 }
 
