@@ -127,6 +127,18 @@ impl Views {
         }
     }
 
+    /// Whether proxies know an endpoint, and all that do see it as unhealthy or have ejected it.
+    pub(crate) fn is_down(&self, endpoint: &str) -> bool {
+        let of_it = |view: &'_ View| -> Vec<bool> {
+            view.iter()
+                .filter(|((_, name), _)| name == endpoint)
+                .map(|(_, seen)| seen.unhealthy || seen.ejected)
+                .collect()
+        };
+        let seen: Vec<bool> = self.proxies.values().flat_map(of_it).collect();
+        !seen.is_empty() && seen.into_iter().all(|down| down)
+    }
+
     /// What the observers of each service of a plan say of its primary. Observers of a service are the placed proxies
     /// outside the primary's region that send it requests. Each has one voice, however much it reports; one that does not
     /// answer counts among them and says nothing, so that a control plane that hears only a few decides nothing.

@@ -31,6 +31,7 @@ mod secret;
 pub mod server;
 mod sharing;
 pub mod sources;
+mod standing;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -91,7 +91,15 @@ impl Known {
 
     /// Takes an answer, or a failure. An answer without addresses is a failure: what is to have none is taken out of the
     /// manifests.
-    pub(crate) fn saw(&mut self, seen: Result<BTreeSet<Found>, String>, now: Instant) -> Option<News> {
+    ///
+    /// An answer that takes most addresses away is held back while any of those is not known to be down; answers that follow
+    /// it do not lengthen that.
+    pub(crate) fn saw(
+        &mut self,
+        seen: Result<BTreeSet<Found>, String>,
+        is_down: impl Fn(&Found) -> bool,
+        now: Instant,
+    ) -> Option<News> {
         let seen =
             seen.and_then(|found| if found.is_empty() { Err("it names no address".to_owned()) } else { Ok(found) });
         let found = match seen {
@@ -103,18 +111,16 @@ impl Known {
             (self.fresh, self.held_back) = (Some(now), None);
             return was_failing.then_some(News::Mended);
         }
-        if found.len() * 2 < self.addresses.len() {
-            match &self.held_back {
-                Some((held, since)) if *held == found => {
-                    if now.saturating_duration_since(*since) < SHRINK_HOLD {
-                        return None;
-                    }
-                }
-                _ => {
-                    let count = found.len();
-                    self.held_back = Some((found, now));
-                    return Some(News::HeldBack(count));
-                }
+        let stays_up = || self.addresses.difference(&found).any(|gone| !is_down(gone));
+        if found.len() * 2 < self.addresses.len() && stays_up() {
+            let (held, since) = match self.held_back.take() {
+                Some((held, since)) => (Some(held), since),
+                None => (None, now),
+            };
+            if now.saturating_duration_since(since) < SHRINK_HOLD {
+                let news = (held.as_ref() != Some(&found)).then_some(News::HeldBack(found.len()));
+                self.held_back = Some((found, since));
+                return news;
             }
         }
         (self.addresses, self.fresh, self.held_back) = (found, Some(now), None);
@@ -138,6 +144,11 @@ impl Known {
 mod tests {
     use super::*;
 
+    /// Every address is well.
+    fn up(_: &Found) -> bool {
+        false
+    }
+
     fn set(ports: std::ops::Range<u16>) -> BTreeSet<Found> {
         ports.map(|port| Found { address: ([127, 0, 0, 1], port).into(), weight: 1 }).collect()
     }
@@ -148,19 +159,19 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut known = Known::new(Duration::from_secs(100));
         let fails = || Err("no answer".to_owned());
-        assert_eq!(known.saw(fails(), at(0)), Some(News::Failing("no answer".to_owned())));
-        assert_eq!(known.saw(Ok(set(1..4)), at(1)), Some(News::Taken));
-        assert_eq!(known.saw(Ok(set(1..4)), at(2)), None);
-        assert_eq!(known.saw(fails(), at(3)), Some(News::Failing("no answer".to_owned())));
-        assert_eq!(known.saw(fails(), at(4)), None, "told once");
+        assert_eq!(known.saw(fails(), up, at(0)), Some(News::Failing("no answer".to_owned())));
+        assert_eq!(known.saw(Ok(set(1..4)), up, at(1)), Some(News::Taken));
+        assert_eq!(known.saw(Ok(set(1..4)), up, at(2)), None);
+        assert_eq!(known.saw(fails(), up, at(3)), Some(News::Failing("no answer".to_owned())));
+        assert_eq!(known.saw(fails(), up, at(4)), None, "told once");
         assert_eq!((known.addresses.len(), known.fresh), (3, Some(at(2))));
         // An answer without addresses is no answer.
-        assert!(matches!(known.saw(Ok(BTreeSet::new()), at(5)), Some(News::Failing(_))));
-        assert_eq!(known.saw(Ok(set(1..4)), at(6)), Some(News::Mended));
-        assert_eq!(known.saw(fails(), at(105)), Some(News::Failing("no answer".to_owned())));
-        assert_eq!(known.saw(fails(), at(106)), Some(News::Dropped));
+        assert!(matches!(known.saw(Ok(BTreeSet::new()), up, at(5)), Some(News::Failing(_))));
+        assert_eq!(known.saw(Ok(set(1..4)), up, at(6)), Some(News::Mended));
+        assert_eq!(known.saw(fails(), up, at(105)), Some(News::Failing("no answer".to_owned())));
+        assert_eq!(known.saw(fails(), up, at(106)), Some(News::Dropped));
         assert!(known.addresses.is_empty());
-        assert_eq!(known.saw(Ok(set(7..8)), at(200)), Some(News::Taken));
+        assert_eq!(known.saw(Ok(set(7..8)), up, at(200)), Some(News::Taken));
     }
 
     #[test]
@@ -169,15 +180,21 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut known = Known::new(Duration::from_secs(100));
         known.remember(set(0..10), start);
-        assert_eq!(known.saw(Ok(set(0..5)), at(1)), Some(News::Taken), "half of it may go");
-        assert_eq!(known.saw(Ok(set(0..2)), at(2)), Some(News::HeldBack(2)));
-        assert_eq!(known.saw(Ok(set(0..2)), at(30)), None);
-        // Something else: it begins anew.
-        assert_eq!(known.saw(Ok(set(0..1)), at(31)), Some(News::HeldBack(1)));
-        assert_eq!(known.saw(Ok(set(0..5)), at(32)), None);
-        assert_eq!(known.saw(Ok(set(0..1)), at(33)), Some(News::HeldBack(1)));
-        assert_eq!(known.saw(Ok(set(0..1)), at(92)), None);
+        assert_eq!(known.saw(Ok(set(0..5)), up, at(1)), Some(News::Taken), "half of it may go");
+        assert_eq!(known.saw(Ok(set(0..2)), up, at(2)), Some(News::HeldBack(2)));
+        assert_eq!(known.saw(Ok(set(0..2)), up, at(30)), None);
+        // Another one of that kind does not lengthen it.
+        assert_eq!(known.saw(Ok(set(0..1)), up, at(31)), Some(News::HeldBack(1)));
+        assert_eq!(known.saw(Ok(set(0..1)), up, at(61)), None);
         assert_eq!(known.addresses.len(), 5);
-        assert_eq!(known.saw(Ok(set(0..1)), at(93)), Some(News::Taken));
+        assert_eq!(known.saw(Ok(set(1..2)), up, at(62)), Some(News::Taken));
+        // One that is whole again ends it.
+        known.remember(set(0..10), at(70));
+        assert_eq!(known.saw(Ok(set(0..2)), up, at(71)), Some(News::HeldBack(2)));
+        assert_eq!(known.saw(Ok(set(0..10)), up, at(72)), None);
+        assert_eq!(known.saw(Ok(set(0..2)), up, at(132)), Some(News::HeldBack(2)));
+        // Addresses that are down are not kept for the sake of a slip.
+        assert_eq!(known.saw(Ok(set(0..2)), |_| true, at(133)), Some(News::Taken));
+        assert_eq!(known.addresses.len(), 2);
     }
 }

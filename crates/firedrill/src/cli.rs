@@ -80,6 +80,8 @@ enum Command {
     /// List outstanding undo commands of drills; run one again, or confirm that it is done
     #[command(subcommand)]
     Undo(command::undo::Command),
+    /// List or show recovery plans; fail one over or back
+    Plan(command::plan::Args),
     /// Verify or show a sealed evidence bundle, offline
     #[command(subcommand)]
     Evidence(command::evidence::Command),
@@ -156,6 +158,7 @@ impl Cli {
             Command::Backup(args) => command::backup::run(&args, terminal),
             Command::Restore(args) => command::restore::run(&args, terminal),
             Command::Drill(command) => command::drill::run(&command, terminal),
+            Command::Plan(args) => command::plan::run(&args, terminal),
             Command::Evidence(command) => command::evidence::run(&command, terminal),
             Command::Undo(command) => command::undo::run(&command, terminal),
             Command::Status(args) => command::status::run(&args, terminal),

@@ -362,4 +362,20 @@ pub enum ControlEvent {
         /// Why.
         reason: String,
     },
+    /// An irreversible step begins: what was done under a lease is the plan's own from now on, and outlives the lease.
+    RecoveryCommitted {
+        /// Plan.
+        plan: String,
+        /// The step.
+        step: String,
+    },
+    /// The lease that recovery was begun under is gone, and what it did stays.
+    RecoveryKept {
+        /// Plan.
+        plan: String,
+        /// Why the question arose.
+        reason: String,
+        /// What stands, what is not undone, and what leads back.
+        stands: String,
+    },
 }

@@ -59,8 +59,47 @@ pub struct RecoveryReport {
     pub share: Option<u8>,
     /// Why the last failover or failback failed.
     pub failure: Option<String>,
+    /// Why it moved: `automatic`, or the reason of who commanded it.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What it waits for now.
+    #[serde(default)]
+    pub waits_for: Option<String>,
+    /// The command that goes on.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// One sentence: what is in force, what of it cannot be undone, and what leads back. `None` while everything can be
+    /// undone.
+    #[serde(default)]
+    pub stands: Option<String>,
+    /// Irreversible steps that have begun.
+    #[serde(default)]
+    pub not_undone: Vec<String>,
+    /// How the old primary is kept from traffic, where that is durable.
+    #[serde(default)]
+    pub fence: Option<Fence>,
     /// Steps of the present (or last) failover and failback.
     pub steps: Vec<StepReport>,
+}
+
+/// The old primary, which routing controls keep from traffic at every caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fence {
+    /// The old primary.
+    pub region: String,
+    /// Every proxy that sends one of the plan's services requests.
+    pub callers: Vec<FencedCaller>,
+}
+
+/// One caller of a fenced region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FencedCaller {
+    /// Its proxy.
+    pub proxy: String,
+    /// Whether it is connected and has accepted the configuration without that region.
+    pub acknowledged: bool,
 }
 
 /// A step with its times.

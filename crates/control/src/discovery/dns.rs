@@ -1,9 +1,9 @@
 //! Endpoints by DNS: the addresses of a name with a port, or a service record (RFC 2782).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_resolver::{
@@ -56,25 +56,42 @@ fn system_server() -> Result<SocketAddr, String> {
 ///
 /// # Errors
 /// Why nothing was found.
-pub(crate) async fn ask(resolver: &TokioResolver, name: &DnsName) -> Result<(BTreeSet<Found>, Duration), String> {
+pub(crate) async fn ask(
+    resolver: &TokioResolver,
+    name: &DnsName,
+    memory: &mut Memory,
+) -> Result<(BTreeSet<Found>, Duration), String> {
     let mut ttl = AGAIN.1;
     let mut found = BTreeSet::new();
+    let mut failed = None;
+    let mut answered = false;
     match name {
         DnsName::Addresses { name, port } => {
-            for ip in addresses(resolver, name, &mut ttl).await? {
+            answered = true;
+            for ip in addresses(resolver, name, &mut ttl, memory).await? {
                 found.insert(Found { address: SocketAddr::new(ip, *port), weight: 1 });
             }
         }
         DnsName::Service(name) => {
             for (target, port, weight) in targets(resolver, name, &mut ttl).await? {
-                for ip in addresses(resolver, &target, &mut ttl).await? {
-                    found.insert(Found { address: SocketAddr::new(ip, port), weight });
+                match addresses(resolver, &target, &mut ttl, memory).await {
+                    Ok(ips) => {
+                        answered = true;
+                        found.extend(ips.into_iter().map(|ip| Found { address: SocketAddr::new(ip, port), weight }));
+                    }
+                    // One target that nobody tells of is what it was last, and does not take the others away.
+                    Err(reason) => {
+                        let last = [RecordType::A, RecordType::AAAA].map(|kind| memory.recall(&target, kind));
+                        let last = last.into_iter().flatten().flatten();
+                        found.extend(last.map(|ip| Found { address: SocketAddr::new(ip, port), weight }));
+                        failed = Some(reason);
+                    }
                 }
             }
         }
     }
-    if found.is_empty() {
-        return Err("it names no address".to_owned());
+    if found.is_empty() || !answered {
+        return Err(failed.unwrap_or_else(|| "it names no address".to_owned()));
     }
     if found.len() > MOST {
         return Err(format!("it names {} addresses; {MOST} are the most", found.len()));
@@ -82,31 +99,79 @@ pub(crate) async fn ask(resolver: &TokioResolver, name: &DnsName) -> Result<(BTr
     Ok((found, ttl.max(AGAIN.0)))
 }
 
-/// IPv4 and IPv6; one of both is enough.
-async fn addresses(resolver: &TokioResolver, name: &str, ttl: &mut Duration) -> Result<Vec<IpAddr>, String> {
+/// What each question was answered last, and when: half an answer would look like a loss of endpoints.
+pub(crate) struct Memory {
+    answers: BTreeMap<(String, RecordType), (Vec<IpAddr>, Instant)>,
+    keep: Duration,
+}
+
+impl Memory {
+    /// Answers are used for so long while no others come.
+    pub(crate) fn new(keep: Duration) -> Self {
+        Self { answers: BTreeMap::new(), keep }
+    }
+
+    fn learn(&mut self, name: &str, kind: RecordType, answer: Vec<IpAddr>) {
+        let question = (name.to_owned(), kind);
+        if answer.is_empty() {
+            self.answers.remove(&question);
+            return;
+        }
+        // Names come and go with service records.
+        if self.answers.len() >= MOST && !self.answers.contains_key(&question) {
+            self.answers.clear();
+        }
+        self.answers.insert(question, (answer, Instant::now()));
+    }
+
+    fn recall(&self, name: &str, kind: RecordType) -> Option<Vec<IpAddr>> {
+        let (answer, at) = self.answers.get(&(name.to_owned(), kind))?;
+        (at.elapsed() < self.keep).then(|| answer.clone())
+    }
+}
+
+/// IPv4 and IPv6; one of both is enough, and of the other what it was last.
+async fn addresses(
+    resolver: &TokioResolver,
+    name: &str,
+    ttl: &mut Duration,
+    memory: &mut Memory,
+) -> Result<Vec<IpAddr>, String> {
     let (v4, v6) =
         tokio::join!(resolver.lookup(absolute(name), RecordType::A), resolver.lookup(absolute(name), RecordType::AAAA));
     let mut found = Vec::new();
     let mut failed = None;
-    for looked_up in [v4, v6] {
+    let mut answered = false;
+    for (kind, looked_up) in [(RecordType::A, v4), (RecordType::AAAA, v6)] {
         match looked_up {
             Ok(lookup) => {
+                let mut answer = Vec::new();
                 for record in lookup.answers() {
+                    // The chain of aliases is as good as its shortest link.
+                    *ttl = (*ttl).min(Duration::from_secs(record.ttl.into()));
                     let ip: IpAddr = match &record.data {
                         RData::A(a) => a.0.into(),
                         RData::AAAA(a) => a.0.into(),
                         _ => continue,
                     };
-                    *ttl = (*ttl).min(Duration::from_secs(record.ttl.into()));
-                    found.push(ip);
+                    answer.push(ip);
                 }
+                answered |= !answer.is_empty();
+                found.extend_from_slice(&answer);
+                memory.learn(name, kind, answer);
             }
-            Err(error) if error.is_no_records_found() => {}
-            // Half an answer would look like a loss of endpoints.
-            Err(error) => failed = Some(format!("{name}: {error}")),
+            Err(error) if error.is_no_records_found() => memory.learn(name, kind, Vec::new()),
+            Err(error) => {
+                found.extend(memory.recall(name, kind).unwrap_or_default());
+                failed = Some(format!("{name}: {error}"));
+            }
         }
     }
-    failed.map_or(Ok(found), Err)
+    match failed {
+        // Nobody told anything: what is used then is not fresh.
+        Some(reason) if !answered => Err(reason),
+        _ => Ok(found),
+    }
 }
 
 /// Target, port, weight of the records that are to be used first.
@@ -118,7 +183,13 @@ async fn targets(resolver: &TokioResolver, name: &str, ttl: &mut Duration) -> Re
     });
     let records: Vec<_> = records.take(MOST).collect();
     let first = records.iter().map(|(_, srv)| srv.priority).min();
-    let of_first = records.into_iter().filter(|(_, srv)| Some(srv.priority) == first);
+    let of_first: Vec<_> = records.into_iter().filter(|(_, srv)| Some(srv.priority) == first).collect();
+    // RFC 2782: the root as target says that there is no such service.
+    let usable = |(_, srv): &(u32, &hickory_resolver::proto::rr::rdata::SRV)| srv.port != 0 && !srv.target.is_root();
+    if !of_first.is_empty() && !of_first.iter().any(usable) {
+        return Err(format!("{name}: its service records name no port to connect to"));
+    }
+    let of_first = of_first.into_iter().filter(usable);
     let target = |(seconds, srv): (u32, &hickory_resolver::proto::rr::rdata::SRV)| {
         *ttl = (*ttl).min(Duration::from_secs(seconds.into()));
         // RFC 2782: a weight of 0 is a small chance.

@@ -127,6 +127,7 @@ async fn ask_for_ever(mesh: Arc<Mesh>, endpoint: String, place: Place) {
 
 async fn ask_dns(mesh: &Mesh, endpoint: &str, source: &DnsSource) {
     let mut resolver = None;
+    let mut memory = dns::Memory::new(source.stale_for);
     loop {
         if resolver.is_none() {
             match dns::resolver(source) {
@@ -136,7 +137,7 @@ async fn ask_dns(mesh: &Mesh, endpoint: &str, source: &DnsSource) {
         }
         let mut again = LOOK;
         if let Some(resolver) = &resolver {
-            let seen = dns::ask(resolver, &source.name).await;
+            let seen = dns::ask(resolver, &source.name, &mut memory).await;
             let seen = seen.map(|(found, ttl)| {
                 again = ttl;
                 found

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::Mesh;
+use super::{Mesh, State};
 use crate::{
     api::{ControlEvent, SourceOfEndpoints},
     compile::Change,
@@ -29,8 +29,10 @@ impl Mesh {
     /// A source was asked.
     pub(crate) fn source_said(&self, endpoint: &str, seen: Result<BTreeSet<Found>, String>) {
         let mut state = self.state();
-        let Some(source) = state.sources.get_mut(endpoint) else { return };
-        let Some(news) = source.known.saw(seen, Instant::now()) else { return };
+        let State { sources, views, .. } = &mut *state;
+        let Some(source) = sources.get_mut(endpoint) else { return };
+        let is_down = |found: &Found| views.is_down(&format!("{endpoint}@{}", found.address));
+        let Some(news) = source.known.saw(seen, is_down, Instant::now()) else { return };
         let (name, addresses) = (words(&source.place), source.known.addresses.len() as u64);
         let change = Change::of(endpoint);
         let endpoint = endpoint.to_owned();

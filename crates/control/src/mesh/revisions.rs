@@ -16,6 +16,7 @@ use crate::{
     },
     compile::{self, Change},
     overlays::Refusal,
+    standing,
     store::{Before, NewRevision},
 };
 
@@ -141,7 +142,7 @@ fn judge(
     let lost: Vec<&str> = before
         .recovering
         .iter()
-        .map(String::as_str)
+        .map(|(plan, _)| plan.as_str())
         .filter(|plan| !config.plans.keys().any(|known| known.as_str() == *plan))
         .collect();
     if !lost.is_empty() {
@@ -150,6 +151,14 @@ fn judge(
             lost.join(", ")
         ))
         .into());
+    }
+    for (plan, row) in before.recovering {
+        let of = |config: &Config| config.plans.values().find(|known| known.name.as_str() == plan).cloned();
+        if let (Some(old), Some(new)) = (old.as_ref().and_then(of), of(config))
+            && let Some(reason) = standing::edit_refused(row, &old, &new)
+        {
+            return Err(Refusal::Conflict(format!("{reason}; wait for its end, or fail it back first")).into());
+        }
     }
     if let Some(old) = old.filter(|_| connected > 0) {
         keeps_identity(&old, config, connected)?;
@@ -296,7 +305,7 @@ mod tests {
         without.plans.clear();
         without.drills.clear();
         let prune = ApplyRequest { prune: true, ..request(bank_files()) };
-        let recovering = ["bank-west".to_owned()];
+        let recovering = [("bank-west".to_owned(), "{}".to_owned())];
         let refused = judge(&Before { latest: Some(&latest), recovering: &recovering }, &prune, &without, 9);
         let Err(Failure::Refused(Refusal::Conflict(reason))) = refused else { panic!("not refused") };
         assert!(reason.contains("bank-west") && reason.contains("fail it back"), "{reason}");

@@ -1,13 +1,16 @@
 //! Recovery of one plan as a state machine: no I/O, time passed in. What it wants done it answers as [`Action`]s.
 //!
 //! ```text
-//! Normal ── lost for unhealthyFor, or commanded ──> FailingOver(step) ──> FailedOver
-//!   ^                                                  ^                      │ commanded, or healthy long enough
-//!   │                                                  │ lost again           v
-//!   └── Ramp(step) done <── Ramp <── FailbackStep <────┴───────── AwaitPrimary
+//! Normal ── lost for unhealthyFor, or commanded ──> FailingOver(step) ──> FailedOver <───────────┐
+//!   ^                                                  ^                      │ commanded         │ a step failed,
+//!   │                                                  │ lost in the ramp     v                   │ or was abandoned
+//!   └── Ramp(100 %) done <── Ramp <── AwaitReturn <────┴── FailbackStep <── AwaitPrimary ── UndoFailback
 //! ```
 //! If the lease that it stands on goes away, or failover fails before traffic was shifted, commands that ran are undone
-//! in reverse order (`Undo`), and it is normal again.
+//! in reverse order (`Undo`), and it is normal again. Not so once an irreversible command has begun: before it begins, what was
+//! done becomes the plan's own (durable, under no lease), and it stays until it is failed back.
+//!
+//! While commands of the plan run, what they do to the primary is no loss of it: the trigger is not armed.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +18,15 @@ use model::{
     config::{Pattern, RecoveryPlan, RunStep, Step, Trigger},
     name::RegionName,
 };
-use serde::{Deserialize, Serialize};
 use xds::overlay::SwitchState;
 
-use crate::{api::RecoveryState, compile, health::Health, mesh::PlanSwitches};
+use crate::{
+    api::RecoveryState,
+    compile,
+    health::Health,
+    mesh::PlanSwitches,
+    standing::{Begun, Phase, Restored, Saved, objection},
+};
 
 /// After a start, and after a lease ended, the mesh is given this long before the automatic trigger is armed: workloads
 /// that are still coming up, or that a drill had taken away, are no disaster.
@@ -31,24 +39,6 @@ pub(crate) const STEADY: Duration = Duration::from_secs(1);
 /// Flapping doubles waits, at most so many times.
 const MAX_FLAPS: u32 = 3;
 
-/// Where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Phase {
-    Normal,
-    /// The failover step with this index runs.
-    FailingOver(usize),
-    FailedOver,
-    /// Failback was commanded; the primary must be healthy first.
-    AwaitPrimary,
-    /// The failback step with this index runs.
-    FailbackStep(usize),
-    /// The primary has the share with this index.
-    Ramp(usize),
-    /// Inverses of these failover steps are to run, the last one first.
-    Undo(Vec<usize>),
-}
-
 /// What it wants done. The order matters.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
@@ -60,6 +50,9 @@ pub(crate) enum Action {
     Shift(RegionName, PlanSwitches),
     /// Set routing controls; the primary gets this share.
     Share(u8, PlanSwitches),
+    /// What was done under a lease becomes the plan's own, before this step begins. Proxies keep the lease's overlays until
+    /// it ends.
+    Commit(String, PlanSwitches),
     /// Remove all routing controls of the plan.
     Clear,
     /// Run a command; its end comes back with this number.
@@ -74,6 +67,8 @@ pub(crate) enum Action {
     Failed(String),
     /// Tell that it was taken back.
     Reset(String),
+    /// Tell that the lease is gone and why what was done stays.
+    Kept(String),
 }
 
 /// A command to run.
@@ -83,17 +78,6 @@ pub(crate) struct Command {
     pub(crate) argv: Vec<String>,
     pub(crate) region: Option<RegionName>,
     pub(crate) timeout: Duration,
-}
-
-/// What outlives the process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Saved {
-    phase: Phase,
-    lease: Option<String>,
-    shifted: Option<RegionName>,
-    ran: Vec<usize>,
-    flaps: u32,
 }
 
 /// The machine.
@@ -114,12 +98,18 @@ pub(crate) struct Machine {
     gives_up_at: Instant,
     detected: bool,
     shifted: Option<RegionName>,
-    /// Failover steps whose commands ran (or began to).
-    ran: Vec<usize>,
+    /// Commands of the failover that began.
+    ran: Vec<Begun>,
+    /// Commands of the failback that began.
+    back: Vec<Begun>,
+    /// The lease under which failback was commanded.
+    back_under: Option<String>,
     flaps: u32,
     running: Option<u64>,
     runs: u64,
     failure: Option<String>,
+    /// Why it moved last.
+    reason: Option<String>,
 }
 
 impl Machine {
@@ -139,48 +129,65 @@ impl Machine {
             detected: false,
             shifted: None,
             ran: Vec::new(),
+            back: Vec::new(),
+            back_under: None,
             flaps: 0,
             running: None,
             runs: 0,
             failure: None,
+            reason: None,
         }
     }
 
     /// Goes on where a former process stopped. A step that was running runs again. What stood on a lease goes on if that
     /// lease is the one that holds the plan now, else it is undone.
     pub(crate) fn restore(plan: RecoveryPlan, saved: Saved, held: Option<&str>, now: Instant) -> (Self, Vec<Action>) {
+        let Restored { phase, ran, back } = saved.restored(&plan);
         let mut machine = Self::new(plan, now);
-        machine.phase = saved.phase;
+        (machine.phase, machine.ran, machine.back) = (phase, ran, back);
         machine.shifted = saved.shifted;
-        machine.ran = saved.ran;
         machine.flaps = saved.flaps;
-        let mut actions = Vec::new();
+        machine.failure = saved.failure;
+        machine.reason = saved.reason;
         machine.lease = held.map(str::to_owned);
-        if saved.lease.is_some() && saved.lease.as_deref() == held {
-            machine.under = saved.lease;
-        } else if let Some(lease) = saved.lease {
-            machine.take_back(now, format!("lease {lease} ended with the former control plane"), &mut actions);
+        machine.under = saved.lease;
+        machine.back_under = saved.back_under;
+        let mut actions = Vec::new();
+        let ended = |lease: &Option<String>| lease.as_ref().filter(|lease| Some(lease.as_str()) != held).cloned();
+        let lost = ended(&machine.under).or_else(|| ended(&machine.back_under));
+        if let Some(lease) = lost
+            && machine.lease_ended(
+                &lease,
+                format!("lease {lease} ended with the former control plane"),
+                now,
+                &mut actions,
+            )
+        {
             return (machine, actions);
         }
         match machine.phase.clone() {
-            Phase::FailingOver(step) => machine.fail_over_from(step, now, &mut actions),
-            Phase::FailbackStep(step) => machine.fail_back_from(step, now, &mut actions),
-            Phase::Ramp(step) => machine.ramp_from(step, now, &mut actions),
-            Phase::Undo(steps) => machine.undo(steps, now, &mut actions),
-            Phase::Normal | Phase::FailedOver | Phase::AwaitPrimary => {}
+            Phase::FailingOver(name) => machine.fail_over_at(&name, now, &mut actions),
+            Phase::FailbackStep(name) => machine.fail_back_at(&name, now, &mut actions),
+            Phase::Ramp(share) => machine.ramp_at(share, now, &mut actions),
+            Phase::Undo | Phase::UndoFailback => machine.undo(now, &mut actions),
+            Phase::Normal | Phase::FailedOver | Phase::AwaitPrimary | Phase::AwaitReturn => {}
         }
         (machine, actions)
     }
 
     /// What must be stored; `None` if it is at rest.
     pub(crate) fn saved(&self) -> Option<Saved> {
-        (self.phase != Phase::Normal).then(|| Saved {
-            phase: self.phase.clone(),
-            lease: self.under.clone(),
-            shifted: self.shifted.clone(),
-            ran: self.ran.clone(),
-            flaps: self.flaps,
-        })
+        if self.phase == Phase::Normal {
+            return None;
+        }
+        let mut saved = Saved::new(&self.phase, &self.ran, &self.back);
+        saved.lease.clone_from(&self.under);
+        saved.back_under.clone_from(&self.back_under);
+        saved.shifted.clone_from(&self.shifted);
+        saved.flaps = self.flaps;
+        saved.failure.clone_from(&self.failure);
+        saved.reason.clone_from(&self.reason);
+        Some(saved)
     }
 
     /// The state in the API's words.
@@ -189,9 +196,12 @@ impl Machine {
             Phase::Normal => RecoveryState::Normal,
             Phase::FailingOver(_) => RecoveryState::FailingOver,
             Phase::FailedOver => RecoveryState::FailedOver,
-            Phase::AwaitPrimary | Phase::FailbackStep(_) | Phase::Ramp(_) | Phase::Undo(_) => {
-                RecoveryState::FailingBack
-            }
+            Phase::AwaitPrimary
+            | Phase::FailbackStep(_)
+            | Phase::AwaitReturn
+            | Phase::Ramp(_)
+            | Phase::Undo
+            | Phase::UndoFailback => RecoveryState::FailingBack,
         }
     }
 
@@ -199,15 +209,17 @@ impl Machine {
         &self.plan
     }
 
-    /// The plan was edited. What is under way goes on with the new steps.
+    /// The plan was edited. An edit of what already ran waits until it is at rest again.
     pub(crate) fn set_plan(&mut self, plan: RecoveryPlan) {
-        self.plan = plan;
+        if self.saved().is_none_or(|saved| objection(&saved, &self.plan, &plan).is_none()) {
+            self.plan = plan;
+        }
     }
 
-    /// The plan was removed: what it did is taken back; what is being undone already goes on.
+    /// The plan was removed: what it did is taken back, as far as it can be; what is being undone already goes on.
     pub(crate) fn removed(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        if !matches!(self.phase, Phase::Normal | Phase::Undo(_)) {
+        if !matches!(self.phase, Phase::Normal | Phase::Undo) {
             self.take_back(now, "the plan was removed".to_owned(), &mut actions);
         }
         actions
@@ -226,6 +238,10 @@ impl Machine {
         &self.health
     }
 
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
@@ -233,9 +249,24 @@ impl Machine {
     /// Share of the primary while failing back.
     pub(crate) fn share(&self) -> Option<u8> {
         match self.phase {
-            Phase::Ramp(step) => self.ramp().get(step).copied(),
+            Phase::Ramp(share) => Some(share),
             _ => None,
         }
+    }
+
+    /// The phase, for who explains it.
+    pub(super) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Where traffic was shifted to.
+    pub(super) fn shifted(&self) -> Option<&RegionName> {
+        self.shifted.as_ref()
+    }
+
+    /// Commands that began and that nothing takes back.
+    pub(super) fn irreversible(&self) -> impl Iterator<Item = &str> {
+        self.ran.iter().chain(&self.back).filter(|begun| begun.undo.is_none()).map(|begun| begun.name.as_str())
     }
 
     /// Whether the automatic trigger may act. A lease holder vouches for the mesh: it has checked it.
@@ -258,10 +289,6 @@ impl Machine {
             [(region, primary)].into_iter().chain(before).filter(|(region, _)| *region != to).collect();
         let services = self.plan.services.iter();
         services.flat_map(|s| states.iter().map(|(r, state)| (s.clone(), (*r).clone(), *state))).collect()
-    }
-
-    fn ramp(&self) -> Vec<u8> {
-        compile::ramp_steps(&self.plan.failback)
     }
 
     /// Flapping lengthens.
@@ -313,12 +340,48 @@ impl Machine {
         if let Some(ended) = ended {
             // What its holder broke is not a disaster of our own.
             self.distrust(now);
-            if self.under.as_ref() == Some(&ended) {
-                self.take_back(now, format!("lease {ended} ended"), &mut actions);
-            }
+            self.lease_ended(&ended, format!("lease {ended} ended"), now, &mut actions);
         }
         actions.extend(self.tick(now));
         actions
+    }
+
+    /// What stood on a lease that ended is taken back; what cannot be stays. Answers whether it stood on that one.
+    fn lease_ended(&mut self, lease: &str, reason: String, now: Instant, actions: &mut Vec<Action>) -> bool {
+        if self.under.as_deref() == Some(lease) {
+            self.take_back(now, reason, actions);
+            return true;
+        }
+        let commanded = self.back_under.take_if(|back| back == lease).is_some();
+        // Where an irreversible command of the failback has begun, the way on is the safe one.
+        if commanded && self.back.iter().all(|begun| begun.undo.is_some()) {
+            return self.abandon_failback(now, reason, actions);
+        }
+        if self.phase != Phase::Normal && self.irreversible().next().is_some() {
+            actions.push(Action::Kept(reason));
+        }
+        false
+    }
+
+    /// Failback ends before the primary has everything: the standby goes on serving.
+    fn abandon_failback(&mut self, now: Instant, reason: String, actions: &mut Vec<Action>) -> bool {
+        match self.phase {
+            Phase::AwaitPrimary => self.enter(Phase::FailedOver, now),
+            Phase::FailbackStep(_) | Phase::AwaitReturn | Phase::Ramp(_) => {
+                if self.running.take().is_some() {
+                    actions.push(Action::Kill);
+                }
+                let ramps = matches!(self.phase, Phase::Ramp(_));
+                self.enter(Phase::UndoFailback, now);
+                if let Some(to) = self.shifted.clone().filter(|_| ramps) {
+                    actions.push(Action::Shift(to, self.switches()));
+                }
+                self.undo(now, actions);
+            }
+            _ => return false,
+        }
+        actions.push(Action::Kept(reason));
+        true
     }
 
     fn distrust(&mut self, now: Instant) {
@@ -328,15 +391,24 @@ impl Machine {
         self.gives_up_at = now + GIVE_UP;
     }
 
-    /// Commands failover. Nothing happens if it is under way or done.
+    /// Commands failover. Nothing happens if it is under way or done; one that failed is tried again. A failback that has
+    /// not moved traffic yet is called off; in its ramp, traffic moves over again.
     pub(crate) fn failover(&mut self, reason: &str, now: Instant) -> Result<Vec<Action>, String> {
-        match self.phase {
-            Phase::Normal => {}
-            Phase::FailingOver(_) | Phase::FailedOver => return Ok(Vec::new()),
-            _ => return Err("failback is under way; wait for its end".to_owned()),
-        }
         let mut actions = Vec::new();
-        self.begin(reason, now, &mut actions);
+        match self.phase {
+            Phase::Normal => self.begin(reason, now, &mut actions),
+            Phase::FailedOver if self.failure.is_some() => self.begin(reason, now, &mut actions),
+            Phase::FailingOver(_) | Phase::FailedOver => {}
+            Phase::AwaitPrimary => {
+                self.back_under = None;
+                self.enter(Phase::FailedOver, now);
+            }
+            Phase::AwaitReturn | Phase::Ramp(_) => self.begin(reason, now, &mut actions),
+            Phase::FailbackStep(_) => return Err("a command of the failback is running; wait for its end".to_owned()),
+            Phase::Undo | Phase::UndoFailback => {
+                return Err("commands are being undone; wait for their end".to_owned());
+            }
+        }
         Ok(actions)
     }
 
@@ -344,12 +416,16 @@ impl Machine {
     pub(crate) fn failback(&mut self, reason: &str, now: Instant) -> Result<Vec<Action>, String> {
         match self.phase {
             Phase::FailedOver => {}
-            Phase::AwaitPrimary | Phase::FailbackStep(_) | Phase::Ramp(_) => return Ok(Vec::new()),
-            Phase::Normal | Phase::Undo(_) => return Err("there is nothing to fail back from".to_owned()),
+            Phase::AwaitPrimary | Phase::FailbackStep(_) | Phase::AwaitReturn | Phase::Ramp(_) => return Ok(Vec::new()),
+            Phase::Normal | Phase::Undo => return Err("there is nothing to fail back from".to_owned()),
             Phase::FailingOver(_) => return Err("failover is still under way; wait for its end".to_owned()),
+            Phase::UndoFailback => return Err("the last failback is being undone; wait for its end".to_owned()),
         }
         self.failure = None;
+        self.back.clear();
+        self.back_under.clone_from(&self.lease);
         self.enter(Phase::AwaitPrimary, now);
+        self.reason = Some(reason.to_owned());
         let mut actions = vec![Action::FailbackCommanded(reason.to_owned())];
         actions.extend(self.tick(now));
         Ok(actions)
@@ -362,10 +438,13 @@ impl Machine {
             self.shifted = None;
         }
         self.failure = None;
+        self.back.clear();
+        self.back_under = None;
         if matches!(self.health, Health::Lost(_)) && !self.detected {
             self.detected = true;
             actions.push(Action::Detected);
         }
+        self.reason = Some(reason.to_owned());
         actions.push(Action::Decided(reason.to_owned()));
         self.fail_over_from(0, now, actions);
     }
@@ -387,12 +466,12 @@ impl Machine {
             }
             Phase::FailedOver => self.failback_due(),
             Phase::AwaitPrimary => self.steady_at(),
-            Phase::FailbackStep(_) => lost,
+            Phase::AwaitReturn => self.healthy_for(STEADY),
             Phase::Ramp(_) => {
                 let next = self.since + self.lengthened(self.plan.failback.dwell);
                 Some(lost.map_or(next, |lost| lost.min(next)))
             }
-            Phase::FailingOver(_) | Phase::Undo(_) => None,
+            Phase::FailingOver(_) | Phase::FailbackStep(_) | Phase::Undo | Phase::UndoFailback => None,
         }
     }
 
@@ -425,9 +504,10 @@ impl Machine {
                 actions.push(Action::FailbackCommanded("automatic".to_owned()));
             }
             Phase::AwaitPrimary if due(self.steady_at()) => self.fail_back_from(0, now, &mut actions),
-            Phase::FailbackStep(_) | Phase::Ramp(_) if self.lost_again(now) => self.relapse(now, &mut actions),
-            Phase::Ramp(step) if now >= self.since + self.lengthened(self.plan.failback.dwell) => {
-                self.ramp_from(step + 1, now, &mut actions);
+            Phase::AwaitReturn if due(self.healthy_for(STEADY)) => self.ramp_after(0, now, &mut actions),
+            Phase::Ramp(_) if self.lost_again(now) => self.relapse(now, &mut actions),
+            Phase::Ramp(share) if now >= self.since + self.lengthened(self.plan.failback.dwell) => {
+                self.ramp_after(share, now, &mut actions);
             }
             _ => {}
         }
@@ -440,52 +520,90 @@ impl Machine {
 
     fn relapse(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.flaps = self.flaps.saturating_add(1);
-        if self.running.take().is_some() {
-            actions.push(Action::Kill);
-        }
         self.begin("the primary was lost again during failback", now, actions);
     }
 
+    /// Goes on with the command of the failover that has this name.
+    fn fail_over_at(&mut self, name: &str, now: Instant, actions: &mut Vec<Action>) {
+        match self.plan.failover.steps.iter().position(|step| matches!(step, Step::Run(run) if run.name == name)) {
+            Some(place) => self.fail_over_from(place, now, actions),
+            None => self.failed_over_badly(format!("step {name} is not in the plan any more"), now, actions),
+        }
+    }
+
     fn fail_over_from(&mut self, from: usize, now: Instant, actions: &mut Vec<Action>) {
-        for (index, step) in self.plan.failover.steps.clone().iter().enumerate().skip(from) {
-            self.enter(Phase::FailingOver(index), now);
+        let ramped = matches!(self.phase, Phase::Ramp(_));
+        self.enter(Phase::FailedOver, now);
+        // What the ramp gave to the primary is taken from it before anything else is done.
+        if let Some(to) = self.shifted.clone().filter(|_| ramped)
+            && !matches!(self.plan.failover.steps.first(), Some(Step::Shift { .. }))
+        {
+            actions.push(Action::Shift(to, self.switches()));
+        }
+        for step in self.plan.failover.steps.clone().iter().skip(from) {
             match step {
                 Step::Shift { to } => {
                     self.shifted = Some(to.clone());
                     actions.push(Action::Shift(to.clone(), self.switches()));
                 }
                 Step::Run(run) => {
-                    if !self.ran.contains(&index) {
-                        self.ran.push(index);
+                    self.enter(Phase::FailingOver(run.name.clone()), now);
+                    note(&mut self.ran, run);
+                    if run.is_irreversible() && self.under.take().is_some() {
+                        actions.push(Action::Commit(run.name.clone(), self.switches()));
                     }
                     self.run(command(run), actions);
                     return;
                 }
             }
         }
-        self.enter(Phase::FailedOver, now);
+    }
+
+    /// Goes on with the command of the failback that has this name.
+    fn fail_back_at(&mut self, name: &str, now: Instant, actions: &mut Vec<Action>) {
+        match self.plan.failback.steps.iter().position(|run| run.name == name) {
+            Some(place) => self.fail_back_from(place, now, actions),
+            None => self.failed_back_badly(format!("step {name} is not in the plan any more"), now, actions),
+        }
     }
 
     fn fail_back_from(&mut self, from: usize, now: Instant, actions: &mut Vec<Action>) {
-        if let Some(step) = self.plan.failback.steps.get(from) {
-            let command = command(step);
-            self.enter(Phase::FailbackStep(from), now);
-            self.run(command, actions);
-        } else {
-            self.ramp_from(0, now, actions);
+        match self.plan.failback.steps.get(from).cloned() {
+            Some(run) => {
+                self.enter(Phase::FailbackStep(run.name.clone()), now);
+                note(&mut self.back, &run);
+                if run.is_irreversible() && self.under.take().is_some() {
+                    actions.push(Action::Commit(run.name.clone(), self.switches()));
+                }
+                self.run(command(&run), actions);
+            }
+            // What the commands did to the primary must be over before it takes traffic.
+            None if from > 0 => self.enter(Phase::AwaitReturn, now),
+            None => self.ramp_after(0, now, actions),
         }
     }
 
-    fn ramp_from(&mut self, from: usize, now: Instant, actions: &mut Vec<Action>) {
-        // Without a shift there is nothing to ramp: proxies went back by themselves.
-        let share = self.ramp().get(from).copied().filter(|_| self.shifted.is_some());
-        if let Some(share) = share {
-            self.enter(Phase::Ramp(from), now);
-            actions.push(Action::Share(share, self.switches()));
-        } else {
-            self.rest(now);
-            actions.extend([Action::Clear, Action::FailbackDone]);
+    /// The next share of the ramp above this one.
+    fn ramp_after(&mut self, share: u8, now: Instant, actions: &mut Vec<Action>) {
+        let next = compile::ramp_steps(&self.plan.failback).into_iter().find(|next| *next > share);
+        match next {
+            Some(next) => self.ramp_at(next, now, actions),
+            None => self.failed_back(now, actions),
         }
+    }
+
+    fn ramp_at(&mut self, share: u8, now: Instant, actions: &mut Vec<Action>) {
+        // Without a shift there is nothing to ramp: proxies went back by themselves.
+        if self.shifted.is_none() {
+            return self.failed_back(now, actions);
+        }
+        self.enter(Phase::Ramp(share), now);
+        actions.push(Action::Share(share, self.switches()));
+    }
+
+    fn failed_back(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.rest(now);
+        actions.extend([Action::Clear, Action::FailbackDone]);
     }
 
     fn rest(&mut self, now: Instant) {
@@ -493,6 +611,8 @@ impl Machine {
         self.under = None;
         self.shifted = None;
         self.ran.clear();
+        self.back.clear();
+        self.back_under = None;
         self.flaps = 0;
         self.detected = false;
     }
@@ -511,37 +631,66 @@ impl Machine {
         }
         self.running = None;
         match (self.phase.clone(), result) {
-            (Phase::FailingOver(step), Ok(())) => self.fail_over_from(step + 1, now, &mut actions),
-            (Phase::FailbackStep(step), Ok(())) => self.fail_back_from(step + 1, now, &mut actions),
-            // An inverse that fails does not keep the others from running; its own event tells.
-            (Phase::Undo(mut steps), _) => {
-                steps.pop();
-                self.undo(steps, now, &mut actions);
+            (Phase::FailingOver(name), Ok(())) => self.fail_over_after(&name, now, &mut actions),
+            (Phase::FailbackStep(name), Ok(())) => self.fail_back_after(&name, now, &mut actions),
+            (Phase::Undo, result) => {
+                self.undone(self.ran.last().cloned(), result, &mut actions);
+                self.ran.pop();
+                self.undo(now, &mut actions);
+            }
+            (Phase::UndoFailback, result) => {
+                self.undone(self.back.last().cloned(), result, &mut actions);
+                self.back.pop();
+                self.undo(now, &mut actions);
             }
             (Phase::FailingOver(_), Err(reason)) => self.failed_over_badly(reason, now, &mut actions),
-            (Phase::FailbackStep(_), Err(reason)) => {
-                // The standby goes on serving; the next try waits longer.
-                self.flaps = self.flaps.saturating_add(1);
-                self.failure = Some(reason.clone());
-                self.enter(Phase::FailedOver, now);
-                actions.push(Action::Failed(reason));
-            }
+            (Phase::FailbackStep(_), Err(reason)) => self.failed_back_badly(reason, now, &mut actions),
             _ => {}
         }
         actions
     }
 
+    /// An inverse that fails does not keep the others from running; it is told.
+    fn undone(&mut self, step: Option<Begun>, result: Result<(), String>, actions: &mut Vec<Action>) {
+        if let (Some(step), Err(reason)) = (step, result) {
+            let reason = format!("step {} is not undone: {reason}", step.name);
+            actions.push(Action::Failed(reason.clone()));
+            self.failure = Some(reason);
+        }
+    }
+
+    fn fail_over_after(&mut self, name: &str, now: Instant, actions: &mut Vec<Action>) {
+        let is_it = |step: &Step| matches!(step, Step::Run(run) if run.name == name);
+        let place = self.plan.failover.steps.iter().position(is_it);
+        self.fail_over_from(place.map_or(usize::MAX, |place| place + 1), now, actions);
+    }
+
+    fn fail_back_after(&mut self, name: &str, now: Instant, actions: &mut Vec<Action>) {
+        let place = self.plan.failback.steps.iter().position(|run| run.name == name);
+        self.fail_back_from(place.map_or(usize::MAX, |place| place + 1), now, actions);
+    }
+
     fn failed_over_badly(&mut self, reason: String, now: Instant, actions: &mut Vec<Action>) {
         actions.push(Action::Failed(reason.clone()));
         self.failure = Some(reason);
-        if self.shifted.is_some() {
-            // Traffic is at the standby. To take it back to a lost primary would help nobody: people must look.
+        if self.shifted.is_some() || self.irreversible().next().is_some() {
+            // To take traffic back to a lost primary, or to one that is none any more, would help nobody: people must look.
             self.enter(Phase::FailedOver, now);
         } else {
             self.distrust(now);
-            let ran = std::mem::take(&mut self.ran);
-            self.undo(ran, now, actions);
+            self.enter(Phase::Undo, now);
+            self.undo(now, actions);
         }
+    }
+
+    fn failed_back_badly(&mut self, reason: String, now: Instant, actions: &mut Vec<Action>) {
+        // The standby goes on serving; the next try waits longer.
+        self.flaps = self.flaps.saturating_add(1);
+        self.back_under = None;
+        self.failure = Some(reason.clone());
+        actions.push(Action::Failed(reason));
+        self.enter(Phase::UndoFailback, now);
+        self.undo(now, actions);
     }
 
     fn take_back(&mut self, now: Instant, reason: String, actions: &mut Vec<Action>) {
@@ -553,30 +702,40 @@ impl Machine {
             return;
         }
         actions.extend([Action::Clear, Action::Reset(reason)]);
-        // What was being undone already stays to be undone.
-        let steps = match &self.phase {
-            Phase::Undo(steps) => steps.clone(),
-            _ => std::mem::take(&mut self.ran),
-        };
+        // The failback's commands are the later ones. What was being undone already stays to be undone.
+        self.ran.append(&mut self.back);
         self.shifted = None;
         self.under = None;
-        self.undo(steps, now, actions);
+        self.back_under = None;
+        self.enter(Phase::Undo, now);
+        self.undo(now, actions);
     }
 
-    fn undo(&mut self, mut steps: Vec<usize>, now: Instant, actions: &mut Vec<Action>) {
-        while let Some(index) = steps.last() {
-            if let Some(Step::Run(run)) = self.plan.failover.steps.get(*index)
-                && let Some(argv) = &run.undo
-            {
-                let undo = Command { name: format!("undo {}", run.name), argv: argv.clone(), ..command(run) };
-                self.enter(Phase::Undo(steps), now);
-                self.run(undo, actions);
-                return;
+    /// Runs the next inverse. Of the failback's commands nothing is taken back that lies before an irreversible one.
+    fn undo(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let failback = self.phase == Phase::UndoFailback;
+        loop {
+            let next = if failback { self.back.last() } else { self.ran.last() };
+            match next.cloned() {
+                Some(Begun { undo: Some(argv), name, region, timeout_ms }) => {
+                    let step = Begun { undo: None, name, region, timeout_ms };
+                    let name = format!("undo {}", step.name);
+                    self.since = now;
+                    self.run(Command { name, argv, timeout: step.timeout(), region: step.region }, actions);
+                    return;
+                }
+                Some(_) if !failback => drop(self.ran.pop()),
+                Some(_) | None => break,
             }
-            steps.pop();
         }
-        self.rest(now);
+        if failback { self.enter(Phase::FailedOver, now) } else { self.rest(now) }
     }
+}
+
+/// Notes that a command begins.
+fn note(begun: &mut Vec<Begun>, run: &RunStep) {
+    begun.retain(|begun| begun.name != run.name);
+    begun.push(Begun::of(run));
 }
 
 /// The routing controls that are compiled into snapshots where recovery of a plan stands so.
@@ -586,7 +745,8 @@ pub(crate) fn switches_of(plan: &RecoveryPlan, saved: Saved) -> PlanSwitches {
         return Vec::new();
     }
     let mut machine = Machine::new(plan.clone(), Instant::now());
-    (machine.phase, machine.shifted) = (saved.phase, saved.shifted);
+    machine.phase = saved.restored(plan).phase;
+    machine.shifted = saved.shifted;
     machine.switches()
 }
 

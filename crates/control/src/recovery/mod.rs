@@ -4,6 +4,7 @@
 mod command;
 mod handle;
 mod machine;
+mod words;
 
 use std::{
     collections::BTreeMap,
@@ -24,22 +25,25 @@ use xds::overlay::Switch;
 
 use crate::{
     api::{
-        ControlEvent, OverlayEffect, OverlayRequest, RecoveryReport, RecoveryState, Role, ServiceSight, StepReport,
-        Targets,
+        ControlEvent, Fence, FencedCaller, OverlayEffect, OverlayRequest, RecoveryReport, RecoveryState, Role,
+        ServiceSight, StepReport, Targets,
     },
     health::{Health, Loss, judge},
     mesh::{Failure, Mesh, PlanSwitches},
     overlays::{self, RECOVERY, Refusal},
+    standing::Saved,
     store::StoreError,
 };
 use handle::{Answer, Errand};
-use machine::{Action, Command, Machine, Saved};
+use machine::{Action, Command, Machine};
 
 pub(crate) use handle::Handle;
 pub(crate) use machine::switches_of;
 
 /// Pause before a store that does not answer is read again.
 const RETRY: Duration = Duration::from_millis(500);
+/// Where commands that run are noted, in the state folder: a process that is killed leaves them there.
+const COMMANDS: &str = "run/commands";
 /// Steps that a report remembers.
 const STEPS: usize = 64;
 
@@ -66,12 +70,21 @@ pub(crate) struct Controller {
     ends: (mpsc::Sender<End>, mpsc::Receiver<End>),
 }
 
+/// A command that runs: when this is dropped, it is killed with all that it started.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 struct Plan {
     machine: Machine,
     steps: Vec<StepReport>,
     /// What is said of its primary.
     sights: Vec<ServiceSight>,
-    running: Option<(String, AbortHandle)>,
+    running: Option<(String, Task)>,
     saved: Option<Saved>,
 }
 
@@ -91,6 +104,7 @@ impl Controller {
     ) -> Result<(Self, Handle), Failure> {
         let (asks, receiver) = mpsc::channel(64);
         let handle = Handle { asks, leading: leading.clone(), mesh: mesh.clone() };
+        command::kill_leftovers(&state_dir.join(COMMANDS));
         let (plans, ends, epoch) = (BTreeMap::new(), mpsc::channel(64), *leading.borrow());
         let mut controller = Self { mesh, state_dir, plans, stored: Vec::new(), asks: receiver, leading, epoch, ends };
         if epoch.is_some() {
@@ -130,11 +144,7 @@ impl Controller {
 
     /// Begins to lead, with what is stored, or ceases to: what runs for the former leader is killed, nothing is undone.
     async fn turn(&mut self, epoch: Option<u64>) {
-        for plan in std::mem::take(&mut self.plans).into_values() {
-            if let Some((_, running)) = plan.running {
-                running.abort();
-            }
-        }
+        self.plans.clear();
         self.stored.clear();
         self.epoch = None;
         if epoch.is_none() {
@@ -331,6 +341,10 @@ impl Controller {
             Action::Share(percent, switches) => {
                 self.switch(name, switches, |overlays| ControlEvent::RampStep { plan, percent, overlays }).await;
             }
+            Action::Commit(step, switches) => {
+                self.mesh.tell(ControlEvent::RecoveryCommitted { plan, step });
+                self.mesh.switch(name, switches, true);
+            }
             Action::Clear => self.clear(name).await,
             Action::Run(run, command) => self.start(name, run, command),
             Action::Kill => self.kill(name),
@@ -338,6 +352,12 @@ impl Controller {
             Action::FailbackDone => self.mesh.tell(ControlEvent::FailbackDone { plan }),
             Action::Failed(reason) => self.mesh.tell(ControlEvent::RecoveryFailed { plan, reason }),
             Action::Reset(reason) => self.mesh.tell(ControlEvent::RecoveryReset { plan, reason }),
+            Action::Kept(reason) => {
+                let Some(own) = self.plans.get(name) else { return };
+                let words = words::explain(&own.machine, &own.sights, Instant::now());
+                let stands = words.stands.unwrap_or_else(|| "the failover stays in force".to_owned());
+                self.mesh.tell(ControlEvent::RecoveryKept { plan, reason, stands });
+            }
         }
     }
 
@@ -357,7 +377,8 @@ impl Controller {
         let Some(lease) = own.machine.under() else {
             self.mesh.tell(event(Vec::new()));
             self.mesh.switch(name, switches, true);
-            return;
+            // What was laid under a lease before it became the plan's own has the last word no more.
+            return self.take_overlays_back(name).await;
         };
         let batch: Vec<(String, OverlayRequest)> = switches
             .into_iter()
@@ -375,11 +396,15 @@ impl Controller {
     }
 
     async fn clear(&self, name: &PlanName) {
+        self.take_overlays_back(name).await;
+        self.mesh.switch(name, Vec::new(), true);
+    }
+
+    async fn take_overlays_back(&self, name: &PlanName) {
         let own = format!("{RECOVERY}{name}.");
         if let Err(error) = self.mesh.take_back(|_, overlay| overlay.starts_with(&own)).await {
             tracing::warn!(plan = %name, ?error, "routing controls under a lease were not taken back; they lapse with it");
         }
-        self.mesh.switch(name, Vec::new(), true);
     }
 
     fn start(&mut self, name: &PlanName, run: u64, command: Command) {
@@ -388,21 +413,21 @@ impl Controller {
         own.begin_step(&command.name, self.mesh.clock.now());
         self.mesh.tell(ControlEvent::StepStarted { plan: name.to_string(), step: command.name.clone() });
         let (ends, plan, step) = (self.ends.0.clone(), name.clone(), command.name.clone());
+        let running = self.state_dir.join(COMMANDS);
         let task = tokio::spawn(async move {
             let began = Instant::now();
-            let result = command::run(&command.argv, &environment, command.timeout).await;
+            let result = command::run(&command.argv, &environment, command.timeout, &running).await;
             let end = End { plan, run, name: command.name, result, took: began.elapsed() };
             // Without a controller nobody needs to know.
             let _ = ends.send(end).await;
         });
-        own.running = Some((step, task.abort_handle()));
+        own.running = Some((step, Task(task.abort_handle())));
     }
 
     fn kill(&mut self, name: &PlanName) {
         let Some(own) = self.plans.get_mut(name) else { return };
         let Some((step, running)) = own.running.take() else { return };
-        // The task's guard kills the process group when the task is dropped.
-        running.abort();
+        drop(running);
         own.finish_step(&step, false, self.mesh.clock.now());
         let (plan, output) = (name.to_string(), "killed".to_owned());
         self.mesh.tell(ControlEvent::StepFinished { plan, step, ok: false, took_ms: 0, output });
@@ -431,8 +456,33 @@ impl Controller {
         environment
     }
 
+    /// The old primary, and whether each caller holds the routing control that keeps it from there.
+    fn fence(&self, own: &Plan) -> Option<Fence> {
+        if own.machine.share().is_some() || own.machine.under().is_some() {
+            return None;
+        }
+        own.machine.shifted()?;
+        let plan = own.machine.plan();
+        let state = self.mesh.state();
+        let config = state.config.clone()?;
+        let placements = state.placements.clone();
+        drop(state);
+        let known = self.mesh.ads.proxies();
+        let calls = |placement: &&crate::api::Placement| {
+            let called = crate::compile::called_by(&config, placement);
+            called.iter().any(|service| plan.services.contains(&service.name))
+        };
+        let caller = |placement: &crate::api::Placement| {
+            let holds = known.get(&placement.proxy).is_some_and(|p| p.connected && p.settled && p.nack.is_none());
+            FencedCaller { proxy: placement.proxy.clone(), acknowledged: holds }
+        };
+        let callers = placements.proxies.iter().filter(calls).map(caller).collect();
+        Some(Fence { region: plan.primary().to_string(), callers })
+    }
+
     fn report(&self, name: &PlanName, own: &Plan) -> RecoveryReport {
         let now = Instant::now();
+        let words = words::explain(&own.machine, &own.sights, now);
         RecoveryReport {
             plan: name.to_string(),
             state: own.machine.state(),
@@ -447,6 +497,15 @@ impl Controller {
             sights: own.sights.clone(),
             share: own.machine.share(),
             failure: own.machine.failure().map(str::to_owned),
+            reason: own.machine.reason().map(str::to_owned),
+            waits_for: words.waits_for,
+            command: words.command,
+            stands: words.stands,
+            not_undone: match own.machine.state() {
+                RecoveryState::Normal => Vec::new(),
+                _ => own.machine.irreversible().map(str::to_owned).collect(),
+            },
+            fence: self.fence(own),
             steps: own.steps.clone(),
         }
     }

@@ -35,8 +35,8 @@ pub(crate) struct Stored {
 pub(crate) struct Before<'a> {
     /// The revision in force.
     pub latest: Option<&'a Revision>,
-    /// Plans whose recovery is not normal.
-    pub recovering: &'a [String],
+    /// Plans whose recovery is not normal, each with its row.
+    pub recovering: &'a [(String, String)],
 }
 
 impl Store {
@@ -119,9 +119,9 @@ pub(super) async fn one(
     with_files(transaction, row).await
 }
 
-async fn recovering(transaction: &mut Transaction<'static, Any>) -> Result<Vec<String>, StoreError> {
-    let rows = sqlx::query("SELECT plan FROM recovery ORDER BY plan").fetch_all(&mut **transaction).await?;
-    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+async fn recovering(transaction: &mut Transaction<'static, Any>) -> Result<Vec<(String, String)>, StoreError> {
+    let rows = sqlx::query("SELECT plan, body FROM recovery ORDER BY plan").fetch_all(&mut **transaction).await?;
+    Ok(rows.iter().map(|row| Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>()?)
 }
 
 pub(super) async fn insert(transaction: &mut Transaction<'static, Any>, revision: &Revision) -> Result<(), StoreError> {

@@ -13,10 +13,15 @@ use xds::client::Update;
 use super::rig::{MANIFEST, Plane, Proxy, apply, placements};
 
 const A: u16 = 1;
+const CNAME: u16 = 5;
+const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
 /// Data of records, by name and type.
 type Records = BTreeMap<(String, u16), Vec<Vec<u8>>>;
+
+/// Data of a record for a question that the server fails to answer (SERVFAIL).
+const FAILS: &[u8] = b"fails";
 
 /// What a name server answers; nothing at all while it is silent.
 #[derive(Clone, Default)]
@@ -63,6 +68,27 @@ impl Zone {
         let kind = u16::from_be_bytes([query[at + 1], query[at + 2]]);
         let records = zone.get(&(labels.join("."), kind)).cloned().unwrap_or_default();
         let mut answer = query[..2].to_vec();
+        if records.iter().any(|record| record == FAILS) {
+            answer.extend([0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0]);
+            answer.extend(&query[12..at + 5]);
+            return Some(answer);
+        }
+        if let Some([alias]) = zone.get(&(labels.join("."), CNAME)).map(Vec::as_slice) {
+            // The alias lasts 1 s, the addresses behind it 300 s.
+            let target = srv(0, 0, 0, std::str::from_utf8(alias).unwrap()).split_off(6);
+            let behind = zone.get(&(String::from_utf8_lossy(alias).into_owned(), kind)).cloned().unwrap_or_default();
+            answer.extend([0x81, 0x80, 0, 1, 0, u8::try_from(1 + behind.len()).unwrap(), 0, 0, 0, 0]);
+            answer.extend(&query[12..at + 5]);
+            answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 1, 0, u8::try_from(target.len()).unwrap()]);
+            answer.extend(&target);
+            for record in behind {
+                answer.extend(&target);
+                answer.extend(kind.to_be_bytes());
+                answer.extend([0, 1, 0, 0, 1, 44, 0, u8::try_from(record.len()).unwrap()]);
+                answer.extend(record);
+            }
+            return Some(answer);
+        }
         answer.extend([0x81, 0x80, 0, 1, 0, u8::try_from(records.len()).unwrap(), 0, 0, 0, 0]);
         answer.extend(&query[12..at + 5]);
         for record in records {
@@ -155,6 +181,61 @@ async fn dns_is_followed_and_its_last_answer_outlives_it() {
     zone.say("_http._tcp.west.test", SRV, vec![srv(1, 1, 81, "w.test")]);
     zone.addresses("w.test", &[20]);
     reaches(&mut edge, &[("127.9.8.13:80", 1), ("127.9.8.14:80", 1), ("127.9.8.20:81", 1)]).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn the_shortest_time_to_live_of_a_chain_counts() {
+    let zone = Zone::default();
+    let server = zone.serve().await;
+    zone.say("east.test", CNAME, vec![b"a.test".to_vec()]);
+    zone.addresses("a.test", &[10]);
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::start(state.path()).await;
+    let east = format!("dns: {{name: east.test, port: 80, server: \"{server}\"}}");
+    shop(&plane, &manifest(&east, "address: \"127.9.8.40:1\"")).await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
+    reaches(&mut edge, &[("127.9.8.10:80", 1), ("127.9.8.40:1", 1)]).await;
+    // The alias leads elsewhere: that is seen in seconds, not in five minutes.
+    zone.say("east.test", CNAME, vec![b"b.test".to_vec()]);
+    zone.addresses("b.test", &[11]);
+    reaches(&mut edge, &[("127.9.8.11:80", 1), ("127.9.8.40:1", 1)]).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_that_fails_takes_away_nothing_that_another_one_gave() {
+    let zone = Zone::default();
+    let server = zone.serve().await;
+    zone.addresses("east.test", &[10, 11]);
+    zone.say("east.test", AAAA, vec![FAILS.to_vec()]);
+    let records = vec![srv(1, 1, 81, "w.test"), srv(1, 1, 82, "x.test"), srv(1, 1, 0, "w.test")];
+    zone.say("_http._tcp.west.test", SRV, records);
+    zone.addresses("w.test", &[20]);
+    zone.addresses("x.test", &[21]);
+    let state = tempfile::tempdir().unwrap();
+    let plane = Plane::start(state.path()).await;
+    let east = format!("dns: {{name: east.test, port: 80, server: \"{server}\"}}");
+    let west = format!("dns: {{srv: _http._tcp.west.test, server: \"{server}\"}}");
+    shop(&plane, &manifest(&east, &west)).await;
+    let mut edge = Proxy::connect(state.path(), "edge").await;
+    // The record with port 0 is none.
+    let west = [("127.9.8.20:81", 1), ("127.9.8.21:82", 1)];
+    reaches(&mut edge, &[&[("127.9.8.10:80", 1), ("127.9.8.11:80", 1)], &west[..]].concat()).await;
+    // What AAAA says is not known, and A goes on.
+    zone.addresses("east.test", &[11, 12]);
+    zone.say("x.test", A, vec![FAILS.to_vec()]);
+    zone.say("x.test", AAAA, vec![FAILS.to_vec()]);
+    reaches(&mut edge, &[&[("127.9.8.11:80", 1), ("127.9.8.12:80", 1)], &west[..]].concat()).await;
+    assert_eq!(source(&plane, "web-east-0").await.failing, None);
+    // Only port 0: an answer that cannot be used is a failure, and the last one is kept.
+    zone.say("_http._tcp.west.test", SRV, vec![srv(1, 1, 0, "w.test")]);
+    plane
+        .wait_for(
+            0,
+            |e| matches!(e, ControlEvent::SourceFailing { reason, .. } if reason.contains("no port to connect to")),
+        )
+        .await;
     plane.stop().await;
 }
 

@@ -324,6 +324,53 @@ async fn a_killed_control_plane_leaves_nothing_of_a_drill_but_its_undo() {
     plane.stop().await;
 }
 
+#[tokio::test]
+async fn after_an_irreversible_step_the_end_of_the_lease_and_a_kill_keep_the_shift() {
+    for killed in [false, true] {
+        let state = tempfile::tempdir().unwrap();
+        let plane = Plane::start(state.path()).await;
+        let manifest = MANIFEST.replace("undo: [/bin/sh, -c, 'echo undone']", "irreversible: true");
+        plane.client.apply(&apply(&manifest)).await.unwrap();
+        plane.client.put_placements(&placements()).await.unwrap();
+        let mut edge = Proxy::connect(state.path(), "edge").await;
+        edge.regions("web", &["east", "west"]).await;
+        plane.client.take_lease("d", &lease(3000, Some("web-west"))).await.unwrap();
+        plane.client.failover("web-west", "drill").await.unwrap();
+        // Durable before the lease is gone.
+        edge.regions("web", &["west"]).await;
+        plane.wait_for(0, |e| matches!(e, ControlEvent::StepFinished { ok: true, .. })).await;
+        let plane = if killed {
+            plane.kill().await;
+            let plane = Plane::start(state.path()).await;
+            edge = Proxy::connect(state.path(), "edge").await;
+            edge.regions("web", &["west"]).await;
+            plane
+        } else {
+            plane.client.release_lease("d").await.unwrap();
+            let (_, kept) = plane.wait_for(0, |e| matches!(e, ControlEvent::RecoveryKept { .. })).await;
+            let ControlEvent::RecoveryKept { stands, .. } = kept else { panic!("{kept:?}") };
+            assert!(stands.contains("`promote`") && stands.contains("firedrill plan failback web-west"), "{stands}");
+            plane
+        };
+        let report = recovery(&plane).await;
+        assert_eq!((report.state, report.lease), (RecoveryState::FailedOver, None));
+        assert_eq!(
+            (&report.not_undone[..], report.command.as_deref()),
+            (&["promote".to_owned()][..], Some("firedrill plan failback web-west"))
+        );
+        assert!(report.stands.is_some_and(|stands| stands.contains("east is fenced")));
+        let fence = report.fence.unwrap();
+        assert_eq!((fence.region.as_str(), fence.callers.len()), ("east", 1));
+        let log = plane.client.events(0, Duration::ZERO).await.unwrap().events;
+        let undone = |e: &ControlEvent| matches!(e, ControlEvent::StepStarted { step, .. } if step.starts_with("undo"));
+        assert!(!log.iter().any(|e| matches!(&e.what, control::api::Logged::Control(event) if undone(event))));
+        // What ran cannot be edited while it is in use.
+        let edited = manifest.replace("name: promote", "name: elevate");
+        assert_eq!(status(plane.client.apply(&apply(&edited)).await), 409);
+        plane.stop().await;
+    }
+}
+
 /// The shop with two gateways whose words the test chooses.
 async fn observed_by_two(plane: &Plane, state: &Path, manifest: &str) -> [admin::Admin; 2] {
     let gateway = "{name: edge, listen: \"127.0.0.1:8080\", routes: [{service: web}]}";

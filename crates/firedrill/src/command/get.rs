@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use control::{
-    api::{LoadReport, ProxyReport, RecoveryState, SourceOfEndpoints},
+    api::{LoadReport, ProxyReport, SourceOfEndpoints},
     bundle::Bundle,
     client::Client as Control,
 };
@@ -14,7 +14,10 @@ use xds::load::LocalityLoad;
 use crate::{
     arguments::{Format, State},
     failure::{Exit, Failure},
-    render::table::{Cell, table},
+    render::{
+        plans,
+        table::{Cell, table},
+    },
     supervisor::{
         api::{Door, MeshReport, ProcessState},
         client::Client as Supervisor,
@@ -284,6 +287,13 @@ async fn services(
 
 fn source_cells(source: &SourceOfEndpoints) -> Vec<Cell> {
     let state = match (&source.failing, source.held_back) {
+        (Some(reason), _) if source.age_ms.is_none() => {
+            Cell::toned(Tone::Bad, format!("fails, and has not answered yet: {reason}"))
+        }
+        (Some(reason), _) if source.addresses.is_empty() => {
+            Cell::toned(Tone::Bad, format!("fails, and its last answer is too old to be used: {reason}"))
+        }
+        (None, _) if source.age_ms.is_none() => Cell::toned(Tone::Warn, "has not answered yet"),
         (Some(reason), _) => Cell::toned(Tone::Bad, format!("fails, the last answer is kept: {reason}")),
         (None, Some(count)) => {
             Cell::toned(Tone::Warn, format!("an answer of {count} is held back: it takes most away"))
@@ -441,32 +451,7 @@ async fn recovery(control: &Control, format: Format, terminal: &Terminal) -> mie
     if format == Format::Json {
         return json(&reports, terminal);
     }
-    let rows: Vec<Vec<Cell>> = reports
-        .iter()
-        .map(|plan| {
-            let state = match plan.state {
-                RecoveryState::Normal => Cell::toned(Tone::Good, "normal"),
-                RecoveryState::FailingOver => Cell::toned(Tone::Warn, "failing over"),
-                RecoveryState::FailedOver => Cell::toned(Tone::Bad, "failed over"),
-                RecoveryState::FailingBack => Cell::toned(Tone::Warn, "failing back"),
-            };
-            let primary = match plan.primary_healthy {
-                Some(true) => Cell::from("healthy"),
-                Some(false) => Cell::toned(Tone::Bad, "unhealthy"),
-                None => Cell::from("not seen"),
-            };
-            let armed = if plan.armed { "armed" } else { "not armed" };
-            vec![
-                plan.plan.clone().into(),
-                state,
-                primary,
-                armed.into(),
-                plan.lease.clone().unwrap_or_default().into(),
-                plan.failure.clone().unwrap_or_default().into(),
-            ]
-        })
-        .collect();
-    terminal.write(table(&["PLAN", "STATE", "PRIMARY", "TRIGGER", "LEASE", "LAST FAILURE"], &rows, terminal));
+    terminal.write(plans::list(&reports, terminal));
     Ok(Exit::Success.into())
 }
 

@@ -18,6 +18,7 @@ pub mod guard;
 pub mod history;
 pub mod init;
 pub mod logs;
+pub mod plan;
 pub mod proxy;
 pub mod render;
 pub mod restore;

@@ -3,6 +3,7 @@
 pub mod changes;
 pub mod figures;
 pub mod outcome;
+pub mod plans;
 pub mod progress;
 pub mod screen;
 pub mod table;

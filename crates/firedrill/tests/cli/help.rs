@@ -21,6 +21,11 @@ const COMMANDS: &[&[&str]] = &[
     &["drill", "list"],
     &["drill", "show"],
     &["drill", "abort"],
+    &["plan"],
+    &["plan", "list"],
+    &["plan", "show"],
+    &["plan", "run"],
+    &["plan", "failback"],
     &["evidence"],
     &["evidence", "verify"],
     &["evidence", "show"],
@@ -70,7 +75,7 @@ fn completion_knows_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(folder.path(), &["completion", shell]);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{shell}");
-        for word in ["firedrill", "drill", "evidence", "verify", "completion"] {
+        for word in ["firedrill", "drill", "evidence", "verify", "completion", "failback"] {
             assert!(ran.out.contains(word), "{shell} does not know {word}");
         }
     }
