@@ -14,6 +14,13 @@ use xds::snapshot::HedgePolicy;
 const BUCKETS: usize = 104;
 /// Fewer observations than this say nothing about a 99th percentile.
 const ENOUGH: u64 = 100;
+/// Observations of which the slowest says something where they come seldom, and the least number of them.
+const FEW: usize = 8;
+const FEWEST: usize = 3;
+/// The percentile is no more than so many medians, or this time: what is fast by nature and slow by the noise of its machine
+/// is not waited for as what is slow by nature.
+const MEDIANS: u32 = 10;
+const NOISE: Duration = Duration::from_millis(100);
 /// Length of one window; the percentile is over the present window and the one before.
 const WINDOW: Duration = Duration::from_secs(10);
 /// The percentile is computed anew after this many observations.
@@ -26,6 +33,11 @@ pub struct Latency {
     windows: Mutex<Windows>,
     /// Nanoseconds; 0 is unknown.
     p99: AtomicU64,
+    /// The median, as well.
+    p50: AtomicU64,
+    /// The last few, in nanoseconds; 0 is none. What there is where there are never enough for a percentile.
+    last: [AtomicU64; FEW],
+    seen: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -51,7 +63,13 @@ impl Default for Counts {
 impl Latency {
     /// Nothing observed yet.
     pub fn new(now: Instant) -> Self {
-        Self { windows: Mutex::new(Windows { counts: None, began: now, unseen: 0 }), p99: AtomicU64::new(0) }
+        Self {
+            windows: Mutex::new(Windows { counts: None, began: now, unseen: 0 }),
+            p99: AtomicU64::new(0),
+            p50: AtomicU64::new(0),
+            last: Default::default(),
+            seen: AtomicU64::new(0),
+        }
     }
 
     /// Takes note of a try that answered.
@@ -68,8 +86,26 @@ impl Latency {
         windows.unseen += 1;
         if windows.unseen >= REFRESH || turned {
             windows.unseen = 0;
-            self.p99.store(percentile99(counts), Ordering::Relaxed);
+            self.p99.store(percentile(counts, 100), Ordering::Relaxed);
+            self.p50.store(percentile(counts, 2), Ordering::Relaxed);
         }
+    }
+
+    /// The same of what comes seldom: the last few are remembered, however long ago they were.
+    pub fn observe_seldom(&self, took: Duration, now: Instant) {
+        let place = self.seen.fetch_add(1, Ordering::Relaxed) as usize % FEW;
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.last[place].store(nanos, Ordering::Relaxed);
+        self.observe(took, now);
+    }
+
+    /// The usual time, or twice the slowest of the last few while too little is known of it; `None` while there are hardly any.
+    pub fn usual_or_slowest(&self) -> Option<Duration> {
+        self.usual().or_else(|| {
+            let last = self.last.iter().map(|nanos| nanos.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0);
+            let (count, slowest) = last.fold((0, 0), |(count, slowest), nanos| (count + 1, slowest.max(nanos)));
+            (count >= FEWEST).then(|| Duration::from_nanos(slowest).saturating_mul(2).max(NOISE))
+        })
     }
 
     /// The observed 99th percentile; `None` while too little is known.
@@ -79,7 +115,10 @@ impl Latency {
 
     /// How long a first try is waited for.
     pub fn hedge_after(&self, policy: &HedgePolicy) -> Duration {
-        self.usual().unwrap_or(policy.at_most).min(policy.at_most).max(policy.at_least)
+        let median = Duration::from_nanos(self.p50.load(Ordering::Relaxed));
+        let noise = NOISE.max(median.saturating_mul(MEDIANS));
+        let usual = self.usual().map_or(policy.at_most, |usual| usual.min(noise));
+        usual.min(policy.at_most).max(policy.at_least)
     }
 }
 
@@ -94,13 +133,14 @@ fn upper_bound(bucket: usize) -> u64 {
     (64_000.0 * 2f64.powf(bucket as f64 / 4.0)) as u64
 }
 
-fn percentile99(Counts { present, before }: &Counts) -> u64 {
+/// The time that one in `parts` takes longer than; 0 while there are too few.
+fn percentile(Counts { present, before }: &Counts, parts: u64) -> u64 {
     let both = || present.iter().zip(before).map(|(present, before)| u64::from(*present) + u64::from(*before));
     let total: u64 = both().sum();
     if total < ENOUGH {
         return 0;
     }
-    let mut above = total / 100;
+    let mut above = total / parts;
     for (bucket, here) in both().enumerate().rev() {
         if here > above {
             return upper_bound(bucket);
@@ -136,6 +176,35 @@ mod tests {
             let after = latency.hedge_after(&policy()).as_secs_f64() * 1e3;
             assert!(expected.contains(&after), "{slow} slow of 1000: {after} ms");
         }
+    }
+
+    #[test]
+    fn noise_is_not_waited_for_as_what_is_slow_by_nature() {
+        let t0 = Instant::now();
+        for (usual, noise, expected) in [(1, 1000, 100), (30, 1000, 300), (200, 250, 250), (1, 50, 50)] {
+            let latency = Latency::new(t0);
+            for n in 0..1000 {
+                latency.observe(Duration::from_millis(if n % 20 == 0 { noise } else { usual }), t0);
+            }
+            let policy = HedgePolicy { at_least: Duration::ZERO, at_most: Duration::from_secs(5) };
+            let after = latency.hedge_after(&policy).as_millis();
+            // Buckets are as fine as a fifth.
+            assert!((expected..=expected * 6 / 5).contains(&after), "{usual} {noise}: {after} ms");
+        }
+    }
+
+    #[test]
+    fn of_what_comes_seldom_the_slowest_of_a_few_counts() {
+        let t0 = Instant::now();
+        let latency = Latency::new(t0);
+        let minutes = |minutes: u64| t0 + Duration::from_secs(60 * minutes);
+        for (minute, millis, expected) in [(0, 10, None), (1, 80, None), (2, 20, Some(160)), (3, 1, Some(160))] {
+            latency.observe_seldom(Duration::from_millis(millis), minutes(minute));
+            assert_eq!(latency.usual_or_slowest(), expected.map(Duration::from_millis));
+            assert_eq!(latency.usual(), None);
+        }
+        (0..8).for_each(|_| latency.observe_seldom(Duration::from_millis(1), minutes(4)));
+        assert_eq!(latency.usual_or_slowest(), Some(NOISE), "no less than the noise of a machine");
     }
 
     #[test]

@@ -9,19 +9,27 @@ use std::{
 };
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use xds::snapshot::{Bound, RoutingPriority};
+use xds::snapshot::{Bound, RoutingPriority, UpstreamProtocol};
 
 use crate::{
     gate::Gated,
     tls::UpstreamTls,
     upstream::{cluster::Cluster, host::Host},
 };
+
+/// An endpoint is asked after a connection to it has been idle for this long, and is gone when it has not acknowledged that
+/// after as long again.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// An endpoint that speaks HTTP and has acknowledged nothing for this long is gone. For other bytes there is no such bound:
+/// the kernel also ends a connection whose other side acknowledges, and takes nothing for so long, as it may there.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// Bytes to and from an endpoint.
 #[derive(Debug)]
@@ -82,7 +90,8 @@ impl Link {
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
         let counted = Counted::new(cluster, priority, most).ok_or(ConnectError::Overflow)?;
-        let connecting = establish(host, cluster.tls());
+        let http = cluster.view().config.protocol != UpstreamProtocol::Tcp;
+        let connecting = establish(host, cluster.tls(), http);
         let (stream, chain, h2) = match tokio::time::timeout(timeout, connecting).await {
             Ok(result) => result.map_err(|error| ConnectError::Failed(describe(&error)))?,
             Err(_) => return Err(ConnectError::Timeout),
@@ -109,10 +118,11 @@ impl Link {
 
 type Established = (Stream, Vec<CertificateDer<'static>>, bool);
 
-async fn establish(host: &Host, tls: Option<Arc<UpstreamTls>>) -> io::Result<Established> {
+async fn establish(host: &Host, tls: Option<Arc<UpstreamTls>>, http: bool) -> io::Result<Established> {
     host.gate.opened().await;
     let tcp = TcpStream::connect(host.address).await?;
     tcp.set_nodelay(true)?;
+    notice_loss(&tcp, http)?;
     let gated = Gated::new(tcp, &host.gate);
     let Some(tls) = tls else { return Ok((Stream::Plain(gated), Vec::new(), false)) };
     let name = ServerName::IpAddress(host.address.ip().into());
@@ -122,6 +132,18 @@ async fn establish(host: &Host, tls: Option<Arc<UpstreamTls>>) -> io::Result<Est
     let chain = session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
     let h2 = session.alpn_protocol() == Some(crate::tls::H2);
     Ok((Stream::Tls(Box::new(stream)), chain, h2))
+}
+
+/// Lets the kernel end a connection whose other side is gone without a word, sent bytes and idle ones alike.
+fn notice_loss(tcp: &TcpStream, http: bool) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    let alive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 5).with_retries(5);
+    socket.set_tcp_keepalive(&alive)?;
+    #[cfg(target_os = "linux")]
+    if http {
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    }
+    Ok(())
 }
 
 fn describe(error: &io::Error) -> String {

@@ -51,7 +51,7 @@ impl Failure {
     }
 
     /// Whether the endpoint cannot have acted on the request.
-    fn nothing_sent(self) -> bool {
+    pub fn nothing_sent(self) -> bool {
         matches!(self, Self::Connect | Self::Refused | Self::Overloaded)
     }
 

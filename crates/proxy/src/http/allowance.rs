@@ -29,6 +29,12 @@ impl Allowance {
         self.left = self.left.saturating_add(self.earned(bytes)).min(self.grace);
     }
 
+    /// So many bytes were handed to the caller, which it has to take now.
+    pub fn handed(&mut self, bytes: u64) {
+        let earned = self.earned(bytes);
+        self.left = self.left.saturating_add(earned).min(self.grace.max(earned));
+    }
+
     /// The caller was waited for.
     pub fn waited(&mut self, time: Duration) {
         self.left = self.left.saturating_sub(time);
@@ -58,6 +64,12 @@ mod tests {
         assert_eq!(upload.until(t0), Some(t0 + seconds(30)));
         upload.sent(1 << 30);
         assert_eq!(upload.until(t0), Some(t0 + seconds(60)), "a silence is never longer than that");
+        let mut response = Allowance::new(seconds(60), 1024);
+        response.handed(90 * 1024);
+        assert_eq!(response.until(t0), Some(t0 + seconds(90)), "it takes that long at this rate");
+        response.waited(seconds(89));
+        response.handed(1024);
+        assert_eq!(response.until(t0), Some(t0 + seconds(2)));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -34,6 +37,7 @@ use crate::{
     upstream::{
         cluster::Cluster,
         host::{Active, Host},
+        slow::SLOW,
         view::View,
     },
 };
@@ -71,8 +75,38 @@ pub struct Job {
     pub repeatable: bool,
     /// Whether it needs a new connection, since a kept one has just failed.
     pub fresh: bool,
+    /// Where it is not to be sent twice: what decides which of its tries sends it, and this one's number.
+    pub claim: Option<(Arc<Claim>, usize)>,
     /// Where interim answers go.
     pub interim: Option<Arc<Interim>>,
+}
+
+/// Which of a request's tries sends it, where only one may: the first one that has a connection.
+#[derive(Debug, Default)]
+pub struct Claim(AtomicUsize);
+
+impl Claim {
+    /// Whether this try may send the request; from then on no other may.
+    fn take(&self, index: usize) -> bool {
+        let taken = self.0.compare_exchange(0, index + 1, Ordering::AcqRel, Ordering::Acquire);
+        taken.map_or_else(|holder| holder == index + 1, |_| true)
+    }
+
+    /// Nothing of the request was sent by this try after all.
+    pub fn release(&self, index: usize) {
+        // An error is another one's claim.
+        let _ = self.0.compare_exchange(index + 1, 0, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// The try that sends the request.
+    pub fn holder(&self) -> Option<usize> {
+        self.0.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// Whether some try has begun to send it.
+    pub fn is_taken(&self) -> bool {
+        self.holder().is_some()
+    }
 }
 
 /// Response headers came.
@@ -135,6 +169,16 @@ impl Failed {
         self.flag == Flag::UpstreamProtocolError && self.failure == Failure::Refused
     }
 
+    /// Another try sends the request.
+    fn outrun() -> Self {
+        Self { flag: Flag::DownstreamConnectionTermination, ..Self::new(Failure::Refused, "another try was faster") }
+    }
+
+    /// See [`Failed::outrun`]: it says nothing about the request.
+    pub fn is_outrun(&self) -> bool {
+        self.flag == Flag::DownstreamConnectionTermination && self.failure == Failure::Refused
+    }
+
     /// Nothing came in time.
     pub fn timeout() -> Self {
         Self::new(Failure::Timeout, "no answer in time")
@@ -179,6 +223,11 @@ impl Drop for Waiting<'_> {
 pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     job.host.tries.fetch_add(1, Ordering::Relaxed);
     let active = Active::new(&job.host);
+    // A fault that hits a request takes it as an endpoint would; only a connection that is not made leaves it unsent.
+    let unsent = job.hit == Hit::default() || job.hit.instead == Some(Instead::NoConnection);
+    if !unsent && !may_send(job.claim.as_ref(), &job.body) {
+        return Err(Failed::outrun());
+    }
     let shape = job.hit.shape;
     if job.hit != Hit::default()
         && let Some(ours) = meet(std::mem::take(&mut job.hit), job.view.config.connect_timeout).await?
@@ -194,8 +243,10 @@ pub async fn run(mut job: Job) -> Result<Reply, Failed> {
     if let Some(rate) = shape.rate {
         job.body.slow(rate);
     }
-    let Job { pool, cluster, view, host, priority, head, authority, body, hit: _, repeatable, fresh, interim } = job;
-    let over = Over { pool: &pool, cluster: &cluster, view: &view, host: &host, priority, fresh };
+    let Job { pool, cluster, view, host, priority, head, authority, body, hit: _, repeatable, fresh, claim, interim } =
+        job;
+    let claim = claim.as_ref();
+    let over = Over { pool: &pool, cluster: &cluster, view: &view, host: &host, priority, fresh, claim };
     let (mut head, mut body, busy) = exchange(over, (&head, &authority, body), interim.as_deref()).await?;
     // Whoever has no certificate of the mesh may say anything.
     let overloaded = view.config.tls.is_some() && head.headers.contains_key(message::OVERLOADED);
@@ -267,6 +318,8 @@ struct Over<'a> {
     priority: RoutingPriority,
     /// Never over a connection that waited for it.
     fresh: bool,
+    /// See [`Job::claim`].
+    claim: Option<&'a (Arc<Claim>, usize)>,
 }
 
 async fn exchange(over: Over<'_>, request: (&Parts, &Authority, TryBody), interim: Option<&Interim>) -> Exchanged {
@@ -281,8 +334,19 @@ fn unconnected(error: ConnectError) -> Failed {
     if error == ConnectError::Overflow { Failed { flag: Flag::UpstreamOverflow, ..failed } } else { failed }
 }
 
+/// Whether this try sends the request. Only it reads the body from then on.
+fn may_send(claim: Option<&(Arc<Claim>, usize)>, body: &TryBody) -> bool {
+    claim.is_none_or(|(claim, index)| {
+        let may = claim.take(*index);
+        if may {
+            body.take_over();
+        }
+        may
+    })
+}
+
 async fn over_http1(
-    Over { pool, cluster, view, host, priority, fresh }: Over<'_>,
+    Over { pool, cluster, view, host, priority, fresh, claim }: Over<'_>,
     (head, authority, mut body): (&Parts, &Authority, TryBody),
     interim: Option<&Interim>,
 ) -> Exchanged {
@@ -296,13 +360,21 @@ async fn over_http1(
                 // Boxed, since it is large and seldom needed.
                 match Box::pin(pool.connect(cluster, view, host, priority)).await {
                     Err(ConnectError::Overflow) => {
-                        pool.freed(cluster, host, priority).await;
+                        // One that a slow caller keeps is free in a moment; who is slow shows only after a while.
+                        cluster.slow.give_way(priority);
+                        let freed = pool.freed(cluster, host, priority);
+                        // Over or not, it is tried again.
+                        let _ = tokio::time::timeout(SLOW, freed).await;
                         continue;
                     }
                     connected => connected.map_err(unconnected)?,
                 }
             }
         };
+        if !may_send(claim, &body) {
+            pool.give_back(Box::new(wire.kept()));
+            return Err(Failed::outrun());
+        }
         let again = body.anew();
         wire.begin(head, authority, body);
         match poll_fn(|cx| wire.poll_head(interim, cx)).await {
@@ -321,7 +393,7 @@ async fn over_http1(
 }
 
 async fn over_http2(
-    Over { pool, cluster, view, host, priority, .. }: Over<'_>,
+    Over { pool, cluster, view, host, priority, claim, .. }: Over<'_>,
     (head, authority, body): (&Parts, &Authority, TryBody),
     interim: Option<&Interim>,
 ) -> Exchanged {
@@ -337,6 +409,9 @@ async fn over_http2(
         let asked = message::ask_over_http2(&mut request);
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         message::announce(request.headers_mut(), length.filter(|_| asked.is_none()));
+        if !may_send(claim, &body) {
+            return Err(Failed::outrun());
+        }
         let kept = busy.fate().served();
         let begun = match poll_fn(|cx| sender.poll_ready(cx)).await {
             Ok(()) if asked.is_some() => {
@@ -418,7 +493,8 @@ pub async fn ask(
     agent: &'static str,
 ) -> Result<response::Parts, String> {
     let view = cluster.view();
-    let over = Over { pool, cluster, view: &view, host, priority: RoutingPriority::Default, fresh: false };
+    let priority = RoutingPriority::Default;
+    let over = Over { pool, cluster, view: &view, host, priority, fresh: false, claim: None };
     let unsendable = || "the path or the service's name cannot be sent".to_owned();
     let head = Request::builder().method(method).uri(path).header(http::header::USER_AGENT, agent).body(());
     let authority = Authority::try_from(view.config.service.as_str()).map_err(|_| unsendable())?;

@@ -13,8 +13,14 @@ use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::upstream::host::Host;
+
 /// How long a busy connection of a retired endpoint may finish its work.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a connection may bring nothing after its endpoint was ejected for its silence. Who is in again by then had a
+/// pause.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// Shared by a connection, by what is under way on it, and by who decides about it.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub struct Fate {
     heard: AtomicBool,
     /// Whether it brought an answer.
     served: AtomicBool,
+    /// Whether its endpoint was ejected for its silence, and nothing came since.
+    doubted: AtomicBool,
     waker: AtomicWaker,
     /// Who wants to know when the peer has answered; only where it can be asked.
     asks: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
@@ -49,6 +57,7 @@ impl Fate {
             busy: AtomicUsize::new(0),
             heard: AtomicBool::new(false),
             served: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             asks: OnceLock::new(),
         }
@@ -72,6 +81,20 @@ impl Fate {
         tokio::spawn(async move {
             tokio::time::sleep(DRAIN).await;
             if let Some(fate) = fate.upgrade() {
+                fate.cut();
+            }
+        });
+    }
+
+    /// Its endpoint was ejected for its silence: what is under way on it ends if that goes on for [`SILENT`].
+    pub fn doubt(self: &Arc<Self>, host: &Arc<Host>) {
+        self.doubted.store(true, Ordering::Release);
+        let (fate, host) = (Arc::downgrade(self), host.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(SILENT).await;
+            let silent =
+                |fate: &Arc<Self>| fate.doubted.load(Ordering::Acquire) && host.ejected.load(Ordering::Relaxed);
+            if let Some(fate) = fate.upgrade().filter(silent) {
                 fate.cut();
             }
         });
@@ -118,6 +141,9 @@ impl Fate {
     /// Something came.
     pub fn heard(&self) {
         self.heard.store(true, Ordering::Release);
+        if self.doubted.load(Ordering::Acquire) {
+            self.doubted.store(false, Ordering::Release);
+        }
         if !self.served() {
             self.served.store(true, Ordering::Release);
         }

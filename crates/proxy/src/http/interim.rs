@@ -52,6 +52,11 @@ impl Interim {
         inner.waiting.push_back((status, headers));
     }
 
+    /// Whether the caller was told to send its body.
+    pub fn continued(&self) -> bool {
+        self.lock().continued
+    }
+
     /// What the caller is told next.
     pub fn take(&self) -> Option<(StatusCode, HeaderMap)> {
         self.lock().waiting.pop_front()

@@ -65,6 +65,7 @@ pub fn send(
             hit: Hit::default(),
             repeatable: false,
             fresh: false,
+            claim: None,
             interim: None,
         };
         let bound = Some(policy.timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(LONGEST);

@@ -270,7 +270,7 @@ impl Pool {
         lane: Lane,
     ) -> &'a mut Entry {
         entries.lanes.entry(lane).or_insert_with(|| {
-            let seen = (host.epoch(), cluster.trust.number());
+            let seen = (host.epoch(), cluster.trust.number(), host.doubts());
             let watching = watch_over(Arc::downgrade(self), cluster.clone(), (host.clone(), lane), seen);
             let warden = tokio::spawn(watching).abort_handle();
             Entry {
@@ -297,6 +297,13 @@ impl Pool {
         }
         entry.idle.retain(|wire| !wire.fate.retired());
         entry.shared.retain(usable);
+    }
+
+    /// Connections to the host that bring nothing any more are ended.
+    fn doubt(&self, host: &Arc<Host>, lane: Lane) {
+        let entries = self.entries();
+        let fates = entries.lanes.get(&lane).into_iter().flat_map(|entry| &entry.fates);
+        fates.filter_map(Weak::upgrade).for_each(|fate| fate.doubt(host));
     }
 
     /// A place on an HTTP/2 connection, making one if need be.
@@ -406,16 +413,25 @@ fn believed(cluster: &Cluster, fate: &Fate) -> bool {
     }
 }
 
-/// Watches over the connections of one lane, from these epochs of its endpoint's and its trust's on. The entry that it
-/// belongs to ends it.
-async fn watch_over(pool: Weak<Pool>, cluster: Arc<Cluster>, (host, lane): (Arc<Host>, Lane), mut seen: (u64, u64)) {
+/// Watches over the connections of one lane, from these epochs of its endpoint's, its trust's and its doubts on. The entry
+/// that it belongs to ends it.
+async fn watch_over(
+    pool: Weak<Pool>,
+    cluster: Arc<Cluster>,
+    (host, lane): (Arc<Host>, Lane),
+    mut seen: (u64, u64, u64),
+) {
     loop {
-        tokio::select! {
-            () = host.epoch_over(seen.0) => {}
-            () = cluster.trust.over(seen.1) => {}
-        }
-        seen = (host.epoch(), cluster.trust.number());
+        let doubted = tokio::select! {
+            () = host.epoch_over(seen.0) => false,
+            () = cluster.trust.over(seen.1) => false,
+            () = host.doubted(seen.2) => true,
+        };
+        seen = (host.epoch(), cluster.trust.number(), host.doubts());
         let Some(pool) = pool.upgrade() else { return };
+        if doubted {
+            pool.doubt(&host, lane);
+        }
         pool.look_again(&cluster, &host, lane);
     }
 }

@@ -42,14 +42,14 @@ impl FirstAnswer {
         }
         let now = Instant::now();
         let sent = *self.sent.get_or_insert_with(|| {
-            self.patience = cluster.first_bytes.usual().map(|usual| usual.clamp(PATIENCE.0, PATIENCE.1));
+            self.patience = cluster.first_bytes.usual_or_slowest().map(|usual| usual.clamp(PATIENCE.0, PATIENCE.1));
             now
         });
         if answered > 0 {
             self.over = true;
             host.spoke();
             if asked > 0 {
-                cluster.first_bytes.observe(now.saturating_duration_since(sent), now);
+                cluster.first_bytes.observe_seldom(now.saturating_duration_since(sent), now);
             }
         } else if let Some(patience) = self.patience
             && let Some(until) = sent.checked_add(patience)

@@ -312,7 +312,7 @@ impl Watch for Record {
         match error {
             BodyError::Timeout => self.flag(Flag::UpstreamRequestTimeout),
             BodyError::Upstream(_) => self.flag(Flag::UpstreamConnectionTermination),
-            BodyError::Idle => self.flag(Flag::StreamIdleTimeout),
+            BodyError::Idle | BodyError::Slow => self.flag(Flag::StreamIdleTimeout),
             BodyError::Caller(_) | BodyError::Superseded => self.flag(Flag::DownstreamConnectionTermination),
         }
         self.tell();

@@ -214,6 +214,7 @@ impl Connection {
                     interim,
                     caller_side,
                     allowance,
+                    shared_out: config.direction == Direction::Gateway,
                 };
                 let admission = settings.admission.as_ref().filter(|_| !asks_health);
                 if let Err(class) = enter(admission, &head, &authority, &mut record) {

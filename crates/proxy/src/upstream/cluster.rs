@@ -32,6 +32,7 @@ use crate::{
         members::{Member, Members},
         outlier::{Fault, Proof, Record},
         silence::Patience,
+        slow::SlowCallers,
         view::View,
     },
 };
@@ -52,6 +53,8 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// Over TCP, times from a caller's first bytes to an endpoint's.
     pub first_bytes: Latency,
+    /// Requests that wait for their callers.
+    pub slow: Arc<SlowCallers>,
     /// Ends when its trust relation changes: connections look again at their peers.
     pub trust: Epoch,
     view: ArcSwap<View>,
@@ -80,6 +83,7 @@ impl Cluster {
         let cluster = Self {
             name: config.name.as_str().into(),
             first_bytes: Latency::new(now),
+            slow: Arc::default(),
             view: ArcSwap::from_pointee(view),
             tls: ArcSwapOption::empty(),
             trust: Epoch::default(),
@@ -238,6 +242,20 @@ impl Cluster {
         }
     }
 
+    /// The rest of a response did not come, though its head had. Ejects at the threshold, at once: heads that are answered in
+    /// time do not make up for it, only a response that comes whole does.
+    pub fn stalled(&self, host: &Host, now: Instant) {
+        host.failures.fetch_add(1, Ordering::Relaxed);
+        let view = self.view.load();
+        let Some(policy) = &view.config.outlier else { return };
+        if host.rows.ended(policy, true)
+            && !host.ejected.load(Ordering::Relaxed)
+            && self.eject(host.id, "response stalled", Fault::Answers, now)
+        {
+            host.doubt_connections();
+        }
+    }
+
     /// A response came whole.
     pub fn came_whole(&self, host: &Host) {
         if let Some(policy) = &self.view.load().config.outlier {
@@ -316,6 +334,17 @@ impl Cluster {
         self.breakers.of(priority)
     }
 
+    /// As [`Cluster::enter`] for a request; where there are as many as may be, one that waits for a slow caller gives way.
+    pub fn enter_request(&self, priority: RoutingPriority, most: u32) -> bool {
+        let counters = self.counters(priority);
+        if counters.enter(Bound::Requests, most) {
+            return true;
+        }
+        // The one that gives way leaves in a moment.
+        self.slow.give_way(priority) && counters.enter(Bound::Requests, u32::MAX)
+            || self.enter(priority, Bound::Requests, most)
+    }
+
     /// Uses one more of what a circuit breaker bounds; false when there are as many as may be, which is told. Whoever enters
     /// leaves by [`Counters::leave`].
     pub fn enter(&self, priority: RoutingPriority, bound: Bound, most: u32) -> bool {
@@ -378,6 +407,9 @@ impl Cluster {
         let member = &mut core.members[index];
         member.record.eject(&policy, fault, now);
         member.host.ejected.store(true, Ordering::Relaxed);
+        if fault != Fault::Answers {
+            member.host.doubt_connections();
+        }
         let event = EventKind::Ejected {
             cluster: self.name.to_string(),
             endpoint: member.host.name.clone(),

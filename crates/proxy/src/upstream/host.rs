@@ -110,6 +110,7 @@ pub struct Host {
     /// Path of the safe request that failed last: the question that proves that the endpoint is well again.
     question: Mutex<Option<String>>,
     epoch: Epoch,
+    doubts: Epoch,
 }
 
 impl Host {
@@ -136,6 +137,7 @@ impl Host {
             latency: Mutex::default(),
             question: Mutex::default(),
             epoch: Epoch::default(),
+            doubts: Epoch::default(),
         }
     }
 
@@ -227,6 +229,21 @@ impl Host {
     /// Closes its pooled connections: idle ones at once, busy ones when they are done or the drain time is over.
     pub fn retire_connections(&self) {
         self.epoch.end();
+    }
+
+    /// It was ejected since nothing comes from it: connections on which that goes on are ended.
+    pub fn doubt_connections(&self) {
+        self.doubts.end();
+    }
+
+    /// How often it was.
+    pub fn doubts(&self) -> u64 {
+        self.doubts.number()
+    }
+
+    /// Waits until its connections are doubted more often than this.
+    pub async fn doubted(&self, doubts: u64) {
+        self.doubts.over(doubts).await;
     }
 
     /// Connections made in an earlier epoch are not used any more.

@@ -17,5 +17,6 @@ pub mod priority;
 pub mod ramp;
 mod schedule;
 pub mod silence;
+pub mod slow;
 mod slow_start;
 pub mod view;

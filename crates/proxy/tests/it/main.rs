@@ -20,6 +20,7 @@ mod operations;
 mod posts;
 mod routing;
 mod sent_once;
+mod stalls;
 mod standby;
 mod streams;
 mod support;

@@ -33,6 +33,27 @@ pub trait Watch: Send {
     fn finished(&mut self);
     /// Broke off on the endpoint's side, or ran out of time.
     fn broken(&mut self, error: &BodyError);
+    /// A part of the response has waited for its caller since then.
+    fn caller_owes(&mut self, _since: Instant, _cx: &mut Context<'_>) -> Wait {
+        Wait::Forever
+    }
+    /// The caller took that part, for which it was waited for so long.
+    fn caller_took(&mut self, _waited: Duration) {}
+    /// The endpoint has sent nothing since then; `owes` where it has promised more. When to be asked again.
+    fn endpoint_silent(&mut self, _since: Instant, _owes: bool) -> Option<Instant> {
+        None
+    }
+}
+
+/// How long a response waits for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until then, when this is asked again.
+    Until(Instant),
+    /// As long as it takes.
+    Forever,
+    /// No longer.
+    Over,
 }
 
 /// What ends a response that does not end by itself.
@@ -54,6 +75,8 @@ pub struct Answer {
     /// When a byte passed last, and how many had come of the request then.
     passed: Option<Instant>,
     seen: u64,
+    /// Since when the caller has not taken what is here.
+    blocked: Option<Instant>,
     /// An end that is not its own is told in gRPC's trailers.
     trailers: bool,
     silent: Option<Duration>,
@@ -89,7 +112,7 @@ impl Answer {
 
     fn new(body: Source, ends: Ends) -> Self {
         let alarm = Alarm::default();
-        Self { body, watch: None, ends, passed: None, seen: 0, trailers: false, silent: None, alarm }
+        Self { body, watch: None, ends, passed: None, seen: 0, blocked: None, trailers: false, silent: None, alarm }
     }
 
     /// Of a gRPC call: where the response ends early the caller is told so in trailers, since a stream that is reset says
@@ -105,10 +128,24 @@ impl Answer {
         self
     }
 
-    /// Goes on sending the request while the response is not read on.
-    pub fn drive(&mut self, cx: &mut Context<'_>) {
+    /// The caller does not take what is here: the request is sent on meanwhile. Ready when it is not waited for any longer.
+    pub fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Source::Upstream(body) = &mut self.body {
             body.drive(cx);
+        }
+        let since = *self.blocked.get_or_insert_with(Instant::now);
+        loop {
+            let Some(watch) = &mut self.watch else { return Poll::Pending };
+            match watch.caller_owes(since, cx) {
+                Wait::Forever => return Poll::Pending,
+                Wait::Until(until) => ready!(self.alarm.poll(until, cx)),
+                Wait::Over => {
+                    if let Some(mut watch) = self.watch.take() {
+                        watch.broken(&BodyError::Slow);
+                    }
+                    return Poll::Ready(());
+                }
+            }
         }
     }
 
@@ -153,18 +190,18 @@ impl Answer {
             if self.seen != received {
                 (self.seen, self.passed) = (received, None);
             }
-            let passed = *self.passed.get_or_insert_with(Instant::now);
-            let idle = self.ends.idle.and_then(|idle| passed.checked_add(idle));
-            let Some(next) = [idle, self.ends.call].into_iter().flatten().min() else { return Poll::Pending };
-            ready!(self.alarm.poll(next, cx));
-            if self.ends.call == Some(next) {
+            let (now, passed) = (Instant::now(), *self.passed.get_or_insert_with(Instant::now));
+            if self.ends.call.is_some_and(|call| call <= now) {
                 return Poll::Ready(BodyError::Timeout);
             }
-            // It may be that the request went on since.
-            let now = self.ends.received.as_ref().map_or(0, |received| received.load(Ordering::Relaxed));
-            if now == self.seen {
+            let idle = self.ends.idle.and_then(|idle| passed.checked_add(idle));
+            if idle.is_some_and(|idle| idle <= now) {
                 return Poll::Ready(BodyError::Idle);
             }
+            let owes = self.size_hint().exact().is_some();
+            let silent = self.watch.as_mut().and_then(|watch| watch.endpoint_silent(passed, owes));
+            let Some(next) = [idle, self.ends.call, silent].into_iter().flatten().min() else { return Poll::Pending };
+            ready!(self.alarm.poll(next, cx));
         }
     }
 
@@ -180,7 +217,7 @@ impl Answer {
         let status = match error {
             BodyError::Timeout | BodyError::Idle => grpc::DEADLINE_EXCEEDED,
             BodyError::Upstream(_) => grpc::UNAVAILABLE,
-            BodyError::Caller(_) | BodyError::Superseded => return Some(Err(error)),
+            BodyError::Caller(_) | BodyError::Superseded | BodyError::Slow => return Some(Err(error)),
         };
         let trailers = grpc::ending(status, &error.to_string());
         if let Some(mut watch) = self.watch.take() {
@@ -211,6 +248,9 @@ impl Body for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let (Some(since), Some(watch)) = (this.blocked.take(), &mut this.watch) {
+            watch.caller_took(since.elapsed());
+        }
         let frame = match &mut this.body {
             Source::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Source::Upstream(body) => match Pin::new(body).poll_frame(cx) {

@@ -5,7 +5,7 @@ mod answer;
 mod incoming;
 mod replay;
 
-pub use answer::{Answer, Ends, Switched, Watch};
+pub use answer::{Answer, Ends, Switched, Wait, Watch};
 pub use incoming::Incoming;
 pub use replay::{Progress, Replay, TryBody};
 
@@ -26,6 +26,9 @@ pub enum BodyError {
     /// Nothing passed in either direction for too long.
     #[error("nothing passed for too long")]
     Idle,
+    /// The caller took too little of the response.
+    #[error("the caller took too little of the response")]
+    Slow,
     /// A later try reads the body now.
     #[error("a later try took over the body")]
     Superseded,

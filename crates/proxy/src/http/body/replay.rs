@@ -161,6 +161,13 @@ impl TryBody {
         self.pace = Some(Box::new(Pace::new(rate)));
     }
 
+    /// Reads it from now on, whoever was to read it.
+    pub fn take_over(&self) {
+        if let Some(inner) = &self.inner {
+            lock(inner).reader = self.reader;
+        }
+    }
+
     /// The same from its beginning, for when nothing of it was sent.
     pub fn anew(&self) -> Self {
         let Self { inner, reader, .. } = self;

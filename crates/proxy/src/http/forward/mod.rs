@@ -4,7 +4,11 @@ mod answer;
 mod clocks;
 mod race;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::stream::FuturesUnordered;
 use http::{
@@ -34,7 +38,7 @@ use crate::{
     retry::Plan,
     route::{self, Entry, Rewrite},
     state::{Shared, State},
-    upstream::{cluster::Cluster, view::View},
+    upstream::{cluster::Cluster, slow::Place, view::View},
 };
 
 /// What forwarding needs beside the request.
@@ -56,6 +60,8 @@ pub struct Way<'a> {
     pub caller_side: bool,
     /// How long the caller is waited for.
     pub allowance: Allowance,
+    /// Whether callers are many, and none of them may have more than its share of requests that wait for it.
+    pub shared_out: bool,
 }
 
 /// An answer of our own instead of an endpoint's.
@@ -152,6 +158,9 @@ pub async fn forward(
         bounds,
         began: record.began(),
         complete: false,
+        place: None,
+        raced: false,
+        claim: Arc::default(),
         due: Due::default(),
     };
     // A copy needs the whole body: it goes now, or when the request is answered.
@@ -197,6 +206,19 @@ fn rewritten(rewrite: &Rewrite, head: &mut Parts, authority: &mut Authority) -> 
     }
 }
 
+impl Way<'_> {
+    /// A request's place among those that wait for their callers.
+    fn place(&self, cluster: &Cluster, view: &View, priority: RoutingPriority, since: Instant) -> Place {
+        let most = view.config.breakers_of(priority).requests;
+        cluster.slow.enter(since, (self.address, share(most, self.shared_out)), priority)
+    }
+}
+
+/// How many requests of one client may wait for it: half of what the limit allows, where clients are many.
+fn share(most: u32, shared_out: bool) -> usize {
+    if shared_out { usize::try_from(most.div_ceil(2)).unwrap_or(usize::MAX) } else { usize::MAX }
+}
+
 /// A request that counts against its cluster's breaker.
 pub struct InFlight {
     cluster: Arc<Cluster>,
@@ -207,7 +229,7 @@ impl InFlight {
     /// `None` when there are as many as may be.
     pub fn new(cluster: &Arc<Cluster>, view: &View, priority: RoutingPriority) -> Option<Self> {
         let most = view.config.breakers_of(priority).requests;
-        cluster.enter(priority, Bound::Requests, most).then(|| Self { cluster: cluster.clone(), priority })
+        cluster.enter_request(priority, most).then(|| Self { cluster: cluster.clone(), priority })
     }
 }
 

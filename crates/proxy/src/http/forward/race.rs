@@ -9,7 +9,12 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderValue, Method, StatusCode, header::UPGRADE, request::Parts, uri::Authority};
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{EXPECT, UPGRADE},
+    request::Parts,
+    uri::Authority,
+};
 use xds::snapshot;
 
 use super::{
@@ -22,7 +27,7 @@ use crate::{
     grpc,
     http::{
         alarm::Alarm,
-        attempt::{self, Failed, Job, Reply},
+        attempt::{self, Claim, Failed, Job, Reply},
         body::{Incoming, Progress, Replay},
         mirror,
         record::{Flag, Record},
@@ -32,6 +37,7 @@ use crate::{
         affinity,
         cluster::Cluster,
         host::{Host, HostId},
+        slow::{Place, SLOW},
         view::{Aim, Chosen, View},
     },
 };
@@ -77,6 +83,12 @@ pub(super) struct Race<'a> {
     pub(super) began: Instant,
     /// The whole request is here: whoever is waited for now is an endpoint.
     pub(super) complete: bool,
+    /// While its caller is slow.
+    pub(super) place: Option<Place>,
+    /// A second connection was raced against the first, or could not be.
+    pub(super) raced: bool,
+    /// Which of the tries may send a request that is not to be sent twice.
+    pub(super) claim: Arc<Claim>,
     pub(super) due: Due,
 }
 
@@ -88,13 +100,15 @@ pub(super) struct Due {
     /// The first try is given up. Later ones mind their time themselves.
     first: Option<Instant>,
     hedge: Option<Instant>,
+    /// The caller counts as slow.
+    slow: Option<Instant>,
     repeat: Option<(Instant, Repeat)>,
 }
 
 impl Due {
     fn next(&self) -> Option<Instant> {
         let (over, repeat) = (self.over.map(|(at, _)| at), self.repeat.map(|(at, _)| at));
-        [over, self.first, self.hedge, repeat].into_iter().flatten().min()
+        [over, self.first, self.hedge, self.slow, repeat].into_iter().flatten().min()
     }
 }
 
@@ -175,6 +189,10 @@ impl Race<'_> {
             return Poll::Ready(Event::Ended(tried));
         }
         self.follow_body();
+        if self.place.as_ref().is_some_and(|place| place.poll_cut(cx).is_ready()) {
+            self.due.over = Some((self.began, Reason::Caller));
+            return Poll::Ready(Event::Due);
+        }
         let Some(next) = self.due.next() else { return Poll::Pending };
         // Timers are as fine as a millisecond; a repeat without a wait is made now.
         if self.due.repeat.is_none_or(|(at, _)| at > Instant::now()) {
@@ -189,16 +207,41 @@ impl Race<'_> {
         if self.complete {
             return;
         }
-        let progress = self.body.progress().unwrap_or(Progress::Complete(self.began));
+        let progress = match self.body.progress().unwrap_or(Progress::Complete(self.began)) {
+            // It waits for the endpoint to say that it may go on.
+            Progress::Caller(since, _) if self.head.headers.contains_key(EXPECT) && !self.way.interim.continued() => {
+                Progress::Endpoint(since)
+            }
+            progress => progress,
+        };
         self.due.over = self.bounds.over(progress);
         let first = self.made.first().filter(|made| !made.over);
         self.due.first = first.and_then(|made| self.bounds.try_over(progress, made.sent));
+        if let (Progress::Caller(since, _), true) = (progress, self.way.caller_side) {
+            self.due.slow = since.checked_add(SLOW).filter(|_| self.place.is_none());
+        } else {
+            (self.due.slow, self.place) = (None, None);
+        }
+        // Nothing of it was sent: whoever connects first gets it, whatever its method.
+        let connecting = self.is_connecting() && !matches!(progress, Progress::Caller(..));
+        if connecting && self.due.hedge.is_none() {
+            let sent = self.made.last().map(|made| made.sent);
+            self.due.hedge = sent.zip(self.patience).and_then(|(sent, wait)| sent.checked_add(wait));
+        } else if !connecting {
+            self.due.hedge = None;
+        }
         let Progress::Complete(at) = progress else { return };
         self.complete = true;
         self.made.iter_mut().filter(|made| !made.over).for_each(|made| made.sent = made.sent.max(at));
-        if let Some(made) = self.made.last().filter(|made| !made.over && !self.hedged) {
+        let silence = !self.hedged || !self.plan.may_hedge();
+        if let Some(made) = self.made.last().filter(|made| !made.over && silence) {
             self.due.hedge = self.patience.and_then(|wait| made.sent.checked_add(wait));
         }
+    }
+
+    /// Whether its first try has no connection yet.
+    fn is_connecting(&self) -> bool {
+        !self.hedged && !self.raced && !self.claim.is_taken() && self.made.last().is_some_and(|made| !made.over)
     }
 
     /// Does what is due.
@@ -208,10 +251,18 @@ impl Race<'_> {
         if let Some((_, reason)) = self.due.over.filter(|(at, _)| *at <= now) {
             return Err(self.out_of_time(reason));
         }
+        if is_over(self.due.slow)
+            && let Some(Progress::Caller(since, _)) = self.body.progress()
+        {
+            self.place = Some(self.way.place(&self.cluster, &self.view, self.policy.priority, since));
+            self.due.slow = None;
+        }
         if is_over(self.due.first) {
             return Ok(Step::Ended((0, Err(Failed::timeout()))));
         }
         if let Some((_, repeat)) = self.due.repeat.take_if(|(at, _)| *at <= now) {
+            // All tries before it are over; which of them sent the request does not bind this one.
+            self.claim = Arc::default();
             let aim = self.aim(repeat);
             if !self.start(aim, record) {
                 return Ok(Step::GiveUp);
@@ -301,6 +352,8 @@ impl Race<'_> {
             hit,
             repeatable: self.may_be_asked_elsewhere(),
             fresh,
+            // Two tries can only send at once what may be sent twice, and is wholly here.
+            claim: (!self.plan.may_hedge() || !self.body.complete()).then(|| (self.claim.clone(), self.made.len())),
             interim: Some(self.way.interim.clone()),
         };
         self.made.push(Made { chosen, sent: Instant::now(), over: false });
@@ -348,7 +401,12 @@ impl Race<'_> {
                 self.cluster.answered(&self.view, &host, status, took, now);
                 self.decide(answer, Won { index, reply })
             }
+            // It is to blame for being late, and said nothing about the request.
+            Err(failed) if failed.is_outrun() => None,
             Err(failed) => {
+                if failed.failure.nothing_sent() {
+                    self.claim.release(index);
+                }
                 if !self.body.failed() && !failed.overflow() && !failed.is_unfit() {
                     self.remember(&host);
                     self.cluster.failed(&host, &failed.cause, now);
@@ -414,13 +472,16 @@ impl Race<'_> {
     /// again later.
     fn hedge(&mut self, record: &mut Record) -> bool {
         let Some(made) = self.made.last() else { return false };
-        if !self.plan.may_hedge() {
+        let connecting = self.is_connecting() && (!self.plan.may_hedge() || !self.body.complete());
+        self.raced |= connecting;
+        if !self.plan.may_hedge() && !connecting {
+            let Some(made) = self.claim.holder().and_then(|index| self.made.get(index)) else { return true };
             let waited = self.patience.unwrap_or_default();
             self.cluster.unanswered(&made.chosen.host, made.sent, waited, Instant::now());
             return false;
         }
-        // Two tries at once can only share a body that is wholly here.
-        if !self.body.complete() {
+        // Two tries at once can only share a body that is wholly here, unless one of them alone will send it.
+        if !self.body.complete() && !connecting {
             return true;
         }
         let tier = made.chosen.tier;
@@ -433,7 +494,8 @@ impl Race<'_> {
         if self.hedged {
             self.way.shared.metrics.repeat("hedge");
         }
-        false
+        // The silence of whoever gets a request that is not to be sent twice is told in its turn.
+        self.hedged && !self.plan.may_hedge()
     }
 
     /// Nothing more is tried: an answer that was held back, or one of our own.

@@ -301,8 +301,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serving<T> {
             match self.poll_flush(cx) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
-                    body.drive(cx);
-                    return Poll::Pending;
+                    return body.poll_blocked(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
                 }
             }
             if let Some(broken) = broken {

@@ -289,7 +289,10 @@ impl Wire {
                     match ready!(poll_fill(&mut self.stream, &mut self.buffer, self.answer.expected(), cx)) {
                         Ok(0) if self.answer.ended() => return Poll::Ready(None),
                         Ok(0) => "connection ended".to_owned(),
-                        Ok(_) => continue,
+                        Ok(_) => {
+                            self.fate.heard();
+                            continue;
+                        }
                         Err(error) => describe(&error),
                     }
                 }

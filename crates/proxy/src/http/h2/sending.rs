@@ -40,6 +40,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Sending<B> {
         Self { stream, body, data: Bytes::new() }
     }
 
+    /// Whether the other side does not take what is here.
+    pub fn is_blocked(&self) -> bool {
+        !self.data.is_empty()
+    }
+
     /// Where the body comes from.
     pub fn body(&mut self) -> &mut B {
         &mut self.body

@@ -28,7 +28,12 @@ use crate::{
         alarm::Alarm,
         body::{Incoming, Switched},
         date,
-        h2::{duplex::Duplex, flow::Flow, pulse, sending::Sending},
+        h2::{
+            duplex::Duplex,
+            flow::Flow,
+            pulse,
+            sending::{Sending, Stopped},
+        },
         interim::Interim,
         message,
         relay::{DRAIN, Ended, Relay},
@@ -261,8 +266,8 @@ async fn answer(
         let mut sending = Sending::new(stream, body);
         let _ = poll_fn(|cx| {
             let sent = sending.poll(cx);
-            if sent.is_pending() {
-                sending.body().drive(cx);
+            if sent.is_pending() && sending.is_blocked() {
+                return sending.body().poll_blocked(cx).map(|()| Err(Stopped::Stream));
             }
             sent
         })
