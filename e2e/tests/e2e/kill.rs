@@ -358,7 +358,7 @@ async fn an_undo_that_a_killed_engine_owes_is_run_when_its_lease_lapses() {
     let verdicts: Vec<_> = attempts(&mesh).await.into_iter().map(|(_, verdict)| verdict.unwrap_or_default()).collect();
     assert_eq!(verdicts, ["crashed", "crashed", "crashed", "aborted"]);
     let bundle = mesh.path().join("out/lose-east-1.drill");
-    verifies(&bundle).await;
+    verifies(&bundle, &mesh.state()).await;
     let shown = run(&["evidence", "show", bundle.to_str().expect("UTF-8"), "--format", "json"], BOUND).await;
     let shown: Value = serde_json::from_str(&shown.out).unwrap_or_else(|e| panic!("{e}: {shown:?}"));
     assert!(rows(&shown["probes"]).count() > 0, "what clients saw until then is sealed: {shown}");
@@ -424,7 +424,7 @@ async fn an_undo_that_fails_is_kept_and_blocks_drills_until_somebody_confirms_it
     assert!(results["reasons"].to_string().contains("the undo of mark (drill lose-east, attempt 1)"), "{results}");
     assert_eq!(tries(), 2);
     let crashed = mesh.path().join("out/lose-east-1.drill");
-    verifies(&crashed).await;
+    verifies(&crashed, &path).await;
     let shown = run(&["evidence", "show", crashed.to_str().expect("UTF-8"), "--format", "json"], BOUND).await;
     assert!(shown.out.contains("the undo of mark is outstanding"), "{shown:?}");
 
@@ -444,7 +444,7 @@ async fn an_undo_that_fails_is_kept_and_blocks_drills_until_somebody_confirms_it
     assert_eq!(status().await["outstandingUndos"], Value::Array(Vec::new()));
     let log = std::fs::read_to_string(path.join("ledger/entries.log")).expect("a ledger");
     assert!(log.contains("undoConfirmed") && log.contains(r#""by":"ann""#), "{log}");
-    verifies(&path.join("ledger")).await;
+    verifies(&path.join("ledger"), &path).await;
 
     let next = finish(registered(&mesh, 3).await, Duration::from_secs(90)).await;
     assert_eq!(next.code, Some(1), "its own undo fails, so it does: {next:?}");
@@ -486,7 +486,7 @@ async fn one_in_west_is_killed(plane: DataPlane, gateway: &str) {
     assert_eq!(results["residue"]["proxies"], before.len());
     assert_eq!(results["residue"]["unchanged"], before.len());
     restored(&mesh, &before, Instant::now(), plane).await;
-    verifies(&mesh.path().join("out/lose-east-1.drill")).await;
+    verifies(&mesh.path().join("out/lose-east-1.drill"), &mesh.state()).await;
     mesh.down().await;
 }
 
