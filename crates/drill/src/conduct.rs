@@ -24,6 +24,7 @@ use crate::{
     guard::{self, Look},
     late::Late,
     life::{Action, Input, Life, Stage},
+    normal,
     probe::{lock, log::record_of},
     progress::{Live, Progress},
     record::Abort,
@@ -189,7 +190,9 @@ impl<T: Target> Conductor<T> {
             self.live_measure(true);
         }
         self.show_beats();
-        if before.phase() != stage.phase() || self.phases.is_empty() {
+        // A baseline that is measured again begins anew.
+        let again = before == Stage::Judging && stage == Stage::Baseline;
+        if before.phase() != stage.phase() || again || self.phases.is_empty() {
             self.phase(stage.phase()).await;
         }
     }
@@ -288,6 +291,7 @@ impl<T: Target> Conductor<T> {
             Meaning::RampStep { percent } => {
                 drop(facts);
                 self.ramp.push(*percent);
+                self.context.facts().ramp.push((time, *percent));
                 self.context.show(Progress::Ramp { percent: *percent });
                 None
             }
@@ -516,6 +520,9 @@ impl<T: Target> Conductor<T> {
             findings,
             residue: Residue { before: facts.before.clone(), after: facts.after.clone() },
             programs: self.context.target.programs(),
+            served: facts.served.clone(),
+            ramp: normal::ramp(&facts.ramp, self.context.clock.now(), &facts.loads, &self.context.plan),
+            changes: facts.reconfigured.iter().cloned().collect(),
             ..self.registration.outline(self.number, ending)
         }
     }
@@ -576,6 +583,14 @@ impl<T: Target> Conductor<T> {
         problems.extend(facts.problems.iter().cloned());
         if self.events_dropped > 0 {
             problems.push(format!("Events beyond {MOST_EVENTS} were not kept: {}", self.events_dropped));
+        }
+        if let Some(now) = &facts.reconfigured {
+            problems.push(format!(
+                "{} applied revision {} during the attempt, which began with revision {}: what was measured is of both",
+                now.operator.as_deref().unwrap_or("somebody"),
+                now.to.revision,
+                now.from.revision
+            ));
         }
         let tries = facts.tries_start.as_deref().zip(facts.tries_end.as_deref());
         let mut found = findings(

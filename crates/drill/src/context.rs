@@ -10,7 +10,7 @@ use std::{
 
 use evidence::{
     journal::Journal,
-    record::{JournalEntry, Nanos, Point, RequestLog, TimelinePoint},
+    record::{Configuration, ConfigurationChange, JournalEntry, Nanos, Point, RequestLog, Served, TimelinePoint},
     results::Results,
 };
 use model::config::{Drill, RecoveryPlan};
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     clock::{AttemptClock, duration},
     life::Input,
+    normal::Loads,
     probe::{ProbeSpec, SharedLog},
     progress::Progress,
     target::{Observed, ProxyReport, Stamp, Target, TargetError},
@@ -82,6 +83,14 @@ pub struct Facts {
     pub stopped: Option<Nanos>,
     /// When, after a stop, the last proxy was clear.
     pub cleared: Option<Nanos>,
+    /// The configuration in force at the end, if that is another one than at the start.
+    pub reconfigured: Option<ConfigurationChange>,
+    /// What the baseline showed of the load at the proxies.
+    pub served: Vec<Served>,
+    /// Steps of the failback: percent, and when it was commanded.
+    pub ramp: Vec<(Nanos, f64)>,
+    /// Load at the proxies over time.
+    pub loads: Loads,
     /// Requests at gateways, if the drill asks for them.
     pub requests: Option<RequestLog>,
     /// Requests that were due and never begun, by probe.
@@ -114,6 +123,10 @@ pub struct Context<T> {
     pub number: u64,
     /// Where samples are spooled to.
     pub spool: PathBuf,
+    /// How long the plan's normal state is waited for.
+    pub wait: Duration,
+    /// In force when the attempt was registered.
+    pub configuration: Option<Configuration>,
     journal: Mutex<Journal>,
     messages: mpsc::Sender<Message>,
     progress: mpsc::Sender<Progress>,
@@ -133,6 +146,8 @@ pub struct Parts<T> {
     pub undos: Undos,
     pub number: u64,
     pub spool: PathBuf,
+    pub wait: Duration,
+    pub configuration: Option<Configuration>,
     pub journal: Journal,
     pub messages: mpsc::Sender<Message>,
     pub progress: mpsc::Sender<Progress>,
@@ -155,6 +170,10 @@ impl<T: Target> Context<T> {
             taken_out: BTreeSet::new(),
             stopped: None,
             cleared: None,
+            reconfigured: None,
+            served: Vec::new(),
+            ramp: Vec::new(),
+            loads: Loads::default(),
             requests: None,
             unsent: BTreeMap::new(),
             problems: Vec::new(),
@@ -171,6 +190,8 @@ impl<T: Target> Context<T> {
             undos: parts.undos,
             number: parts.number,
             spool: parts.spool,
+            wait: parts.wait,
+            configuration: parts.configuration,
             journal: Mutex::new(parts.journal),
             messages: parts.messages,
             progress: parts.progress,

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evidence::record::Anchor;
+use evidence::record::{Anchor, Tested};
 use model::{
-    config::{Config, Drill, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, ScenarioAction, Trigger},
+    config::{Config, Drill, HttpRequest, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, ScenarioAction, Trigger},
     name::DrillName,
 };
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use crate::{
     life::{Life, Script, StepTiming},
     probe::{ProbeSpec, WritesSpec},
     progress::Progress,
-    record::{Abort, DrillError, Places, Sealed, lock, open_ledger, seal},
+    record::{Abort, DrillError, Options, Places, Sealed, lock, open_ledger, seal},
     register, spool,
     target::Target,
     timeline::Timeline,
@@ -39,6 +39,7 @@ pub async fn run<T: Target>(
     config: &Config,
     drill: &DrillName,
     places: &Places,
+    options: &Options,
     progress: mpsc::Sender<Progress>,
     abort: Abort,
 ) -> Result<Sealed, DrillError> {
@@ -50,8 +51,10 @@ pub async fn run<T: Target>(
     let (stamp, clock_error) = target.now();
     let clock = AttemptClock::showing(0);
     let anchor = Anchor { wall: stamp, error: nanos(clock_error) };
-    let registration = register::registration(config, &drill, &plan, anchor);
-    let specs = specs(target.as_ref(), &drill)?;
+    let tested = target.tested(&plan.name).await.map_err(|error| DrillError::Unidentified(error.to_string()))?;
+    let tested = Tested { operator: Some(options.operator.clone()), ..tested };
+    let registration = register::registration(config, &drill, &plan, anchor, tested);
+    let specs = specs(target.as_ref(), config, &drill)?;
 
     let mut ledger = open_ledger(places)?;
     let number = ledger.register_attempt(stamp, &registration).map_err(DrillError::record)?;
@@ -73,7 +76,7 @@ pub async fn run<T: Target>(
     let lost = registration.lost_region.clone();
     let watched = lost.clone().unwrap_or_else(|| primary.to_string());
     let timeline = Timeline::new(plan.name.as_str(), &watched, registration.anchor.error);
-    let life = Life::new(script(&drill, &plan));
+    let life = Life::new(script(&drill, &plan, options));
     let context = Arc::new(Context::new(Parts {
         target,
         drill,
@@ -86,6 +89,8 @@ pub async fn run<T: Target>(
         undos: Undos::of(&places.state),
         number,
         spool: spool::path(&places.state, &registration.drill, number),
+        wait: options.wait,
+        configuration: registration.tested.configuration.clone(),
         journal,
         messages,
         progress: progress.clone(),
@@ -103,7 +108,7 @@ pub async fn run<T: Target>(
     Ok(sealed)
 }
 
-fn script(drill: &Drill, plan: &RecoveryPlan) -> Script {
+fn script(drill: &Drill, plan: &RecoveryPlan, options: &Options) -> Script {
     let timing = |step: &model::config::ScenarioStep| StepTiming {
         at: nanos(step.at),
         lasts: step.lasts.map(nanos),
@@ -113,6 +118,7 @@ fn script(drill: &Drill, plan: &RecoveryPlan) -> Script {
     let steps: Duration = plan.failback.steps.iter().map(|step| step.timeout).sum();
     Script {
         baseline: nanos(drill.baseline),
+        wait: nanos(options.wait),
         hold: nanos(drill.hold),
         steps: drill.scenario.iter().map(timing).collect(),
         manual_failover: plan.failover.trigger == Trigger::Manual,
@@ -120,11 +126,23 @@ fn script(drill: &Drill, plan: &RecoveryPlan) -> Script {
     }
 }
 
-fn specs<T: Target>(target: &T, drill: &Drill) -> Result<Vec<ProbeSpec>, DrillError> {
-    drill.probes.iter().map(|probe| spec(target, probe)).collect()
+fn specs<T: Target>(target: &T, config: &Config, drill: &Drill) -> Result<Vec<ProbeSpec>, DrillError> {
+    drill.probes.iter().map(|probe| spec(target, config, probe)).collect()
 }
 
-fn spec<T: Target>(target: &T, probe: &Probe) -> Result<ProbeSpec, DrillError> {
+/// The service that a gateway sends a request to.
+fn service(config: &Config, request: &HttpRequest) -> Option<String> {
+    let ProbeHost::Gateway(name) = &request.host else { return None };
+    let gateway = config.mesh.gateways.iter().find(|gateway| gateway.name == *name)?;
+    let path = request.path.split('?').next().unwrap_or_default();
+    let under = |prefix: &str| {
+        let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    gateway.routes.iter().find(|route| under(&route.prefix)).map(|route| route.service.to_string())
+}
+
+fn spec<T: Target>(target: &T, config: &Config, probe: &Probe) -> Result<ProbeSpec, DrillError> {
     let (request, get) = match &probe.kind {
         ProbeKind::Http(request) => (request, None),
         ProbeKind::Writes { put, get } => (put, Some(get.clone())),
@@ -147,6 +165,8 @@ fn spec<T: Target>(target: &T, probe: &Probe) -> Result<ProbeSpec, DrillError> {
         writes: get.map(|get| WritesSpec { get, run: String::new() }),
         interval,
         timeout: probe.timeout,
+        expect: probe.expect.clone(),
+        service: service(config, request),
     })
 }
 

@@ -11,6 +11,8 @@ use evidence::record::{Ending, Nanos};
 pub struct Script {
     /// Length of the baseline.
     pub baseline: Nanos,
+    /// For so long from the start, a baseline that is no steady normal state is measured again.
+    pub wait: Nanos,
     /// How long the fault is held from the first step.
     pub hold: Nanos,
     /// The scenario.
@@ -211,6 +213,8 @@ pub struct Life {
     script: Script,
     stage: Stage,
     since: Nanos,
+    /// When it was started.
+    begun: Nanos,
     start: Option<Nanos>,
     steps: Vec<StepState>,
     broke: Option<Nanos>,
@@ -229,6 +233,7 @@ impl Life {
             script,
             stage: Stage::Registered,
             since: 0,
+            begun: 0,
             start: None,
             steps,
             broke: None,
@@ -294,7 +299,10 @@ impl Life {
 
     fn preflight(&mut self, now: Nanos, input: Input) -> Vec<Action> {
         match (self.stage, input) {
-            (Stage::Registered, Input::Start) => self.go(now, Stage::Inspecting, vec![Action::Inspect]),
+            (Stage::Registered, Input::Start) => {
+                self.begun = now;
+                self.go(now, Stage::Inspecting, vec![Action::Inspect])
+            }
             (Stage::Inspecting, Input::Inspected(reasons)) if reasons.is_empty() => {
                 self.go(now, Stage::Proving, vec![Action::ProveUndo])
             }
@@ -323,6 +331,9 @@ impl Life {
             }
             (Stage::Judging, Input::BaselineJudged(reasons)) if reasons.is_empty() => {
                 self.go(now, Stage::Leasing, vec![Action::TakeLease])
+            }
+            (Stage::Judging, Input::BaselineJudged(_)) if now < self.begun.saturating_add(self.script.wait) => {
+                self.go(now, Stage::Baseline, vec![])
             }
             (Stage::Judging, Input::BaselineJudged(reasons)) => self.refuse(now, reasons),
             (Stage::Leasing, Input::Leased(Ok(()))) => {

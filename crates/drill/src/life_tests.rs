@@ -2,7 +2,7 @@ use super::*;
 
 fn script(steps: &[(Nanos, Option<Nanos>)], manual: bool) -> Script {
     let steps = steps.iter().map(|(at, lasts)| StepTiming { at: *at, lasts: *lasts, breaks: true }).collect();
-    Script { baseline: 10, hold: 100, steps, manual_failover: manual, failback_bound: 50 }
+    Script { baseline: 10, wait: 0, hold: 100, steps, manual_failover: manual, failback_bound: 50 }
 }
 
 /// Plays inputs at times and compares the actions that come out.
@@ -13,6 +13,11 @@ fn play(life: &mut Life, inputs: &[(Nanos, Input, &[Action])]) {
 }
 
 fn until_running(life: &mut Life) {
+    until_judging(life);
+    play(life, &[(15, Input::BaselineJudged(vec![]), &[Action::TakeLease])]);
+}
+
+fn until_judging(life: &mut Life) {
     play(
         life,
         &[
@@ -22,7 +27,6 @@ fn until_running(life: &mut Life) {
             (3, Input::ProbesStarted(Ok(())), &[]),
             (12, Input::Tick, &[]),
             (13, Input::Tick, &[Action::JudgeBaseline(3, 13)]),
-            (15, Input::BaselineJudged(vec![]), &[Action::TakeLease]),
         ],
     );
 }
@@ -213,4 +217,22 @@ fn failback_that_does_not_end() {
     assert_eq!(life.on(1181, Input::Tick), [Action::AwaitSustained]);
     assert_eq!(life.on(1190, Input::Sustained(Err("p99".into()))), [Action::StopProbes]);
     assert_eq!(life.problems().len(), 2);
+}
+
+#[test]
+fn a_baseline_that_is_not_normal_is_measured_again_for_a_while() {
+    let mut life = Life::new(Script { wait: 25, ..script(&[], false) });
+    let unsteady = || Input::BaselineJudged(vec!["app is served by west".to_owned()]);
+    until_judging(&mut life);
+    play(
+        &mut life,
+        &[
+            (15, unsteady(), &[]),
+            (24, Input::Tick, &[]),
+            (25, Input::Tick, &[Action::JudgeBaseline(15, 25)]),
+            (26, unsteady(), &[Action::StopProbes]),
+            (27, Input::ProbesStopped, &[]),
+        ],
+    );
+    assert_eq!(life.ending(), &Ending::Refused { reasons: vec!["app is served by west".to_owned()] });
 }

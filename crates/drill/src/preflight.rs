@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use model::config::{Pattern, RecoveryPlan};
 
-use crate::target::{EndpointReport, ProxyReport};
+use crate::{
+    normal::displaced,
+    target::{EndpointReport, ProxyReport, Recovery},
+};
 
 /// One look at the mesh.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,22 +16,46 @@ pub struct Look {
     pub endpoints: Vec<EndpointReport>,
     /// Every proxy.
     pub proxies: Vec<ProxyReport>,
-    /// No failover is in force.
-    pub recovery_normal: bool,
+    /// Where recovery of the plan stands.
+    pub recovery: Recovery,
 }
 
-/// Why the mesh may not be drilled; empty if it may.
-pub fn objections(look: &Look, plan: &RecoveryPlan) -> Vec<String> {
-    let mut reasons = Vec::new();
-    endpoints(&look.endpoints, plan, &mut reasons);
-    proxies(&look.proxies, &mut reasons);
-    if !look.recovery_normal {
-        reasons.push(format!("recovery of {} is not at rest: a failover or failback is in force", plan.name));
+/// Why the mesh may not be drilled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objections {
+    /// What time does not mend.
+    pub lasting: Vec<String>,
+    /// What may pass by itself: processes on their way back, ramps, leases that lapse.
+    pub passing: Vec<String>,
+}
+
+impl Objections {
+    /// True if the mesh may be drilled.
+    pub fn is_empty(&self) -> bool {
+        self.lasting.is_empty() && self.passing.is_empty()
     }
-    reasons
+
+    /// All of them.
+    pub fn into_reasons(self) -> Vec<String> {
+        let mut reasons = self.lasting;
+        reasons.extend(self.passing);
+        reasons
+    }
 }
 
-fn endpoints(endpoints: &[EndpointReport], plan: &RecoveryPlan, reasons: &mut Vec<String>) {
+/// Why the mesh may not be drilled now.
+pub fn objections(look: &Look, plan: &RecoveryPlan) -> Objections {
+    let mut found = Objections::default();
+    endpoints(&look.endpoints, plan, &mut found);
+    proxies(&look.proxies, &mut found.passing);
+    if let Recovery::Active(what) = &look.recovery {
+        found.passing.push(format!("recovery of {} is not at rest: {what}", plan.name));
+    }
+    found.passing.extend(displaced(&look.proxies, plan));
+    found
+}
+
+fn endpoints(endpoints: &[EndpointReport], plan: &RecoveryPlan, found: &mut Objections) {
     let Pattern::ActivePassive { primary, standby, .. } = &plan.pattern;
     let role = |region: &str| match region {
         region if region == primary.as_str() => "primary",
@@ -39,11 +66,14 @@ fn endpoints(endpoints: &[EndpointReport], plan: &RecoveryPlan, reasons: &mut Ve
         for region in std::iter::once(primary).chain(standby) {
             let here = |e: &&EndpointReport| e.service == service.as_str() && e.region == region.as_str();
             if !endpoints.iter().any(|e| here(&e)) {
-                reasons.push(format!("{} {service} in {region}: it has no endpoint", role(region.as_str())));
+                found.lasting.push(format!("{} {service} in {region}: it has no endpoint", role(region.as_str())));
             }
         }
     }
     for endpoint in endpoints {
+        // One that cannot be reached may be starting, and fails its other checks for that.
+        let unreachable = endpoint.checks.get("reachable").is_some_and(Result::is_err);
+        let reasons = if unreachable { &mut found.passing } else { &mut found.lasting };
         for (check, result) in &endpoint.checks {
             if let Err(seen) = result {
                 let EndpointReport { workload, region, .. } = endpoint;
@@ -86,20 +116,26 @@ mod tests {
     use super::*;
     use crate::testing;
 
+    const LASTING: [&str; 2] = ["standby app in west: it has no endpoint", "refusesStrangers failed: 200"];
+
     #[test]
     fn objections_name_what_is_wrong() {
         let check = |change: fn(&mut Look), parts: &[&str]| {
             let plan = testing::plan();
             let mut look = testing::look();
             change(&mut look);
-            let reasons = objections(&look, &plan);
+            let found = objections(&look, &plan);
+            let (lasting, reasons) = (found.lasting.clone(), found.into_reasons());
+            assert_eq!(lasting.len(), parts.iter().filter(|part| LASTING.contains(*part)).count(), "{reasons:?}");
             assert_eq!(reasons.len(), parts.len(), "{reasons:?}");
             for (reason, part) in reasons.iter().zip(parts) {
                 assert!(reason.contains(part), "{reason} / {part}");
             }
         };
         check(|_| (), &[]);
-        check(|look| look.recovery_normal = false, &["not at rest"]);
+        let active = |look: &mut Look| look.recovery = Recovery::Active("failing back".into());
+        check(active, &["recovery of plan is not at rest: failing back"]);
+        check(|look| look.proxies[0].loads[0].tiers = vec![50, 50], &["app at edge: 50 % of the load goes to east"]);
         check(|look| look.proxies.clear(), &["no proxy"]);
         check(|look| look.proxies[0].in_sync = false, &["does not hold"]);
         check(|look| look.proxies[0].digest = Err("refused".into()), &["edge does not tell"]);
@@ -110,6 +146,12 @@ mod tests {
                 look.endpoints[1].checks.insert("reachable".into(), Err("connection refused".into()));
             },
             &["standby app-west-0 in west: reachable failed: connection refused"],
+        );
+        check(
+            |look| {
+                look.endpoints[1].checks.insert("refusesStrangers".into(), Err("200".into()));
+            },
+            &["refusesStrangers failed: 200"],
         );
     }
 

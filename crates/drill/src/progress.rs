@@ -166,6 +166,13 @@ pub enum Progress {
         /// What is known.
         reason: String,
     },
+    /// The mesh is not in the plan's normal state, and is waited for.
+    Waiting {
+        /// Why not, one sentence each.
+        reasons: Vec<String>,
+        /// For how long it will still be waited for.
+        left: Duration,
+    },
     /// Worth knowing, and not a verdict.
     Warning {
         /// One sentence.

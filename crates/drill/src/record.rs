@@ -24,6 +24,15 @@ pub struct Places {
     pub out: PathBuf,
 }
 
+/// How an attempt is run, beside what its manifests say.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a mesh that is not in the plan's normal state is waited for, before the attempt is refused.
+    pub wait: Duration,
+    /// Who runs it.
+    pub operator: String,
+}
+
 /// A sealed attempt.
 #[derive(Clone, Debug)]
 pub struct Sealed {
@@ -51,6 +60,9 @@ pub enum DrillError {
         /// Gateway.
         gateway: String,
     },
+    /// The mesh does not say what it is, so the record could not say what was tested.
+    #[error("the mesh cannot be identified: {0}")]
+    Unidentified(String),
     /// Another engine works with this state folder.
     #[error("another drill is running with {}", .0.display())]
     Busy(PathBuf),

@@ -1,19 +1,26 @@
 //! What is registered before anything else happens: plan and drill with every default filled in, as JSON.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use evidence::record::{Anchor, Objectives as Asked, Registration, Tested};
+use evidence::record::{Anchor, NormalState, Objectives as Asked, Registration, Tested};
 use model::config::{
-    Caller, Config, Delay, Drill, DrillKind, Fault, FaultAction, FaultStep, GuardCondition, HttpRequest, LoseHow,
-    Objectives, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep, Step, Tier,
-    TlsFault, Trigger, Way,
+    Caller, Config, Delay, Drill, DrillKind, Expect, Fault, FaultAction, FaultStep, GuardCondition, HttpRequest,
+    LoseHow, Objectives, Pattern, Probe, ProbeHost, ProbeKind, RecoveryPlan, RunStep, ScenarioAction, ScenarioStep,
+    Step, Tier, TlsFault, Trigger, Way,
 };
+use model::name::ServiceName;
 use serde_json::{Value, json};
 
 use crate::clock::nanos;
 
 /// The registration of a drill of this plan.
-pub fn registration(config: &Config, drill: &Drill, plan: &RecoveryPlan, anchor: Anchor) -> Registration {
+pub fn registration(
+    config: &Config,
+    drill: &Drill,
+    plan: &RecoveryPlan,
+    anchor: Anchor,
+    tested: Tested,
+) -> Registration {
     let Pattern::ActivePassive { standby, .. } = &plan.pattern;
     Registration {
         drill: drill.name.to_string(),
@@ -24,9 +31,16 @@ pub fn registration(config: &Config, drill: &Drill, plan: &RecoveryPlan, anchor:
         recovery_regions: standby.iter().map(ToString::to_string).collect(),
         anchor,
         objectives: asked(&plan.objectives),
-        tested: Tested::default(),
-        normal: Vec::new(),
+        tested,
+        normal: normal(plan),
     }
+}
+
+/// Every service of the plan is served by its primary.
+fn normal(plan: &RecoveryPlan) -> Vec<NormalState> {
+    let shares = BTreeMap::from([(plan.primary().to_string(), 100.0)]);
+    let state = |service: &ServiceName| NormalState { service: service.to_string(), shares: shares.clone() };
+    plan.services.iter().map(state).collect()
 }
 
 /// The region that the scenario takes away: the first `lose`.
@@ -156,13 +170,18 @@ fn step_json(step: &Step) -> Value {
 }
 
 fn run_json(run: &RunStep) -> Value {
-    json!({
+    let mut value = json!({
         "name": run.name,
         "in": run.region,
         "command": run.command,
         "timeout": s(run.timeout),
         "undo": run.undo,
-    })
+    });
+    // What is not asked for leaves no mark: digests of plans that were registered before stay what they are.
+    if let Some(check) = &run.check {
+        value["check"] = json!(check);
+    }
+    value
 }
 
 fn drill_json(drill: &Drill) -> Value {
@@ -205,6 +224,10 @@ fn probe_json(probe: &Probe) -> Value {
     match &probe.kind {
         ProbeKind::Http(get) => value["http"] = json!(request(get)),
         ProbeKind::Writes { put, get } => value["writes"] = json!({"put": request(put), "get": request(get)}),
+    }
+    if probe.expect != Expect::default() {
+        let Expect { body, header, .. } = &probe.expect;
+        value["expect"] = json!({"status": probe.expect.statuses(), "body": body, "header": header});
     }
     value
 }

@@ -13,7 +13,7 @@ use crate::{
     requests::Reader,
     spool::Spooler,
     target::Target,
-    tasks::{after, before, out, step},
+    tasks::{after, before, loads, out, step},
 };
 
 /// What was due within this time before the end may still have been on its way to the sender.
@@ -24,6 +24,7 @@ pub struct Shell<T> {
     context: Arc<Context<T>>,
     work: JoinSet<()>,
     heartbeats: JoinSet<()>,
+    loads: JoinSet<()>,
     prober: Option<Prober>,
     reader: Option<Reader>,
     spooler: Option<Spooler>,
@@ -32,7 +33,15 @@ pub struct Shell<T> {
 impl<T: Target> Shell<T> {
     /// Nothing runs.
     pub fn new(context: Arc<Context<T>>) -> Self {
-        Self { context, work: JoinSet::new(), heartbeats: JoinSet::new(), prober: None, reader: None, spooler: None }
+        Self {
+            context,
+            work: JoinSet::new(),
+            heartbeats: JoinSet::new(),
+            loads: JoinSet::new(),
+            prober: None,
+            reader: None,
+            spooler: None,
+        }
     }
 
     fn spawn<F>(&mut self, task: F)
@@ -74,6 +83,7 @@ impl<T: Target> Shell<T> {
             Action::FailBack => self.spawn(after::fail_back(context)),
             Action::AwaitSustained => self.spawn(after::await_sustained(context)),
             Action::StopProbes => {
+                self.loads.abort_all();
                 let (prober, reader) = (self.prober.take(), self.reader.take());
                 self.spawn(stop(context, prober, reader))
             }
@@ -112,6 +122,7 @@ impl<T: Target> Shell<T> {
                 self.spool(logs);
                 self.prober = Some(prober);
                 self.reader = Reader::start(self.context.clone());
+                self.loads.spawn(loads::watch(self.context.clone()));
                 Ok(())
             }
             Err(error) => Err(error.to_string()),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 
+use evidence::record::{Configuration, Tested};
 use model::config::{Fault, LoseHow};
 use model::name::{PlanName, RegionName};
 use serde_json::Value;
@@ -62,8 +63,45 @@ pub struct ProxyReport {
     pub overlays: Vec<String>,
     /// Tries sent since start by (service, region of the endpoint).
     pub tries: BTreeMap<(String, String), u64>,
+    /// How it spreads the requests of each cluster.
+    pub loads: Vec<ClusterLoad>,
     /// Random per start of the process, to tell a restart (whose counters begin at 0) from a gap.
     pub boot: String,
+}
+
+/// How a proxy spreads the requests of one cluster over the regions of its service, at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterLoad {
+    /// Cluster name: the service, or a part of it that a route names.
+    pub cluster: String,
+    /// Service that it stands for.
+    pub service: String,
+    /// Percent of the load by priority, from 0.
+    pub tiers: Vec<u8>,
+    /// Its endpoints by priority and region.
+    pub groups: Vec<GroupLoad>,
+}
+
+/// The endpoints of one region in one priority of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLoad {
+    /// Priority.
+    pub priority: u32,
+    /// Region.
+    pub region: String,
+    /// Tries sent to them since the proxy's start.
+    pub tries: u64,
+    /// Requests (over TCP: connections) in flight.
+    pub active: u64,
+}
+
+/// Where recovery of a plan stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// The primary serves, and nothing is under way.
+    AtRest,
+    /// A failover or failback is in force or under way; what, in words.
+    Active(String),
 }
 
 /// Something seen in the mesh.
@@ -207,6 +245,10 @@ pub trait Target: Send + Sync + 'static {
     fn gateway(&self, name: &str) -> Option<SocketAddr>;
     /// Program versions, for the record.
     fn programs(&self) -> BTreeMap<String, String>;
+    /// What is tested, without its operator: the endpoints are those of the plan's services.
+    fn tested(&self, plan: &PlanName) -> impl Future<Output = Result<Tested, TargetError>> + Send;
+    /// The configuration in force now, and who applied it.
+    fn configuration(&self) -> impl Future<Output = Result<(Configuration, String), TargetError>> + Send;
     /// Takes the lease.
     fn take_lease(
         &self,
@@ -246,8 +288,8 @@ pub trait Target: Send + Sync + 'static {
     fn failover(&self, plan: &PlanName, reason: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
     /// Asks the recovery controller to fail back.
     fn failback(&self, plan: &PlanName, reason: &str) -> impl Future<Output = Result<(), TargetError>> + Send;
-    /// Whether recovery of the plan is at rest (`normal`), and no failover is in force.
-    fn recovery_normal(&self, plan: &PlanName) -> impl Future<Output = Result<bool, TargetError>> + Send;
+    /// Where recovery of the plan stands.
+    fn recovery(&self, plan: &PlanName) -> impl Future<Output = Result<Recovery, TargetError>> + Send;
     /// Every proxy, asked now.
     fn proxies(&self) -> impl Future<Output = Result<Vec<ProxyReport>, TargetError>> + Send;
     /// Every endpoint of the plan's services, checked now.

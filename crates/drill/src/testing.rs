@@ -10,7 +10,7 @@ use model::{
 
 use crate::{
     preflight::Look,
-    target::{EndpointReport, ProxyReport},
+    target::{ClusterLoad, EndpointReport, GroupLoad, ProxyReport, Recovery},
 };
 
 fn region(name: &str) -> RegionName {
@@ -57,6 +57,7 @@ pub fn proxy(name: &str, region: Option<&str>, service: Option<&str>) -> ProxyRe
         in_sync: true,
         overlays: vec![],
         tries: BTreeMap::new(),
+        loads: vec![],
         boot: "boot".to_owned(),
     }
 }
@@ -71,10 +72,17 @@ pub fn look() -> Look {
     Look {
         endpoints: vec![endpoint("east"), endpoint("west")],
         proxies: vec![
-            proxy("edge", None, None),
+            ProxyReport { loads: vec![load()], ..proxy("edge", None, None) },
             proxy("app-east-0", Some("east"), Some("app")),
             proxy("app-west-0", Some("west"), Some("app")),
         ],
-        recovery_normal: true,
+        recovery: Recovery::AtRest,
     }
+}
+
+/// All of it goes to the primary.
+fn load() -> ClusterLoad {
+    let group = |priority, region: &str| GroupLoad { priority, region: region.to_owned(), tries: 0, active: 0 };
+    let (cluster, service) = ("app".to_owned(), "app".to_owned());
+    ClusterLoad { cluster, service, tiers: vec![100, 0], groups: vec![group(0, "east"), group(1, "west")] }
 }

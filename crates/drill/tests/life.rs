@@ -7,7 +7,7 @@ mod common;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use common::{Fake, Handle, Knobs, config, drill_name};
-use drill::{Places, Progress, Sealed, progress::Progress as P};
+use drill::{Options, Places, Progress, Sealed, progress::Progress as P};
 use evidence::record::{Ending, Point, Severity, Verdict};
 use model::config::{Config, LoseHow, ScenarioAction, ScenarioStep};
 use tokio::sync::{mpsc, watch};
@@ -20,12 +20,14 @@ struct Stage {
     config: Config,
     folder: tempfile::TempDir,
     abort: watch::Sender<Option<String>>,
+    wait: Duration,
 }
 
 impl Stage {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { fake: Fake::start().await, config: config(), folder, abort: watch::channel(None).0 }
+        let (abort, wait) = (watch::channel(None).0, Duration::ZERO);
+        Self { fake: Fake::start().await, config: config(), folder, abort, wait }
     }
 
     fn places(&self) -> Places {
@@ -41,8 +43,11 @@ impl Stage {
         let (sender, mut receiver) = mpsc::channel(4096);
         let target = Arc::new(Handle(self.fake.clone()));
         let (config, places, abort) = (self.config.clone(), self.places(), self.abort.subscribe());
+        let options = Options { wait: self.wait, operator: "ann".into() };
         let running =
-            tokio::spawn(async move { drill::run(target, &config, &drill_name(), &places, sender, abort).await });
+            tokio::spawn(
+                async move { drill::run(target, &config, &drill_name(), &places, &options, sender, abort).await },
+            );
         let mut lines = Vec::new();
         while let Some(line) = receiver.recv().await {
             watch(&line, self);
@@ -102,6 +107,14 @@ async fn passes() {
     assert!(titles.contains(&"app in west calls fx in east"), "{titles:?}");
     assert!(titles.contains(&"step promote of plan plan has no undo"), "{titles:?}");
     assert_eq!((sealed.results.residue.proxies, sealed.results.residue.unchanged), (3, 3));
+    let tested = &sealed.attempt.tested;
+    assert_eq!((tested.mesh.as_deref(), tested.operator.as_deref()), (Some("b5f1"), Some("ann")));
+    assert_eq!((tested.configuration.as_ref().unwrap().revision, tested.endpoints.len()), (7, 1));
+    assert_eq!(sealed.attempt.normal[0].shares, std::collections::BTreeMap::from([("east".to_owned(), 100.0)]));
+    let served = &sealed.attempt.served;
+    assert!(served.iter().all(|s| s.service == "app" && (s.region == "east") == (s.requests > 0)), "{served:?}");
+    let commanded: Vec<f64> = sealed.attempt.ramp.iter().map(|step| step.commanded).collect();
+    assert_eq!(commanded, [50.0, 100.0]);
     let kept = sealed.attempt.requests.as_ref().unwrap();
     assert_eq!((kept.entries.len(), kept.lost, kept.gaps), (4, 0, 0));
     assert!(
@@ -154,7 +167,9 @@ async fn fails_when_it_does_not_recover() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_before_any_fault() {
-    let cases: [(Knob, &str); 5] = [
+    let cases: [(Knob, &str); 7] = [
+        (|k| &k.misplaced, "app at edge: 0 % of the load goes to east"),
+        (|k| &k.deceiving, "app was not served by east: in one slice 0 % of"),
         (|k| &k.standby_down, "standby app-west-0 in west: reachable failed"),
         (|k| &k.strangers_allowed, "an unknown identity got 200"),
         (|k| &k.flaky, "requests succeeded without a fault"),
@@ -177,6 +192,96 @@ async fn refuses_before_any_fault() {
     }
     for case in running {
         case.await.unwrap();
+    }
+}
+
+/// The mesh comes to its normal state while it is waited for, and only then is anything broken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_normal_state_is_waited_for() {
+    let knobs: [Knob; 2] = [|k| &k.misplaced, |k| &k.deceiving];
+    for knob in knobs {
+        let mut stage = Stage::new().await;
+        stage.wait = Duration::from_secs(30);
+        stage.fake.set(knob);
+        let clear = |line: &Progress, stage: &Stage| {
+            if let P::Waiting { reasons, left } = line {
+                assert!(reasons[0].contains("east") && *left <= Duration::from_secs(30), "{line:?}");
+                knob(&stage.fake.knobs).store(false, std::sync::atomic::Ordering::SeqCst);
+            }
+        };
+        let (sealed, lines) = stage.run(clear).await;
+        assert_eq!(sealed.verdict, Verdict::Passed, "{:?} {lines:#?}", sealed.results.reasons);
+        let waited = position(&lines, |l| matches!(l, P::Waiting { .. }));
+        assert!(waited < position(&lines, |l| matches!(l, P::Baseline { .. })));
+        let baseline = sealed.attempt.phases.iter().rev().find(|phase| phase.name == "baseline").unwrap();
+        let probe = &sealed.attempt.probes[0];
+        let within = probe.samples.iter().filter(|s| s.due >= baseline.from && s.due < baseline.to.unwrap());
+        let regions: Vec<&str> = within.filter_map(|s| Some(probe.regions[usize::from(s.region?)].as_str())).collect();
+        let east = regions.iter().filter(|region| **region == "east").count();
+        assert!(regions.len() > 50 && east * 100 >= regions.len() * 95, "{regions:?}");
+        verify(&sealed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_in_the_wrong_role_is_refused() {
+    let cases =
+        [(["false"], ["false"], "check of failback step hand back does not pass"), (["true"], ["true"], "promote")];
+    for (failback, failover, part) in cases {
+        let mut stage = Stage::new().await;
+        let plan = stage.config.plans.values_mut().next().unwrap();
+        let argv = |words: [&str; 1]| Some(words.map(str::to_owned).to_vec());
+        let model::config::Step::Run(promote) = &mut plan.failover.steps[1] else { panic!() };
+        promote.check = argv(failover);
+        let back = model::config::RunStep { name: "hand back".into(), check: argv(failback), ..promote.clone() };
+        plan.failback.steps.push(back);
+        let (sealed, _) = stage.run(|_, _| ()).await;
+        let Ending::Refused { reasons } = &sealed.attempt.ending else { panic!("{:?}", sealed.attempt.ending) };
+        assert!(reasons.len() == 1 && reasons[0].contains(part), "{reasons:?}");
+        verify(&sealed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failback_that_stops_halfway_is_not_all_clear() {
+    let stage = Stage::new().await;
+    stage.fake.set(|k| &k.halfway);
+    let (sealed, _) = stage.run(|_, _| ()).await;
+    assert_ne!(sealed.verdict, Verdict::Passed, "{:?}", sealed.results.reasons);
+    let has = |point| sealed.attempt.timeline.iter().any(|p| p.point == point);
+    assert!(has(Point::T8) && !has(Point::T9) && !has(Point::T10), "{:?}", sealed.attempt.timeline);
+    verify(&sealed);
+}
+
+/// One that comes during the baseline is refused; one during the fault is named, and is no residue. What else differs is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_configuration_is_named_and_is_no_residue() {
+    let applied_at = async |stage: &Stage, when: fn(&Progress) -> bool| {
+        stage
+            .run(|line, stage| {
+                if when(line) {
+                    stage.fake.apply();
+                }
+            })
+            .await
+            .0
+    };
+    let sealed = applied_at(&Stage::new().await, |l| matches!(l, P::Preflight { .. })).await;
+    let Ending::Refused { reasons } = &sealed.attempt.ending else { panic!("{:?}", sealed.attempt.ending) };
+    assert!(reasons[0].contains("ann applied revision 8") && reasons[0].contains("revision 7"), "{reasons:?}");
+
+    for residue in [false, true] {
+        let stage = Stage::new().await;
+        if residue {
+            stage.fake.set(|k| &k.residue);
+        }
+        let sealed = applied_at(&stage, |l| matches!(l, P::Step { .. })).await;
+        let found = sealed.results.findings.iter().map(|f| format!("{} {}", f.title, f.detail)).collect::<Vec<_>>();
+        assert!(found.iter().any(|text| text.contains("ann applied revision 8")), "{found:?}");
+        assert_eq!(sealed.results.residue.unchanged, if residue { 2 } else { 3 }, "{:?}", sealed.attempt.residue);
+        let change = &sealed.attempt.changes[0];
+        assert_eq!((change.from.revision, change.to.revision, change.operator.as_deref()), (7, 8, Some("ann")));
+        verify(&sealed);
     }
 }
 
@@ -295,7 +400,8 @@ async fn a_dead_engine_is_found_and_its_undo_paid() {
     let (config, places, abort) = (stage.config.clone(), stage.places(), stage.abort.subscribe());
     let engine = {
         let (target, places) = (target.clone(), places.clone());
-        tokio::spawn(async move { drill::run(target, &config, &drill_name(), &places, sender, abort).await })
+        let options = Options { wait: Duration::ZERO, operator: "ann".into() };
+        tokio::spawn(async move { drill::run(target, &config, &drill_name(), &places, &options, sender, abort).await })
     };
     while let Some(line) = receiver.recv().await {
         if matches!(&line, P::Step { title, .. } if title == "east is lost") {

@@ -21,10 +21,11 @@ use drill::{
 use evidence::{
     measure::measure,
     record::{
-        Anchor, Attempt, Ending, Nanos, Objectives, Phase, Point, ProbeRecord, Registration, Tested, TimelinePoint,
+        Anchor, Attempt, Ending, Nanos, Objectives, Outcome, Phase, Point, ProbeRecord, Registration, Tested,
+        TimelinePoint,
     },
 };
-use model::config::{HttpRequest, ProbeHost};
+use model::config::{Expect, HttpRequest, ProbeHost};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,6 +36,7 @@ use tokio::{
 
 const UP: u8 = 0;
 const STATUS: u8 = 1;
+const SORRY: u8 = 4;
 const BLACKHOLE: u8 = 2;
 const REFUSED: u8 = 3;
 
@@ -105,6 +107,7 @@ async fn talk(mut stream: TcpStream, origin: Arc<Origin>) {
         held = 0;
         let answer: &[u8] = match origin.mode.load(Ordering::SeqCst) {
             UP => b"HTTP/1.1 200 OK\r\nx-firedrill-answered-by: east;o;v1;tries=1\r\ncontent-length: 2\r\n\r\nok",
+            SORRY => b"HTTP/1.1 302 Found\r\nlocation: /sorry\r\ncontent-length: 0\r\n\r\n",
             STATUS => b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
             _ => {
                 // The socket stays open, and nothing ever comes.
@@ -131,6 +134,8 @@ fn spec(address: SocketAddr, interval: Duration, timeout: Duration) -> ProbeSpec
         writes: None,
         interval,
         timeout,
+        expect: Expect::default(),
+        service: None,
     }
 }
 
@@ -333,5 +338,42 @@ async fn losses_of_known_size() {
     let running: Vec<_> = [0, 1, 2, 3, 7, 17, 60, 150].into_iter().map(|k| tokio::spawn(lose_last(k))).collect();
     for case in running {
         case.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_expected_answer_is_a_success() {
+    let expect = |status: &[(u16, u16)], body: Option<&str>, header: Option<(&str, &str)>| Expect {
+        status: status.to_vec(),
+        body: body.map(str::to_owned),
+        header: header.map(|(name, value)| (name.to_owned(), value.to_owned())),
+    };
+    let any = [(200, 299)];
+    let by = "x-firedrill-answered-by";
+    let cases = [
+        (UP, Expect::default(), Outcome::Ok),
+        (SORRY, Expect::default(), Outcome::Status(302)),
+        (SORRY, expect(&[(200, 299), (302, 302)], None, None), Outcome::Ok),
+        (STATUS, Expect::default(), Outcome::Status(503)),
+        (UP, expect(&[(204, 204)], None, None), Outcome::Status(200)),
+        (UP, expect(&any, Some("ok"), None), Outcome::Ok),
+        (UP, expect(&any, Some("sorry"), None), Outcome::WrongBody),
+        (UP, expect(&any, None, Some((by, "east;o;v1;tries=1"))), Outcome::Ok),
+        (UP, expect(&any, None, Some((by, "east"))), Outcome::WrongHeader),
+        (UP, expect(&any, None, Some(("x-role", "primary"))), Outcome::WrongHeader),
+    ];
+    for (number, (mode, expect, expected)) in (1u8..).zip(cases) {
+        let listener = listen(SocketAddr::from(([127, 77, 2, number], 0)));
+        let address = listener.local_addr().unwrap();
+        let server = Arc::new(Origin { address, mode: AtomicU8::new(mode), changed: watch::channel(mode).0 });
+        let serving = tokio::spawn(origin(server, Some(listener)));
+        let clock = AttemptClock::showing(0);
+        let said = format!("{mode} {expect:?}");
+        let spec = ProbeSpec { expect, ..spec(address, Duration::from_millis(20), Duration::from_secs(5)) };
+        let prober = Prober::start(clock, clock.now(), vec![spec]).unwrap();
+        sleep_until(Instant::now() + Duration::from_millis(100)).await;
+        let samples = prober.stop().await.remove(0).samples;
+        assert!(!samples.is_empty() && samples.iter().all(|sample| sample.outcome == expected), "{said}: {samples:?}");
+        serving.abort();
     }
 }

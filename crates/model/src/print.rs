@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::{
         Allow, Authorization, AuthorizationMode, Backup, Caller, Config, Delay, Detection, DnsName, DnsSource, Drill,
-        Endpoint, Exchange, Fault, FaultAction, FaultStep, Federated, Gateway, Guard, GuardCondition, Hedge,
+        Endpoint, Exchange, Expect, Fault, FaultAction, FaultStep, Federated, Gateway, Guard, GuardCondition, Hedge,
         HttpRequest, Identity, IdentityFiles, LoseHow, Mesh, PartitionStep, Pattern, Place, Prefer, Principal, Probe,
         ProbeHost, ProbeKind, Protocol, RecoveryPlan, Retries, RetryOn, RunStep, ScenarioAction, ScenarioStep, Service,
         Step, Tier, TlsFault, TrafficPolicy, Trigger, Way,
@@ -361,6 +361,7 @@ fn trigger(trigger: Trigger) -> Value {
 fn run(step: &RunStep) -> Value {
     let mut out = object(json!({"name": step.name, "command": step.command, "timeout": print_duration(step.timeout)}));
     out.extend(step.region.as_ref().map(|r| ("in".to_owned(), json!(r))));
+    out.extend(step.check.as_ref().map(|c| ("check".to_owned(), json!(c))));
     out.extend(match &step.undo {
         Some(undo) => Some(("undo".to_owned(), json!(undo))),
         None => Some(("irreversible".to_owned(), json!(true))),
@@ -399,7 +400,25 @@ fn probe(probe: &Probe) -> Value {
         ProbeKind::Writes { put, get } => ("writes", json!({"put": put.to_string(), "get": get.to_string()})),
     };
     out.insert(kind.to_owned(), what);
+    if probe.expect != Expect::default() {
+        let mut expect = object(json!({"status": probe.expect.statuses()}));
+        expect.extend(probe.expect.body.as_ref().map(|body| ("body".to_owned(), json!(body))));
+        let header = probe.expect.header.as_ref();
+        expect.extend(header.map(|(name, value)| ("header".to_owned(), json!(format!("{name}: {value}")))));
+        out.insert("expect".to_owned(), Value::Object(expect));
+    }
     Value::Object(out)
+}
+
+impl Expect {
+    /// The statuses as the manifest writes them.
+    pub fn statuses(&self) -> String {
+        let range = |(first, last): &(u16, u16)| match last - first {
+            0 => first.to_string(),
+            _ => format!("{}xx", first / 100),
+        };
+        self.status.iter().map(range).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl std::fmt::Display for HttpRequest {

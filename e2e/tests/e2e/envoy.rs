@@ -78,7 +78,8 @@ async fn a_stock_envoy_is_the_gateway_of_the_bank() {
     in_sync(&mesh).await;
 
     // What cannot be observed cannot be proved: refused before any fault, and said why.
-    let drill = finish(mesh.drill("lose-east", &[]).spawn().expect("starts"), Duration::from_secs(90)).await;
+    let drill = mesh.drill("lose-east", &["--wait", "1s"]).spawn().expect("starts");
+    let drill = finish(drill, Duration::from_secs(90)).await;
     assert_eq!(drill.code, Some(4), "{drill:?}");
     let results: Value = serde_json::from_str(&drill.out).unwrap_or_else(|e| panic!("{e}: {drill:?}"));
     let reasons = results["reasons"].to_string();

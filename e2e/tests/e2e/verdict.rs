@@ -14,7 +14,10 @@ use e2e::{
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Child,
+};
 
 /// Bound on a whole drill of this file.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -94,14 +97,6 @@ fn in_a_hurry(text: &str) -> String {
     text.replace("recoveryTime: 5s", "recoveryTime: 200ms")
 }
 
-#[tokio::test]
-async fn a_missed_objective_fails_and_says_by_how_much() {
-    let (mesh, finished) = drilled("127.204.1.1:8080", |text| in_a_hurry(&text)).await;
-    too_late(&finished);
-    verifies(mesh.path(), 1).await;
-    mesh.down().await;
-}
-
 fn too_late(finished: &Finished) {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     let results = results(finished);
@@ -171,7 +166,8 @@ async fn an_unreachable_standby_is_refused_before_any_fault_and_the_next_attempt
     // The standby hangs: its process is there, and answers nobody.
     let standby = u32::try_from(mesh.workload("ledger-west-0")["pid"].as_u64().expect("a pid")).expect("a pid");
     signal(standby, Signal::STOP);
-    let finished = attempt(&mesh).await;
+    let impatient = mesh.drill("lose-east", &["--wait", "1s"]).spawn().expect("starts");
+    let finished = finish(impatient, PATIENCE).await;
     assert_eq!(finished.code, Some(4), "{finished:?}");
     let refused = results(&finished);
     assert_eq!((&refused["verdict"], &refused["attempt"]), (&"refused".into(), &1.into()));
@@ -210,27 +206,61 @@ async fn an_unreachable_standby_is_refused_before_any_fault_and_the_next_attempt
     mesh.down().await;
 }
 
+/// A missed objective fails, and says by how much; and what an attempt before it left behind is no part of it: each begins
+/// with the primary serving, whatever became of the one before.
 #[tokio::test]
-async fn control_c_aborts_cleanly_and_is_sealed() {
-    let mesh = Mesh::up(shortened("127.204.4.1:8080", |text| text), &[]).await;
+async fn attempts_after_an_abort_and_a_crash_begin_and_end_with_the_primary_serving() {
+    let mesh = Mesh::up(shortened("127.204.4.1:8080", |text| in_a_hurry(&text)), &[]).await;
     interrupted(&mesh, 1).await;
+    crashed(&mesh).await;
+    let late = attempt(&mesh).await;
+    too_late(&late);
+    served_by_the_primary(&mesh, &late).await;
+    // The second was sealed as crashed by the third.
+    verifies(mesh.path(), 2).await;
+    verifies(mesh.path(), 3).await;
     mesh.down().await;
 }
 
-async fn interrupted(mesh: &Mesh, number: u64) {
+/// In the baseline as clients saw it, and at the end at every proxy.
+async fn served_by_the_primary(mesh: &Mesh, finished: &Finished) {
+    let results = results(finished);
+    for probe in rows(&results["probes"]) {
+        assert_eq!(probe["baseline"]["regions"], serde_json::json!({"east": 100.0}), "{}", finished.err);
+    }
+    for proxy in rows(&mesh.control("/v1/proxies").await) {
+        for cluster in rows(&proxy["status"]["clusters"]) {
+            let planned = ["accounts", "ledger"].map(Value::from).contains(&cluster["name"]);
+            assert!(!planned || cluster["tierLoad"][0] == 100, "{}: {cluster}", proxy["name"]);
+        }
+    }
+}
+
+/// A drill that has failed over.
+async fn failed_over(mesh: &Mesh) -> Child {
     let mut drill = mesh.drill("lose-east", &[]).spawn().expect("starts");
-    let pid = drill.id().expect("running");
-    // In the middle of the fault: the supervisor says that processes are held.
     let started = Instant::now();
-    while !mesh.now().await["workloads"].to_string().contains("killed") {
-        if drill.try_wait().expect("is waited for").is_some() || started.elapsed() > Duration::from_secs(40) {
-            signal(pid, Signal::INT);
-            panic!("no region is lost: {:?}", finish(drill, Duration::from_secs(30)).await);
+    while rows(&mesh.control("/v1/recovery").await).all(|plan| plan["state"] != "failedOver") {
+        if drill.try_wait().expect("is waited for").is_some() || started.elapsed() > PATIENCE {
+            signal(drill.id().expect("running"), Signal::INT);
+            panic!("no failover: {:?}", finish(drill, Duration::from_secs(60)).await);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    signal(pid, Signal::INT);
-    let finished = finish(drill, Duration::from_secs(30)).await;
+    drill
+}
+
+/// The engine is killed in the middle of the fault.
+async fn crashed(mesh: &Mesh) {
+    let drill = failed_over(mesh).await;
+    signal(drill.id().expect("running"), Signal::KILL);
+    assert_eq!(finish(drill, Duration::from_secs(30)).await.code, None);
+}
+
+async fn interrupted(mesh: &Mesh, number: u64) {
+    let drill = failed_over(mesh).await;
+    signal(drill.id().expect("running"), Signal::INT);
+    let finished = finish(drill, Duration::from_secs(60)).await;
     assert_eq!(finished.code, Some(3), "{finished:?}");
     let results = results(&finished);
     assert_eq!(results["verdict"], "aborted");
@@ -425,11 +455,13 @@ async fn a_mesh_with_envoys_is_judged_as_one_without() {
 
     requests_are_kept(&mesh, "faults", &results(&finished)).await;
 
+    interrupted(&mesh, 1).await;
+    crashed(&mesh).await;
     let late = attempt(&mesh).await;
     println!("{}", results(&late)["probes"]);
     too_late(&late);
-    verifies(mesh.path(), 1).await;
-    interrupted(&mesh, 2).await;
+    served_by_the_primary(&mesh, &late).await;
+    verifies(mesh.path(), 3).await;
     mesh.down().await;
 }
 

@@ -37,6 +37,10 @@ pub struct ApplyRequest {
     /// Everything is checked and answered as if it were done; nothing is.
     #[serde(default)]
     pub dry_run: bool,
+    /// Applied although a lease is held. Without this it is refused then: a drill would end on another configuration than
+    /// it began with.
+    #[serde(default)]
+    pub during_drill: bool,
 }
 
 /// Makes a new revision with the files of an old one.
@@ -53,6 +57,9 @@ pub struct RollbackRequest {
     /// As in [`ApplyRequest`].
     #[serde(default)]
     pub dry_run: bool,
+    /// As in [`ApplyRequest`].
+    #[serde(default)]
+    pub during_drill: bool,
 }
 
 /// What became of new manifests.
@@ -69,7 +76,7 @@ pub struct Applied {
     pub digest: String,
     /// How the objects differ from those that were in force.
     pub objects: ObjectChanges,
-    /// Workloads that the files ask to run and that are placed nowhere: `firedrill up` places those it was started with.
+    /// Workloads that the files ask to run, and gateways, that are placed nowhere: `firedrill up` places those it was started with.
     pub unplaced: Vec<String>,
     /// Warnings, as `model::Problem` serializes them.
     pub warnings: Vec<Value>,

@@ -33,8 +33,8 @@ impl Mesh {
     pub(crate) async fn roll_back(&self, number: u64, request: RollbackRequest) -> Result<Applied, Failure> {
         let missing = || Refusal::Missing(format!("there is no revision {number}"));
         let Revision { files, commit, .. } = self.store.revision(number).await?.ok_or_else(missing)?;
-        let RollbackRequest { author, message, expect, dry_run } = request;
-        let request = ApplyRequest { files, author, message, commit, expect, prune: true, dry_run };
+        let RollbackRequest { author, message, expect, dry_run, during_drill } = request;
+        let request = ApplyRequest { files, author, message, commit, expect, prune: true, dry_run, during_drill };
         self.change(request, Some(number)).await
     }
 
@@ -53,8 +53,10 @@ impl Mesh {
         let new = NewRevision { files: &request.files, author, message, commit, restores, time };
         let mut objects = ObjectChanges::default();
         let connected = self.ads.proxies().values().filter(|proxy| proxy.connected).count();
+        let held = self.state().table.ids();
         let check = |before: Before<'_>| {
             objects = judge(&before, &request, &parsed.config, connected)?;
+            undisturbed(&request, &objects, &held)?;
             Ok::<_, Failure>(())
         };
         let stored = self.store.apply(new, !request.dry_run, check).await?;
@@ -166,6 +168,18 @@ fn judge(
     Ok(objects)
 }
 
+/// A drill compares its mesh with what it was before: it is not changed under it unless that is wanted.
+fn undisturbed(request: &ApplyRequest, objects: &ObjectChanges, held: &[String]) -> Result<(), Refusal> {
+    if request.during_drill || request.dry_run || held.is_empty() || *objects == ObjectChanges::default() {
+        return Ok(());
+    }
+    Err(Refusal::Conflict(format!(
+        "a drill is under way (lease {}), and would end on another configuration than it began with; wait for its end, or \
+         apply with `--during-drill`: its verdict will name the revision",
+        held.join(", ")
+    )))
+}
+
 /// Proxies hold certificates of one issuer and one trust domain, and take others only when they start: in between, the old
 /// and the new would refuse each other.
 fn keeps_identity(old: &Config, new: &Config, connected: usize) -> Result<(), Refusal> {
@@ -229,7 +243,7 @@ fn compare(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Obje
     }
 }
 
-/// Workloads to run that are placed nowhere. Before the first placements everything is still to come.
+/// Workloads to run, and gateways, that are placed nowhere. Before the first placements everything is still to come.
 fn unplaced(config: &Config, placements: &Placements) -> Vec<String> {
     if placements.proxies.is_empty() {
         return Vec::new();
@@ -237,7 +251,8 @@ fn unplaced(config: &Config, placements: &Placements) -> Vec<String> {
     let placed: BTreeSet<&str> = placements.proxies.iter().map(|placement| placement.proxy.as_str()).collect();
     let endpoints = config.services.values().flat_map(|service| &service.endpoints);
     let run = endpoints.filter(|endpoint| matches!(endpoint.place, Place::Run(_)));
-    let names = run.map(|endpoint| endpoint.workload.to_string());
+    let gateways = config.mesh.gateways.iter().map(|gateway| gateway.name.to_string());
+    let names = run.map(|endpoint| endpoint.workload.to_string()).chain(gateways);
     names.filter(|workload| !placed.contains(workload.as_str())).collect()
 }
 
@@ -338,6 +353,21 @@ mod tests {
         assert!(unplaced(&config, &Placements::default()).is_empty());
         placements.proxies.retain(|placement| placement.proxy != "fx-west-0");
         assert_eq!(unplaced(&config, &placements), ["fx-west-0"]);
+        placements.proxies.retain(|placement| placement.proxy != "edge");
+        assert_eq!(unplaced(&config, &placements), ["fx-west-0", "edge"]);
+    }
+
+    #[test]
+    fn a_drill_is_not_disturbed_by_accident() {
+        let changed = ObjectChanges { changed: vec!["Mesh/bank".to_owned()], ..ObjectChanges::default() };
+        let held = ["drill-lose-east-3".to_owned()];
+        let plain = request(Vec::new());
+        let Err(Refusal::Conflict(reason)) = undisturbed(&plain, &changed, &held) else { panic!("not refused") };
+        assert!(reason.contains("drill-lose-east-3") && reason.contains("--during-drill"), "{reason}");
+        assert_eq!(undisturbed(&plain, &changed, &[]), Ok(()));
+        assert_eq!(undisturbed(&plain, &ObjectChanges::default(), &held), Ok(()));
+        assert_eq!(undisturbed(&ApplyRequest { dry_run: true, ..plain.clone() }, &changed, &held), Ok(()));
+        assert_eq!(undisturbed(&ApplyRequest { during_drill: true, ..plain }, &changed, &held), Ok(()));
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl AnsweredBy {
 #[derive(Clone, Debug)]
 pub struct ProbeLog {
     name: String,
+    service: Option<String>,
     first: Nanos,
     interval: Nanos,
     timeout: Nanos,
@@ -74,13 +75,16 @@ const CHUNK: usize = 8_192;
 impl ProbeLog {
     /// An empty log.
     pub fn new(spec: &ProbeSpec, first: Nanos, interval: Nanos) -> Self {
-        Self::of_frame(spec.name.clone(), (first, interval, clock::nanos(spec.timeout)), spec.writes.is_some())
+        let frame = (first, interval, clock::nanos(spec.timeout));
+        let log = Self::of_frame(spec.name.clone(), frame, spec.writes.is_some());
+        Self { service: spec.service.clone(), ..log }
     }
 
     /// An empty log: when its first request is due, the time between two, and the timeout.
     pub fn of_frame(name: String, (first, interval, timeout): (Nanos, Nanos, Nanos), writes: bool) -> Self {
         Self {
             name,
+            service: None,
             first,
             interval,
             timeout,
@@ -291,7 +295,7 @@ impl ProbeLog {
         let writes = || WritesRecord { writes: Vec::new(), readbacks: self.readbacks.clone() };
         ProbeRecord {
             name: self.name.clone(),
-            service: None,
+            service: self.service.clone(),
             interval: self.interval,
             timeout: self.timeout,
             regions: self.regions.clone(),

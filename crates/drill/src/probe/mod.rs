@@ -15,7 +15,7 @@ use std::{
 };
 
 use evidence::record::{Nanos, ProbeRecord};
-use model::config::HttpRequest;
+use model::config::{Expect, HttpRequest};
 use tokio::sync::oneshot;
 
 use crate::clock::AttemptClock;
@@ -39,6 +39,10 @@ pub struct ProbeSpec {
     pub interval: Duration,
     /// From due.
     pub timeout: Duration,
+    /// Which answers are successes.
+    pub expect: Expect,
+    /// Service that the requests reach first, if a gateway decides it.
+    pub service: Option<String>,
 }
 
 /// What a `writes` probe needs beyond its `put`.
@@ -135,6 +139,8 @@ mod tests {
                 writes: None,
                 interval: Duration::from_millis(interval_ms),
                 timeout: Duration::from_millis(timeout_ms),
+                expect: Expect::default(),
+                service: None,
             };
             assert_eq!(spec.in_flight_bound(), expected);
         };

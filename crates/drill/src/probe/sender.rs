@@ -6,6 +6,7 @@ use bytes::Bytes;
 use evidence::record::{Nanos, Outcome};
 use http_body_util::Full;
 use hyper::{Request, header};
+use model::config::Expect;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Runtime, sync::mpsc, task::LocalSet, time::Instant};
 
@@ -39,6 +40,22 @@ struct Acknowledgement {
 /// The id of a write.
 pub fn write_id(run: &str, sequence: u64) -> String {
     format!("{run}-{sequence}")
+}
+
+/// What an answer counts as.
+fn outcome(expect: &Expect, answer: &Answer) -> Outcome {
+    let status = answer.head.status().as_u16();
+    let carries = |(name, value): &(String, String)| answer.head.headers().get_all(name).iter().any(|v| v == value);
+    let contains = |text: &String| answer.body.windows(text.len().max(1)).any(|part| part == text.as_bytes());
+    if !expect.status.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
+        Outcome::Status(status)
+    } else if !expect.header.as_ref().is_none_or(carries) {
+        Outcome::WrongHeader
+    } else if !expect.body.as_ref().is_none_or(contains) {
+        Outcome::WrongBody
+    } else {
+        Outcome::Ok
+    }
 }
 
 /// One probe at work.
@@ -132,9 +149,7 @@ impl Line {
                 Ended { time, outcome, answered: None, sent, epoch: None, store: None }
             }
             Ok(answer) => {
-                let status = answer.head.status();
-                let good = status.is_success() || (status.is_redirection() && self.spec.writes.is_none());
-                let outcome = if good { Outcome::Ok } else { Outcome::Status(status.as_u16()) };
+                let outcome = outcome(&self.spec.expect, &answer);
                 let header = answer.head.headers().get("x-firedrill-answered-by");
                 let answered = header.and_then(|value| value.to_str().ok()).map(AnsweredBy::parse);
                 let writes = self.spec.writes.is_some();

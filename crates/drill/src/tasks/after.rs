@@ -5,17 +5,18 @@ use std::{sync::Arc, time::Duration};
 use evidence::record::{Nanos, Point};
 use model::config::Trigger;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::PATIENCE;
+use super::{PATIENCE, roles};
 use crate::{
     clock::{nanos, seconds},
     context::{Context, LOOK, Message, insist},
     figures::{figures, unsteady},
     life::Input,
+    normal::{displaced, misserved, strayed},
     probe::{lock, readback},
     progress::Progress,
-    target::Target,
+    target::{Recovery, Target},
 };
 
 /// What was lost must be back after the fault is gone by then.
@@ -112,15 +113,15 @@ pub async fn fail_back<T: Target>(context: Arc<Context<T>>) -> Input {
     remember_tries(&context).await;
     let until = Instant::now() + PATIENCE;
     let plan = &context.plan.name;
-    match insist(until, || context.target.recovery_normal(plan)).await {
+    match insist(until, || context.target.recovery(plan)).await {
         Err(error) => return Input::FailbackCommanded(Err(error.to_string())),
-        Ok(true) => {
+        Ok(Recovery::AtRest) => {
             context
                 .observe("observation", "no failover is in force, so there is nothing to fail back", json!({}))
                 .await;
             return Input::FailbackCommanded(Ok(false));
         }
-        Ok(false) => {}
+        Ok(Recovery::Active(_)) => {}
     }
     if context.plan.failback.trigger == Trigger::Manual {
         if let Err(reason) = context.note("intent", "failback", json!({"plan": plan})).await {
@@ -135,7 +136,7 @@ pub async fn fail_back<T: Target>(context: Arc<Context<T>>) -> Input {
     // The event of its end usually comes first; when it is lost, the state tells. The life bounds the wait.
     loop {
         sleep(LOOK * 10).await;
-        if let Ok(true) = context.target.recovery_normal(plan).await {
+        if let Ok(Recovery::AtRest) = context.target.recovery(plan).await {
             return Input::FailbackDone;
         }
     }
@@ -148,7 +149,7 @@ async fn remember_tries<T: Target>(context: &Context<T>) {
     }
 }
 
-/// Waits for a window in which every objective holds in every slice; its start is t9.
+/// Waits for a window in which every objective holds and the primary serves, in every slice; its start is t9.
 pub async fn await_sustained<T: Target>(context: Arc<Context<T>>) -> Input {
     let logs = context.facts().logs.clone();
     let sustain = nanos(context.plan.objectives.sustain).max(SLICE);
@@ -166,13 +167,18 @@ pub async fn await_sustained<T: Target>(context: Arc<Context<T>>) -> Input {
         let seen: Vec<_> = logs.iter().map(|log| figures(&lock(log), slice.start, slice.end)).collect();
         // A probe slower than one request a slice has nothing to say about most of them.
         let seen: Vec<_> = seen.into_iter().filter(|f| f.offered > 0).collect();
-        let reasons = unsteady(&context.plan.objectives, &seen);
+        let mut reasons = unsteady(&context.plan.objectives, &seen);
+        // Looks at the proxies come once a second too, but not at the same moments.
+        reasons.extend(strayed(context.facts().loads.between(slice.start - SLICE, slice.end), &context.plan));
         held += 1;
+        if reasons.is_empty() && held >= slices {
+            reasons = not_normal(&context, start).await;
+        }
         if !reasons.is_empty() {
             (start, held, last) = (slice.end, 0, reasons);
         }
         if held >= slices {
-            let note = format!("every objective holds for {:.0} s from here", seconds(sustain));
+            let note = format!("for {:.0} s from here every objective holds and the primary serves", seconds(sustain));
             // Without a failback there is nothing that could have been sustained.
             if context.facts().timeline.get(Point::T8).is_some() {
                 context.point(Point::T9, start, &note).await;
@@ -183,4 +189,19 @@ pub async fn await_sustained<T: Target>(context: Arc<Context<T>>) -> Input {
             return Input::Sustained(Err(last.join("; ")));
         }
     }
+}
+
+/// Why the mesh is not in the plan's normal state, as it was served since a time and as it is now.
+async fn not_normal<T: Target>(context: &Context<T>, since: Nanos) -> Vec<String> {
+    let now = context.clock.now();
+    let mut reasons = misserved(context.facts().loads.between(since - SLICE, now), &context.plan);
+    match timeout(PATIENCE, context.target.proxies()).await {
+        Ok(Ok(proxies)) => reasons.extend(displaced(&proxies, &context.plan)),
+        Ok(Err(error)) => reasons.push(error.to_string()),
+        Err(_) => reasons.push("the proxies cannot be asked".to_owned()),
+    }
+    if reasons.is_empty() {
+        reasons = roles::unproved(context).await;
+    }
+    reasons
 }

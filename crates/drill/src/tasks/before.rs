@@ -6,12 +6,13 @@ use evidence::record::Nanos;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::PATIENCE;
+use super::{PATIENCE, loads, roles};
 use crate::{
     clock::{duration, nanos},
     context::{Context, LOOK, Message, insist},
     figures::{figures, unsteady},
     life::Input,
+    normal::{misserved, served},
     preflight::{Look, differing, digests, objections},
     probe::lock,
     progress::Progress,
@@ -21,35 +22,72 @@ use crate::{
 
 /// Time to live of the harmless lease.
 const PROOF_TTL: Duration = Duration::from_secs(1);
+/// Between two looks at a mesh that is waited for.
+const BETWEEN: Duration = Duration::from_millis(500);
+/// Why it is waited for is told this often.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
 /// The harmless overlay must be seen everywhere by then.
 const PROOF_LAID: Duration = Duration::from_secs(5);
 
 /// Looks at the whole mesh.
 pub async fn inspect<T: Target>(context: Arc<Context<T>>) -> Input {
-    match timeout(PATIENCE * 3, look(&context)).await {
-        Err(_) => Input::Inspected(vec!["the mesh cannot be inspected: it does not answer".to_owned()]),
-        Ok(Err(error)) => Input::Inspected(vec![format!("the mesh cannot be inspected: {error}")]),
-        Ok(Ok(look)) => {
-            let mut reasons = objections(&look, &context.plan);
-            let services: Vec<String> = context.plan.services.iter().map(ToString::to_string).collect();
-            reasons.extend(context.undos.objections(&services));
-            if reasons.is_empty() {
-                remember(&context, &look).await;
-            }
-            Input::Inspected(reasons)
+    let until = Instant::now() + context.wait;
+    let mut told = Told::default();
+    loop {
+        let look = match timeout(PATIENCE * 3, look(&context)).await {
+            Err(_) => return Input::Inspected(vec!["the mesh cannot be inspected: it does not answer".to_owned()]),
+            Ok(Err(error)) => return Input::Inspected(vec![format!("the mesh cannot be inspected: {error}")]),
+            Ok(Ok(look)) => look,
+        };
+        let mut found = objections(&look, &context.plan);
+        let services: Vec<String> = context.plan.services.iter().map(ToString::to_string).collect();
+        found.lasting.extend(context.undos.objections(&services));
+        if found.is_empty() {
+            found.passing.extend(roles::unproved(&context).await);
         }
+        if found.is_empty() {
+            remember(&context, &look).await;
+            return Input::Inspected(Vec::new());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if !found.lasting.is_empty() || left.is_zero() {
+            return Input::Inspected(found.into_reasons());
+        }
+        told.tell(&context, found.into_reasons(), left).await;
+        sleep(BETWEEN.min(left)).await;
     }
+}
+
+/// What was last said of why the mesh is waited for.
+#[derive(Default)]
+struct Told(Option<Instant>);
+
+impl Told {
+    /// Shows and records why, at most every few seconds: shares change all the time.
+    async fn tell<T: Target>(&mut self, context: &Arc<Context<T>>, reasons: Vec<String>, left: Duration) {
+        if self.0.is_some_and(|last| last.elapsed() < TOLD_EVERY) {
+            return;
+        }
+        self.0 = Some(Instant::now());
+        waiting(context, reasons, left).await;
+    }
+}
+
+async fn waiting<T: Target>(context: &Arc<Context<T>>, reasons: Vec<String>, left: Duration) {
+    let text = format!("waiting up to {:.0} s for the plan's normal state", left.as_secs_f64());
+    context.observe("observation", &text, json!({"reasons": reasons})).await;
+    context.show(Progress::Waiting { reasons, left });
 }
 
 async fn look<T: Target>(context: &Context<T>) -> Result<Look, TargetError> {
     let until = Instant::now() + PATIENCE;
     let (target, plan) = (&context.target, &context.plan.name);
-    let (endpoints, proxies, recovery_normal) = tokio::try_join!(
+    let (endpoints, proxies, recovery) = tokio::try_join!(
         insist(until, || target.audit(plan)),
         insist(until, || target.proxies()),
-        insist(until, || target.recovery_normal(plan)),
+        insist(until, || target.recovery(plan)),
     )?;
-    Ok(Look { endpoints, proxies, recovery_normal })
+    Ok(Look { endpoints, proxies, recovery })
 }
 
 /// Keeps what the end is compared with, also for whoever finds the attempt crashed.
@@ -156,8 +194,20 @@ pub async fn judge_baseline<T: Target>(context: Arc<Context<T>>, from: Nanos, to
     while pending() && std::time::Instant::now() < until {
         sleep(LOOK / 5).await;
     }
+    // A last look, so that there is one slice at least.
+    loads::look(&context).await;
     let seen: Vec<_> = logs.iter().map(|log| figures(&lock(log), from, to)).collect();
-    let reasons = unsteady(&context.plan.objectives, &seen);
+    let mut reasons = unsteady(&context.plan.objectives, &seen);
+    {
+        let mut facts = context.facts();
+        let slices = facts.loads.between(from, context.clock.now());
+        reasons.extend(misserved(slices, &context.plan));
+        facts.served = served(slices);
+    }
+    let left = context.wait.saturating_sub(duration(context.clock.now()));
+    if !reasons.is_empty() && !left.is_zero() {
+        waiting(&context, reasons.clone(), left).await;
+    }
     if reasons.is_empty() {
         context.show(Progress::Baseline { took: duration(to - from), probes: seen });
     }
@@ -166,6 +216,9 @@ pub async fn judge_baseline<T: Target>(context: Arc<Context<T>>, from: Nanos, to
 
 /// Takes the lease.
 pub async fn take_lease<T: Target>(context: Arc<Context<T>>) -> Input {
+    if let Err(reason) = same_configuration(&context).await {
+        return Input::Leased(Err(reason));
+    }
     context.facts().leases.insert(context.lease.clone());
     let text = format!("lease {} for {} s", context.lease, LEASE_TTL.as_secs());
     if let Err(reason) = context.note("intent", &text, json!({"lease": context.lease})).await {
@@ -175,6 +228,19 @@ pub async fn take_lease<T: Target>(context: Arc<Context<T>>) -> Input {
     let plan = Some(&context.plan.name);
     let taken = insist(until, || context.target.take_lease(&context.lease, LEASE_TTL, plan)).await;
     Input::Leased(taken.map_err(|error| error.to_string()))
+}
+
+/// From here on an apply is refused unless its author wants it; one that came before is no part of what was measured.
+async fn same_configuration<T: Target>(context: &Context<T>) -> Result<(), String> {
+    let until = Instant::now() + PATIENCE;
+    let (now, author) = insist(until, || context.target.configuration()).await.map_err(|error| error.to_string())?;
+    match &context.configuration {
+        Some(before) if before.digest != now.digest => Err(format!(
+            "{author} applied revision {} after the attempt was registered with revision {}; run the drill again",
+            now.revision, before.revision
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Renews the lease until it is lost; ends only then.

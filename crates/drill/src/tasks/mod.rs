@@ -2,7 +2,9 @@
 
 pub mod after;
 pub mod before;
+pub mod loads;
 pub mod out;
+pub mod roles;
 pub mod step;
 
 use std::time::Duration;

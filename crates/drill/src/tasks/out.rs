@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evidence::record::Point;
+use evidence::record::{ConfigurationChange, Point};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -11,6 +11,7 @@ use crate::{
     clock::duration,
     context::{Context, LOOK, insist},
     life::Input,
+    normal::displaced,
     preflight::{differing, digests},
     progress::Progress,
     record::LEASE_TTL,
@@ -20,8 +21,8 @@ use crate::{
 
 /// Beyond a lease's TTL, this is allowed for what it held to be gone.
 const BEYOND: Duration = Duration::from_secs(1);
-/// After an early end, killed processes are still on their way back when they are compared.
-const RESTARTED: Duration = Duration::from_secs(20);
+/// After an early end, killed processes are still on their way back when they are compared, and then their load.
+const RESTARTED: Duration = Duration::from_secs(30);
 
 /// Gives one lease back; when that cannot be said, it lapses by itself.
 async fn give_back<T: Target>(context: &Context<T>, lease: &str) -> Result<(), String> {
@@ -135,30 +136,55 @@ async fn see_clear<T: Target>(context: &Context<T>) -> Option<i64> {
     None
 }
 
-/// Compares every proxy with what it was before.
+/// Takes note of a configuration that was applied during the attempt, so that what follows from it is not called residue.
+async fn note_configuration<T: Target>(context: &Arc<Context<T>>) {
+    let Ok(Ok(now)) = timeout(LEASE_TTL, context.target.configuration()).await else { return };
+    let (to, operator) = now;
+    let Some(from) = context.configuration.clone().filter(|from| from.digest != to.digest) else { return };
+    let text = format!("revision {} was applied by {operator} during the attempt", to.revision);
+    context.observe("observation", &text, json!({"revision": to.revision, "digest": to.digest})).await;
+    let change = ConfigurationChange { time: context.clock.now(), from, to, operator: Some(operator) };
+    context.facts().reconfigured = Some(change);
+}
+
+/// Compares every proxy with what it was before; after a change of the configuration, with what the control plane wants it
+/// to hold without any overlay.
 pub async fn compare<T: Target>(context: Arc<Context<T>>, early: bool) -> Input {
-    let before = context.facts().before.clone();
+    note_configuration(&context).await;
+    let mut before = context.facts().before.clone();
     let bound = if early { RESTARTED } else { LEASE_TTL + BEYOND };
     let until = Instant::now() + bound;
     let mut after = std::collections::BTreeMap::new();
-    let residue = loop {
+    let (residue, away) = loop {
+        let mut away = Vec::new();
+        // Before anything was broken the load is where others have left it.
+        let broke = context.facts().timeline.get(Point::T0c).is_some();
         // What could not be asked at all is asked again; if it never answers, every proxy is unknown.
         if let Ok(Ok(proxies)) = timeout(LEASE_TTL, context.target.proxies()).await {
+            if context.facts().reconfigured.is_some() {
+                before.extend(digests(&proxies.iter().filter(|p| settled(p)).cloned().collect::<Vec<_>>()));
+            }
             after = digests(&proxies);
+            away = if broke { displaced(&proxies, &context.plan) } else { Vec::new() };
         }
         let residue = differing(&before, &after);
-        if residue.is_empty() {
+        if residue.is_empty() && away.is_empty() {
             let at = context.clock.now();
             if !before.is_empty() {
-                context.point(Point::T10, at, "no fault, no lease, every proxy as before").await;
+                context.point(Point::T10, at, "no fault, no lease, every proxy as before, the primary serves").await;
             }
-            break residue;
+            break (residue, away);
         }
         if Instant::now() > until {
-            break residue;
+            break (residue, away);
         }
         sleep(LOOK * 2).await;
     };
+    if !away.is_empty() && !before.is_empty() {
+        let text = format!("The primary does not have its load back: {}", away.join("; "));
+        context.show(Progress::Warning { text: text.clone() });
+        context.facts().problems.push(text);
+    }
     let text = format!("{} of {} proxies as before", before.len() - residue.len(), before.len());
     context.observe("observation", &text, json!({"differing": residue})).await;
     let owed = context.facts().owed.values().map(|owed| owed.name.clone()).collect();
@@ -170,6 +196,13 @@ pub async fn compare<T: Target>(context: Arc<Context<T>>, early: bool) -> Input 
     });
     let mut facts = context.facts();
     facts.after = after;
+    // Without a change of the configuration these are still those of the preflight.
+    facts.before = before;
     facts.residue = Some(residue);
     Input::Compared
+}
+
+/// Whether a proxy holds what the control plane wants, and nothing over it.
+fn settled(proxy: &ProxyReport) -> bool {
+    proxy.in_sync && proxy.overlays.is_empty()
 }

@@ -13,7 +13,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use drill::target::{EndpointReport, Lost, Meaning, Observed, ProxyReport, Requests, Stamp, Target, TargetError};
+use drill::target::{
+    ClusterLoad, EndpointReport, GroupLoad, Lost, Meaning, Observed, ProxyReport, Recovery as Standing, Requests,
+    Stamp, Target, TargetError,
+};
+use evidence::record::{Configuration, Tested, TestedEndpoint};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -53,6 +57,12 @@ pub struct Knobs {
     pub hidden: AtomicBool,
     /// The harmless lease never lapses.
     pub stuck: AtomicBool,
+    /// The standby serves, as after an attempt that was cut short.
+    pub misplaced: AtomicBool,
+    /// The gateway says that its load is at the primary, and sends its requests to the standby.
+    pub deceiving: AtomicBool,
+    /// After the failback the gateway gives the primary only half of its load.
+    pub halfway: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,7 +84,11 @@ struct State {
     epoch: u64,
     tries: u64,
     requests: u64,
+    /// Requests sent to east and to west.
+    sent: (u64, u64),
+    failed_back: bool,
     dirty: bool,
+    revision: u64,
 }
 
 /// The mesh.
@@ -104,7 +118,10 @@ impl Fake {
             epoch: 1,
             tries: 0,
             requests: 0,
+            sent: (0, 0),
+            failed_back: false,
             dirty: false,
+            revision: 7,
         };
         let fake = Arc::new(Self {
             knobs: Knobs::default(),
@@ -130,6 +147,11 @@ impl Fake {
         let mut state = self.state.lock().unwrap();
         self.expire(&mut state);
         state.leases.len()
+    }
+
+    /// Another configuration comes into force.
+    pub fn apply(&self) {
+        self.state.lock().unwrap().revision += 1;
     }
 
     pub fn is_lost(&self) -> bool {
@@ -178,6 +200,19 @@ impl Fake {
         }
     }
 
+    fn load(&self, state: &State) -> ClusterLoad {
+        let group = |priority, region: &str, tries| GroupLoad { priority, region: region.into(), tries, active: 0 };
+        let halfway = self.is(&self.knobs.halfway) && state.failed_back;
+        let tiers = match state.recovery {
+            Recovery::FailedOver => vec![0, 100],
+            _ if self.is(&self.knobs.misplaced) => vec![0, 100],
+            _ if halfway => vec![50, 50],
+            _ => vec![100, 0],
+        };
+        let groups = vec![group(0, "east", state.sent.0), group(1, "west", state.sent.1)];
+        ClusterLoad { cluster: "app".into(), service: "app".into(), tiers, groups }
+    }
+
     fn control(&self) -> Result<(), TargetError> {
         if self.is(&self.knobs.control_dead) {
             Err(TargetError::Unreachable { who: "control plane", reason: "connection refused".into() })
@@ -207,7 +242,14 @@ impl Fake {
         if self.is(&self.knobs.hidden) && state.lost {
             state.tries += 1;
         }
-        let west = state.recovery == Recovery::FailedOver;
+        let halfway = self.is(&self.knobs.halfway) && state.failed_back && state.requests.is_multiple_of(2);
+        let elsewhere = self.is(&self.knobs.misplaced) || self.is(&self.knobs.deceiving) || halfway;
+        let west = state.recovery == Recovery::FailedOver || elsewhere;
+        if west {
+            state.sent.1 += 1;
+        } else {
+            state.sent.0 += 1;
+        }
         let region = if west { "west" } else { "east" };
         let query = request.uri().query().unwrap_or_default();
         match (request.method(), request.uri().path()) {
@@ -217,7 +259,9 @@ impl Fake {
                 let probe = write["probe"].as_str().unwrap().to_owned();
                 state.stored.push((id, write["sequence"].as_u64().unwrap(), probe, Instant::now()));
                 let epoch = state.epoch;
-                response(201, Some(region), json!({"epoch": epoch, "region": region}))
+                // Whoever answers, the store is where recovery says.
+                let store = if state.recovery == Recovery::FailedOver { "west" } else { "east" };
+                response(201, Some(region), json!({"epoch": epoch, "region": store}))
             }
             (&Method::GET, "/payments") => {
                 let probe = query.strip_prefix("probe=").unwrap_or_default();
@@ -263,6 +307,7 @@ impl Fake {
         }
         let mut state = self.state.lock().unwrap();
         state.recovery = Recovery::Normal;
+        state.failed_back = true;
         state.overlays.remove("off-east");
         state.epoch += 1;
         self.event(&mut state, "control", Meaning::FailbackDone { plan: "plan".into() });
@@ -308,6 +353,18 @@ impl Target for Handle {
 
     fn programs(&self) -> BTreeMap<String, String> {
         BTreeMap::from([("fake".into(), "1".into())])
+    }
+
+    async fn tested(&self, _: &PlanName) -> Result<Tested, TargetError> {
+        let (service, region, address) = ("app".to_owned(), "east".to_owned(), "127.0.0.1:1".to_owned());
+        let endpoints = vec![TestedEndpoint { service, region, address, host: None }];
+        let configuration = Some(self.configuration().await?.0);
+        Ok(Tested { mesh: Some("b5f1".to_owned()), configuration, endpoints, ..Tested::default() })
+    }
+
+    async fn configuration(&self) -> Result<(Configuration, String), TargetError> {
+        let revision = self.0.state.lock().unwrap().revision;
+        Ok((Configuration { revision, digest: format!("sha256:{revision}") }, "ann".to_owned()))
     }
 
     async fn take_lease(&self, id: &str, ttl: Duration, _plan: Option<&PlanName>) -> Result<(), TargetError> {
@@ -400,9 +457,12 @@ impl Target for Handle {
         Ok(())
     }
 
-    async fn recovery_normal(&self, _: &PlanName) -> Result<bool, TargetError> {
+    async fn recovery(&self, _: &PlanName) -> Result<Standing, TargetError> {
         self.0.control()?;
-        Ok(self.0.state.lock().unwrap().recovery == Recovery::Normal)
+        Ok(match self.0.state.lock().unwrap().recovery {
+            Recovery::Normal => Standing::AtRest,
+            other => Standing::Active(format!("{other:?}")),
+        })
     }
 
     async fn proxies(&self) -> Result<Vec<ProxyReport>, TargetError> {
@@ -419,10 +479,15 @@ impl Target for Handle {
                 name: name.into(),
                 region: region.map(str::to_owned),
                 service: service.map(str::to_owned),
-                digest: if down { Err("connection refused".into()) } else { Ok(format!("d {overlays:?}{left}")) },
-                in_sync: true,
+                digest: if down {
+                    Err("connection refused".into())
+                } else {
+                    Ok(format!("d{} {overlays:?}{left}", state.revision))
+                },
+                in_sync: left.is_empty(),
                 overlays,
                 tries: BTreeMap::from([(tries, if region == Some("west") { state.tries } else { 0 })]),
+                loads: if name == "edge" { vec![self.0.load(&state)] } else { vec![] },
                 boot: "1".into(),
             }
         };
@@ -513,6 +578,7 @@ pub fn config() -> Config {
                     name: "promote".into(),
                     region: Some(region("west")),
                     command: vec!["true".into()],
+                    check: None,
                     timeout: Duration::from_secs(1),
                     undo: None,
                 }),
@@ -530,6 +596,7 @@ pub fn config() -> Config {
         kind,
         rate: Rate(rate),
         timeout: Duration::from_secs(1),
+        expect: model::config::Expect::default(),
     };
     let drill = Drill {
         name: drill_name(),

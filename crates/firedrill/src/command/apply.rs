@@ -59,6 +59,9 @@ pub struct Change {
         default_value = "unknown"
     )]
     pub author: String,
+    /// Apply although a drill is under way; its verdict names the revision
+    #[arg(long)]
+    pub during_drill: bool,
     /// Refuse unless this revision is in force (0: none is)
     #[arg(long, value_name = "N")]
     pub expect_revision: Option<u64>,
@@ -78,8 +81,9 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     let paths: Vec<&Path> = sources.iter().map(|source| Path::new(&source.path)).collect();
     let commit = checkout::commit_of(&paths);
     let files = manifests::stored(&sources);
-    let Change { message, author, expect_revision, dry_run, state, .. } = args.change.clone();
-    let request = ApplyRequest { files, author, message, commit, expect: expect_revision, prune: args.prune, dry_run };
+    let Change { message, author, expect_revision, dry_run, during_drill, state, .. } = args.change.clone();
+    let (expect, prune) = (expect_revision, args.prune);
+    let request = ApplyRequest { files, author, message, commit, expect, prune, dry_run, during_drill };
     super::block_on(async {
         let control = client(&state.path)?;
         let applied = control.apply(&request).await.map_err(refused)?;

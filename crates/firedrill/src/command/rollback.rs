@@ -31,9 +31,9 @@ pub struct Args {
 /// # Errors
 /// When there is no such revision, it is refused, or no control plane runs.
 pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
-    let Change { message, author, expect_revision, dry_run, state, .. } = args.change.clone();
+    let Change { message, author, expect_revision, dry_run, during_drill, state, .. } = args.change.clone();
     let message = if message.is_empty() { format!("rollback to revision {}", args.revision) } else { message };
-    let request = RollbackRequest { author, message, expect: expect_revision, dry_run };
+    let request = RollbackRequest { author, message, expect: expect_revision, dry_run, during_drill };
     super::block_on(async {
         let control = client(&state.path)?;
         let applied = control.roll_back(args.revision, &request).await.map_err(refused)?;

@@ -3,6 +3,7 @@
 mod audit;
 mod events;
 pub mod faults;
+mod subject;
 mod tls;
 
 use std::{
@@ -13,15 +14,20 @@ use std::{
 };
 
 use control::{
-    api::{LeaseRequest, OverlayEffect, OverlayRequest, RecoveryState, Targets},
+    api::{LeaseRequest, OverlayEffect, OverlayRequest, RecoveryReport, RecoveryState, Revision, Targets},
     client::{Client as Control, ClientError as ControlError},
 };
-use drill::target::{EndpointReport, Lost, Observed, ProxyReport, Requests, Stamp, Target, TargetError};
+use drill::target::{
+    ClusterLoad, EndpointReport, GroupLoad, Lost, Observed, ProxyReport, Recovery, Requests, Stamp, Target, TargetError,
+};
+use evidence::record::{Configuration, Tested};
 use model::{
     config::{Config, Fault, LoseHow},
     name::{PlanName, RegionName},
 };
-use xds::clock::Clock;
+use xds::{clock::Clock, status::ClusterStatus};
+
+pub use subject::operator;
 
 use crate::supervisor::{
     api::{HoldHow, HoldRequest, MeshReport, UndoRequest},
@@ -167,11 +173,24 @@ impl Target for MeshTarget {
     }
 
     fn gateway(&self, name: &str) -> Option<SocketAddr> {
-        self.mesh.gateways.iter().find(|gateway| gateway.gateway == name).map(|gateway| gateway.listen)
+        // The manifests in force, not the supervisor: a gateway moves with them.
+        self.config.mesh.gateways.iter().find(|gateway| gateway.name.as_str() == name).map(|gateway| gateway.listen)
     }
 
     fn programs(&self) -> BTreeMap<String, String> {
         self.programs.clone()
+    }
+
+    async fn tested(&self, plan: &PlanName) -> Result<Tested, TargetError> {
+        let configuration = self.configuration().await?.0;
+        let found = self.control.sources().await.map_err(of_control)?;
+        let services = self.config.plans.get(plan).map(|plan| plan.services.as_slice()).unwrap_or_default();
+        subject::tested(&self.mesh, &self.config, services, configuration, found).await
+    }
+
+    async fn configuration(&self) -> Result<(Configuration, String), TargetError> {
+        let Revision { number, digest, author, .. } = self.control.config().await.map_err(of_control)?;
+        Ok((Configuration { revision: number, digest: format!("sha256:{digest}") }, author))
     }
 
     async fn take_lease(&self, id: &str, ttl: Duration, plan: Option<&PlanName>) -> Result<(), TargetError> {
@@ -277,10 +296,10 @@ impl Target for MeshTarget {
         self.control.failback(plan.as_str(), reason).await.map(drop).map_err(of_control)
     }
 
-    async fn recovery_normal(&self, plan: &PlanName) -> Result<bool, TargetError> {
+    async fn recovery(&self, plan: &PlanName) -> Result<Recovery, TargetError> {
         let reports = self.control.recovery().await.map_err(of_control)?;
         match reports.iter().find(|report| report.plan == plan.as_str()) {
-            Some(report) => Ok(report.state == RecoveryState::Normal),
+            Some(report) => Ok(standing(report)),
             None => Err(TargetError::Refused {
                 who: CONTROL,
                 what: format!("tell the state of plan {plan}"),
@@ -350,6 +369,7 @@ fn proxy_report(proxy: control::api::ProxyReport) -> ProxyReport {
             in_sync: false,
             overlays: Vec::new(),
             tries: BTreeMap::new(),
+            loads: Vec::new(),
             boot: String::new(),
         };
     };
@@ -367,8 +387,40 @@ fn proxy_report(proxy: control::api::ProxyReport) -> ProxyReport {
         in_sync: proxy.in_sync,
         overlays: status.overlays,
         tries,
+        loads: status.clusters.iter().map(cluster_load).collect(),
         boot: status.boot,
     }
+}
+
+fn cluster_load(cluster: &ClusterStatus) -> ClusterLoad {
+    let mut groups: BTreeMap<(u32, &str), (u64, u64)> = BTreeMap::new();
+    for endpoint in &cluster.endpoints {
+        let (tries, active) = groups.entry((endpoint.priority, &endpoint.region)).or_default();
+        *tries += endpoint.tries;
+        *active += endpoint.active;
+    }
+    let group = |((priority, region), (tries, active)): ((u32, &str), (u64, u64))| GroupLoad {
+        priority,
+        region: region.to_owned(),
+        tries,
+        active,
+    };
+    ClusterLoad {
+        cluster: cluster.name.clone(),
+        service: cluster.service.clone(),
+        tiers: cluster.tier_load.clone(),
+        groups: groups.into_iter().map(group).collect(),
+    }
+}
+
+fn standing(report: &RecoveryReport) -> Recovery {
+    Recovery::Active(match (report.state, report.share) {
+        (RecoveryState::Normal, _) => return Recovery::AtRest,
+        (RecoveryState::FailingOver, _) => "a failover is under way".to_owned(),
+        (RecoveryState::FailedOver, _) => "it is failed over".to_owned(),
+        (RecoveryState::FailingBack, Some(share)) => format!("a failback is under way, the primary is given {share} %"),
+        (RecoveryState::FailingBack, None) => "a failback is under way".to_owned(),
+    })
 }
 
 fn of_control(error: ControlError) -> TargetError {

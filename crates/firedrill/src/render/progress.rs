@@ -125,6 +125,14 @@ fn outcome(progress: &Progress, paint: &Paint<'_>) -> Vec<String> {
         }
         Progress::Refused { reasons } => reasons.iter().map(|reason| bad("refused", reason, paint)).collect(),
         Progress::Crashed { reason } => vec![bad("crashed", reason, paint)],
+        Progress::Waiting { reasons, left } => {
+            let more = reasons.len().saturating_sub(1);
+            let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+            let first = reasons.first().map_or("", String::as_str);
+            let text =
+                format!("up to {:.0} s for the plan's normal state: {}{more}", left.as_secs_f64(), one_line(first));
+            vec![format!("  {} {} {text}", paint(Tone::Dim, "…"), pad("waiting", LABEL, &paint(Tone::Dim, "waiting")))]
+        }
         Progress::Warning { text } => vec![format!("  {} {}", paint(Tone::Warn, "!"), one_line(text))],
         _ => Vec::new(),
     }

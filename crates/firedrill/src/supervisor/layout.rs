@@ -213,7 +213,8 @@ impl Layout {
         let gateways = self.gateways.iter().map(|place| Placement {
             proxy: place.name.clone(),
             admin: place.admin,
-            role: Role::Gateway { gateway: place.name.clone(), listen: Some(place.listen) },
+            // Where the manifests in force say: it moves with them, without a restart.
+            role: Role::Gateway { gateway: place.name.clone(), listen: None },
         });
         let sidecars = self.workloads.iter().map(|place| Placement {
             proxy: place.name.clone(),

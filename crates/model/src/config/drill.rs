@@ -64,12 +64,31 @@ pub struct Probe {
     pub rate: Rate,
     /// After it a request has failed. Default 1 s.
     pub timeout: Duration,
+    /// Which answers are successes.
+    pub expect: Expect,
+}
+
+/// Which answers of a probe are successes: those that meet all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// Ranges of statuses, both ends included; one of them must hold the answer's. Default 200 to 299.
+    pub status: Vec<(u16, u16)>,
+    /// Text that the body contains, within its first MiB.
+    pub body: Option<String>,
+    /// Name in lower case and whole value of a header that the answer carries.
+    pub header: Option<(String, String)>,
+}
+
+impl Default for Expect {
+    fn default() -> Self {
+        Self { status: vec![(200, 299)], body: None, header: None }
+    }
 }
 
 /// What a probe does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProbeKind {
-    /// One request, success is 2xx or 3xx.
+    /// One request.
     Http(HttpRequest),
     /// Writes with unique ids, read back at the end.
     Writes {

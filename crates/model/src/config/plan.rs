@@ -143,6 +143,9 @@ pub struct RunStep {
     pub region: Option<RegionName>,
     /// argv; never empty.
     pub command: Vec<String>,
+    /// argv of a command that exits with 0 while the effect of the step is in place, and with anything else while it is
+    /// not. A drill starts and ends in the state in which failback steps are in place and failover steps are not.
+    pub check: Option<Vec<String>>,
     /// After it the command is killed and the step has failed. Default 30 s.
     pub timeout: Duration,
     /// argv of the inverse. `None`: the step is irreversible, and what it was run for stays in force when a drill is

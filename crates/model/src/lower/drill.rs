@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{World, action, dangling, guard, method, not_empty, positive};
 use crate::{
-    config::{Drill, DrillKind, HttpRequest, Probe, ProbeHost, ProbeKind, Stakeholders},
+    config::{Drill, DrillKind, Expect, HttpRequest, Probe, ProbeHost, ProbeKind, Stakeholders},
     name::{DrillName, GatewayName},
     raw,
     read::{At, Cx},
@@ -129,7 +129,37 @@ fn probe(written: &At<raw::Probe>, world: &World, cx: &mut Cx<'_>) -> Option<Pro
             None
         }
     };
-    Some(Probe { name: written.name.value.clone(), kind: kind?, rate: written.rate.value, timeout })
+    let expect = written.expect.as_ref().map_or_else(Expect::default, |expect| self::expect(expect, cx));
+    Some(Probe { name: written.name.value.clone(), kind: kind?, rate: written.rate.value, timeout, expect })
+}
+
+fn expect(written: &At<raw::Expect>, cx: &mut Cx<'_>) -> Expect {
+    let status = written.status.as_ref().map_or_else(
+        || Expect::default().status,
+        |text| {
+            let ranges: Option<Vec<(u16, u16)>> = text.split(',').map(|part| statuses(part.trim())).collect();
+            ranges.unwrap_or_else(|| {
+                cx.error("bad-status", text.at, format!("`{}` does not name statuses", text.value))
+                    .mend("write `200`, `2xx` or several of them, as `200, 404`");
+                Vec::new()
+            })
+        },
+    );
+    let header = written.header.as_ref().and_then(|written| super::header::pair(written, cx));
+    Expect { status, body: written.body.as_ref().map(|body| body.value.clone()), header }
+}
+
+/// `204` or `2xx`, as a range.
+fn statuses(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = match text.strip_suffix("xx") {
+        Some(class) => {
+            let class: u16 = class.parse().ok()?;
+            (class.checked_mul(100)?, class.checked_mul(100)?.checked_add(99)?)
+        }
+        None => (text.parse().ok()?, text.parse().ok()?),
+    };
+    // Informational statuses are no final answers.
+    (first >= 200 && last <= 599).then_some((first, last))
 }
 
 /// Reads `GET http://edge/accounts/42`.

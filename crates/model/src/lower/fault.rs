@@ -31,7 +31,7 @@ pub(crate) fn requests(written: &At<raw::Fault>, world: &World, cx: &mut Cx<'_>)
         region,
         path: written.path.as_ref().map(|p| path(p, cx)),
         method: written.method.as_ref().and_then(|m| method(m, m.at, cx)),
-        header: written.header.as_ref().and_then(|h| header(h, cx)),
+        header: written.header.as_ref().and_then(|h| super::header::pair(h, cx)),
         percent: written.percent.as_ref().map_or(Percent(100.0), |p| p.value),
         action: action?,
     }))
@@ -160,18 +160,6 @@ fn delay(written: &At<raw::Delay>, cx: &mut Cx<'_>) -> Delay {
             Delay::Fixed(Duration::ZERO)
         }
     }
-}
-
-/// `x-user: canary`, its name in lower case.
-fn header(written: &At<String>, cx: &mut Cx<'_>) -> Option<(String, String)> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let pair = written.split_once(':').map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()));
-    let pair = pair.filter(|(name, _)| !name.is_empty() && name.bytes().all(token));
-    if pair.is_none() {
-        cx.error("bad-header", written.at, format!("`{}` is not a header", written.value))
-            .mend("write name and value, as `header: \"x-user: canary\"`");
-    }
-    pair
 }
 
 pub(crate) fn partition(written: &At<raw::Partition>, world: &World, cx: &mut Cx<'_>) -> Option<Fault> {

@@ -24,3 +24,15 @@ pub(crate) fn cookie_name(written: &At<String>, cx: &mut Cx<'_>) -> String {
     }
     written.value.clone()
 }
+
+/// `x-user: canary`, its name in lower case.
+pub(super) fn pair(written: &At<String>, cx: &mut Cx<'_>) -> Option<(String, String)> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let pair = written.split_once(':').map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()));
+    let pair = pair.filter(|(name, _)| !name.is_empty() && name.bytes().all(token));
+    if pair.is_none() {
+        cx.error("bad-header", written.at, format!("`{}` is not a header", written.value))
+            .mend("write name and value, as `header: \"x-user: canary\"`");
+    }
+    pair
+}

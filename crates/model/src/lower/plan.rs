@@ -149,6 +149,7 @@ fn run(step: &At<raw::RunStep>, world: &World, names: &mut BTreeMap<String, Loc>
         name: step.name.value.clone(),
         region: step.r#in.as_ref().and_then(|r| world.region(r, cx)),
         command: argv(&step.command, cx),
+        check: step.check.as_ref().map(|check| argv(check, cx)),
         timeout: positive(step.timeout.as_ref(), Duration::from_secs(30), cx),
         undo: step.undo.as_ref().map(|u| argv(u, cx)),
     }

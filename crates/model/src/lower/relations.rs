@@ -443,6 +443,20 @@ fn objectives(drill: &Drill, spec: &raw::Drill, plan: &RecoveryPlan, cx: &mut Cx
         }
     }
     volume(drill, spec, plan, cx);
+    if let Some(bound) = asked.recovery_time {
+        for probe in drill.probes.iter().filter(|probe| probe.timeout > bound) {
+            let written = spec.probes.iter().find(|written| written.name.value == probe.name);
+            let at =
+                written.map_or(spec.probes.head, |written| written.timeout.as_ref().map_or(written.head, |t| t.at));
+            let (timeout, bound) = (print_duration(probe.timeout), print_duration(bound));
+            cx.warning(
+                "probe-too-patient",
+                at,
+                format!("the probe waits {timeout} for an answer, and `recoveryTime` is {bound}: an answer that comes later than that is no success"),
+            )
+            .mend(format!("write `timeout: {bound}` or shorter"));
+        }
+    }
     let needed = asked.recovery_time.unwrap_or_default().saturating_add(asked.sustain);
     if drill.hold < needed {
         let at = spec.hold.as_ref().map_or(spec.plan.at, |h| h.at);

@@ -94,6 +94,20 @@ mapping! {
         rate: At<Rate>,
         /// After it a request has failed. Default 1s.
         timeout: Option<At<Time>>,
+        /// Which answers are successes. Default: those with a 2xx status.
+        expect: Option<At<Expect>>,
+    }
+}
+
+mapping! {
+    /// Which answers of a probe are successes: those that meet all of it.
+    "`expect`" Expect {
+        /// Statuses, as `200`, `2xx` or `200, 404`. Default 2xx.
+        status: Option<Text>,
+        /// Text that the body contains, within its first MiB.
+        body: Option<Text>,
+        /// A header that the answer carries, with its whole value, as `x-role: primary`.
+        header: Option<Text>,
     }
 }
 

@@ -202,6 +202,8 @@ mapping! {
         r#in: Option<At<RegionName>>,
         /// Command and arguments.
         command: Argv,
+        /// Command that exits with 0 only while the step's effect is in place; proves the roles before and after a drill.
+        check: Option<Argv>,
         /// After it the command is killed and the step has failed. Default 30s.
         timeout: Option<At<Time>>,
         /// Command and arguments of the inverse; it may be run more than once. Either this or `irreversible` is needed.

@@ -226,6 +226,15 @@ impl Members {
         let by_switch = u8::try_from(mean).unwrap_or(100);
         let declared = self.of_tier(tier).next().is_some();
         let Some(ramp) = self.config.ramp.as_ref().filter(|_| declared) else { return by_switch };
+        // A commanded share is the ramp of whoever commands it. The tier's own would run against that one's clock, the
+        // slower the more often the tier was lost, and would still be under way when the command is taken back.
+        let commanded =
+            |member: &Member| matches!(self.switches.get(&*member.host.region), Some(SwitchState::Share(_)));
+        if available && self.of_tier(tier).any(commanded) {
+            self.ramps[tier] = TierRamp::default();
+            self.ramped[tier] = 100;
+            return by_switch;
+        }
         self.ramps[tier].observe(ramp, available, now);
         self.ramped[tier] = self.ramps[tier].percent(ramp, now);
         self.ramped[tier].min(by_switch)

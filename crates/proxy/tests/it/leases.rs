@@ -271,3 +271,46 @@ async fn overlays_hurt_lapse_and_leave_nothing_behind() {
     assert_eq!(http1(to, get("/")).await.unwrap().status, 200);
     assert!(began.elapsed() < Duration::from_secs(5));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commanded_share_is_what_the_tier_gets_however_often_it_was_lost() {
+    let control = Control::start().await;
+    let (east, west) = (Origin::start("fx-e"), Origin::start("fx-w"));
+    let mut snapshot = simple(Direction::Gateway, &[&[&east], &[&west]]);
+    snapshot.clusters[0].health_check = Some(check(20));
+    // Its own way back would take hours.
+    snapshot.clusters[0].ramp = Some(xds::snapshot::Ramp { steps: vec![50, 100], dwell: Duration::from_secs(3600) });
+    control.server.publish("p1", "7", Arc::new(snapshot.clone())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::launched(control.options(folder.path()), folder);
+    let load = |first: u8| {
+        let wanted = serde_json::json!([first, 100 - first]);
+        proxy.until("load", |proxy| proxy.status()["clusters"][0]["tierLoad"] == wanted);
+    };
+    load(100);
+    east.does.status.store(500, Ordering::SeqCst);
+    load(0);
+    east.does.status.store(0, Ordering::SeqCst);
+    proxy.until("healthy", |proxy| proxy.status()["clusters"][0]["endpoints"][0]["healthy"] == true);
+    load(0);
+    let switch = |state| {
+        let switch = Switch { service: "fx".into(), region: "east".into(), state };
+        vec![(overlay("share", Effect::Switch(switch)), Duration::from_secs(30))]
+    };
+    for share in [10, 50, 100] {
+        control.server.set_overlays("p1", switch(SwitchState::Share(share))).unwrap();
+        load(share);
+    }
+    control.server.set_overlays("p1", vec![]).unwrap();
+    proxy.until("command taken back", |proxy| proxy.status()["overlays"] == serde_json::json!([]));
+    load(100);
+    // Lost again under a commanded share, it gets nothing; without one it waits its own time.
+    control.server.set_overlays("p1", switch(SwitchState::Share(50))).unwrap();
+    load(50);
+    east.does.status.store(500, Ordering::SeqCst);
+    load(0);
+    control.server.set_overlays("p1", vec![]).unwrap();
+    east.does.status.store(0, Ordering::SeqCst);
+    proxy.until("healthy", |proxy| proxy.status()["clusters"][0]["endpoints"][0]["healthy"] == true);
+    load(0);
+}

@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
-use drill::{DrillError, Places, Progress, Sealed};
+use drill::{DrillError, Options, Places, Progress, Sealed};
 use evidence::{bundle, record::Attempt, results::Results};
 use model::{config::Config, name::DrillName};
 use tokio::sync::{mpsc, watch};
@@ -19,7 +20,7 @@ use crate::{
     failure::{Exit, Failure},
     interrupt::Stop,
     manifests::{self, Files, reason},
-    mesh::MeshTarget,
+    mesh::{MeshTarget, operator},
     programs,
     render::{outcome, screen::Screen},
     seat::Seat,
@@ -53,9 +54,17 @@ pub struct Args {
     /// How to print the result; with json, progress goes to standard error
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     format: Format,
+    /// How long to wait for the plan's normal state before the attempt is refused
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = wait)]
+    wait: Duration,
     /// Do not ask before it starts; nobody is asked where there is no terminal
     #[arg(long, short)]
     yes: bool,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    // Zero does not wait at all.
+    if text == "0" { Ok(Duration::ZERO) } else { model::unit::parse_duration(text).map_err(|error| error.0.to_owned()) }
 }
 
 /// Runs one attempt. The exit code is its verdict's.
@@ -91,7 +100,8 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
                 return Err(Failure::new(Exit::Aborted, format!("{signal} before the drill began; nothing was done")));
             }
         };
-        let run = attempt(&attached, config, &name, &places, &screen, &seat, &mut stop).await;
+        let options = Options { wait: args.wait, operator: operator() };
+        let run = attempt(&attached, config, &name, (&places, &options), &screen, &seat, &mut stop).await;
         screen.live("stopping what was started".to_owned());
         attached.end().await;
         screen.finish();
@@ -158,7 +168,7 @@ async fn attempt(
     attached: &Attached,
     config: Config,
     name: &DrillName,
-    places: &Places,
+    (places, options): (&Places, &Options),
     screen: &Screen<'_>,
     seat: &Seat,
     stop: &mut Stop,
@@ -174,7 +184,8 @@ async fn attempt(
     }
     let (progress, mut shown) = mpsc::channel(1024);
     let (abort, aborted) = watch::channel(None);
-    let engine = engine(attached.target.clone(), config, name.clone(), places.clone(), progress, aborted);
+    let (places, options) = (places.clone(), options.clone());
+    let engine = engine(attached.target.clone(), config, name.clone(), (places, options), progress, aborted);
     let mut engine = tokio::spawn(engine);
     let mut times = 0u32;
     let result = loop {
@@ -207,11 +218,11 @@ async fn engine(
     target: Arc<MeshTarget>,
     config: Config,
     name: DrillName,
-    places: Places,
+    (places, options): (Places, Options),
     progress: mpsc::Sender<Progress>,
     abort: watch::Receiver<Option<String>>,
 ) -> Result<Sealed, DrillError> {
-    drill::run(target, &config, &name, &places, progress, abort).await
+    drill::run(target, &config, &name, &places, &options, progress, abort).await
 }
 
 fn interrupted(times: u32, signal: &str, abort: &watch::Sender<Option<String>>, screen: &Screen<'_>) {
@@ -276,7 +287,9 @@ fn write_report(bundle: &Path, attempt: &Attempt, results: &Results) -> Result<P
 
 fn unrecorded(error: &DrillError) -> Failure {
     let exit = match error {
-        DrillError::Unknown(_) | DrillError::NoGateway { .. } | DrillError::Busy(_) => Exit::Usage,
+        DrillError::Unknown(_) | DrillError::NoGateway { .. } | DrillError::Unidentified(_) | DrillError::Busy(_) => {
+            Exit::Usage
+        }
         DrillError::Record(_) => Exit::Internal,
     };
     Failure::new(exit, error.to_string())
