@@ -49,7 +49,9 @@ fn earliest_slowly(series: &[Series<'_>], frame: &Frame, from: Nanos) -> Nanos {
 }
 
 /// Lost, lost by failback, acknowledged, unjudged, resurrected.
-fn tally_slowly(record: &WritesRecord, failback: Option<Nanos>) -> Option<(Vec<Nanos>, Vec<Nanos>, u64, u64, u64)> {
+type Counts = (Vec<Nanos>, Vec<Nanos>, u64, u64, u64);
+
+fn tally_slowly(record: &WritesRecord, failback: Option<Nanos>) -> Option<Counts> {
     let mut readbacks: Vec<(&Readback, HashSet<u64>)> =
         record.readbacks.iter().map(|readback| (readback, readback.found.iter().copied().collect())).collect();
     readbacks.sort_by_key(|(readback, _)| readback.time);
