@@ -103,13 +103,14 @@ impl Loads {
     }
 }
 
-/// Clusters that carry requests of the plan's services to wherever the plan says. One that holds no endpoint of the
-/// primary stands for another region (replication, for example), and says nothing of the plan.
+/// Clusters that carry requests of the plan's services to wherever the plan says. One that holds the endpoints of a single
+/// region (of `ledger.east`, for replication) goes there whatever the plan does, and says nothing of it.
 fn in_scope<'a>(proxy: &'a ProxyReport, plan: &'a RecoveryPlan) -> impl Iterator<Item = &'a ClusterLoad> {
     let primary = primary(plan);
     proxy.loads.iter().filter(move |load| {
         plan.services.iter().any(|service| service.as_str() == load.service)
             && load.groups.iter().any(|group| group.region == primary)
+            && load.groups.iter().any(|group| group.region != primary)
     })
 }
 

@@ -172,6 +172,12 @@ pub async fn await_sustained<T: Target>(context: Arc<Context<T>>) -> Input {
         reasons.extend(strayed(context.facts().loads.between(slice.start - SLICE, slice.end), &context.plan));
         held += 1;
         if reasons.is_empty() && held >= slices {
+            // The load is looked at once a second: one whole look at least lies in the window, or it proves nothing.
+            let patience = context.clock.now() + 3 * SLICE;
+            while context.facts().loads.between(start, context.clock.now()).is_empty() && context.clock.now() < patience
+            {
+                sleep(LOOK).await;
+            }
             reasons = not_normal(&context, start).await;
         }
         if !reasons.is_empty() {
@@ -195,6 +201,9 @@ pub async fn await_sustained<T: Target>(context: Arc<Context<T>>) -> Input {
 async fn not_normal<T: Target>(context: &Context<T>, since: Nanos) -> Vec<String> {
     let now = context.clock.now();
     let mut reasons = misserved(context.facts().loads.between(since - SLICE, now), &context.plan);
+    if context.facts().loads.between(since, now).is_empty() {
+        reasons.push("the load of the proxies was not seen".to_owned());
+    }
     match timeout(PATIENCE, context.target.proxies()).await {
         Ok(Ok(proxies)) => reasons.extend(displaced(&proxies, &context.plan)),
         Ok(Err(error)) => reasons.push(error.to_string()),

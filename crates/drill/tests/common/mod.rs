@@ -83,6 +83,8 @@ struct State {
     drop_last: usize,
     epoch: u64,
     tries: u64,
+    /// Percent of the requests that failback sends to the primary again.
+    share: u8,
     requests: u64,
     /// Requests sent to east and to west.
     sent: (u64, u64),
@@ -117,6 +119,7 @@ impl Fake {
             drop_last: 0,
             epoch: 1,
             tries: 0,
+            share: 0,
             requests: 0,
             sent: (0, 0),
             failed_back: false,
@@ -196,6 +199,7 @@ impl Fake {
         }
         if !lease.ends_with("-proof") {
             state.lost = false;
+            state.share = 0;
             state.recovery = Recovery::Normal;
         }
     }
@@ -204,7 +208,7 @@ impl Fake {
         let group = |priority, region: &str, tries| GroupLoad { priority, region: region.into(), tries, active: 0 };
         let halfway = self.is(&self.knobs.halfway) && state.failed_back;
         let tiers = match state.recovery {
-            Recovery::FailedOver => vec![0, 100],
+            Recovery::FailedOver | Recovery::FailingBack => vec![state.share, 100 - state.share],
             _ if self.is(&self.knobs.misplaced) => vec![0, 100],
             _ if halfway => vec![50, 50],
             _ => vec![100, 0],
@@ -244,7 +248,13 @@ impl Fake {
         }
         let halfway = self.is(&self.knobs.halfway) && state.failed_back && state.requests.is_multiple_of(2);
         let elsewhere = self.is(&self.knobs.misplaced) || self.is(&self.knobs.deceiving) || halfway;
-        let west = state.recovery == Recovery::FailedOver || elsewhere;
+        let back = match state.share {
+            0 => false,
+            100 => true,
+            _ => state.requests.is_multiple_of(2),
+        };
+        let moved = matches!(state.recovery, Recovery::FailedOver | Recovery::FailingBack);
+        let west = moved && !back || elsewhere;
         if west {
             state.sent.1 += 1;
         } else {
@@ -301,11 +311,17 @@ impl Fake {
     }
 
     async fn fail_back(self: Arc<Self>) {
-        for percent in [50.0, 100.0] {
-            self.event(&mut self.state.lock().unwrap(), "control", Meaning::RampStep { percent });
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        // As long as it takes to see the load of a proxy within one second.
+        for (share, dwell) in [(50, 2_300), (100, 200)] {
+            {
+                let mut state = self.state.lock().unwrap();
+                state.share = share;
+                self.event(&mut state, "control", Meaning::RampStep { percent: f64::from(share) });
+            }
+            tokio::time::sleep(Duration::from_millis(dwell)).await;
         }
         let mut state = self.state.lock().unwrap();
+        state.share = 0;
         state.recovery = Recovery::Normal;
         state.failed_back = true;
         state.overlays.remove("off-east");
