@@ -30,6 +30,7 @@ use crate::{
     record::Abort,
     shell::Shell,
     target::{Meaning, Observed, Target},
+    tasks::loads,
     undo::Undo,
 };
 
@@ -292,6 +293,9 @@ impl<T: Target> Conductor<T> {
                 drop(facts);
                 self.ramp.push(*percent);
                 self.context.facts().ramp.push((time, *percent));
+                // A look at its beginning, so that what the proxies send within a short step can be told from the step before.
+                let context = self.context.clone();
+                self.pump.spawn(async move { loads::look(&context).await });
                 self.context.show(Progress::Ramp { percent: *percent });
                 None
             }

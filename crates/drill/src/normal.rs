@@ -15,6 +15,8 @@ const PRIMARY_SHARE: f64 = 95.0;
 const ENOUGH: u64 = 10;
 /// A share counts as the commanded one within so many percentage points: a slice is a small sample.
 const NEAR: f64 = 15.0;
+/// A look at the moment of a step's end comes at most this long after it.
+const LATE: Nanos = 250_000_000;
 /// Slices that are kept; of a longer attempt, the latest.
 const MOST_SLICES: usize = 4096;
 
@@ -233,18 +235,24 @@ pub fn ramp(steps: &[(Nanos, f64)], end: Nanos, loads: &Loads, plan: &RecoveryPl
     let mut ramp = Vec::new();
     for ((time, commanded), until) in steps.iter().zip(ends) {
         for service in &plan.services {
-            let slices = loads.between(*time, until);
+            // The look at the next step's beginning comes a moment after it.
+            let slices = loads.between(*time, until.saturating_add(LATE));
             let region = primary(plan).to_owned();
-            let mut proxies: BTreeMap<&str, ProxyShare> = BTreeMap::new();
+            let mut proxies: BTreeMap<String, ProxyShare> = BTreeMap::new();
             let mut observed = None;
-            for slice in slices {
+            // Slices of a short step may each be too small to tell: then all of it does.
+            for slice in slices.iter().chain(&whole(slices)) {
                 let shares = shares(slice, service.as_str(), &region);
                 let all = !shares.is_empty() && shares.values().all(|share| near(*share, *commanded));
                 if all && observed.is_none() {
                     observed = Some(slice.to);
                 }
                 for (proxy, share) in shares {
-                    proxies.insert(proxy, ProxyShare { proxy: proxy.to_owned(), share, time: slice.to });
+                    let seen = ProxyShare { proxy: proxy.to_owned(), share, time: slice.to };
+                    let known = proxies.entry(proxy.to_owned()).or_insert_with(|| seen.clone());
+                    if slice.from >= known.time {
+                        *known = seen;
+                    }
                 }
             }
             let (service, proxies) = (service.to_string(), proxies.into_values().collect());
@@ -252,6 +260,18 @@ pub fn ramp(steps: &[(Nanos, f64)], end: Nanos, loads: &Loads, plan: &RecoveryPl
         }
     }
     ramp
+}
+
+/// Slices as one.
+fn whole(slices: &[Slice]) -> Option<Slice> {
+    let (first, last) = (slices.first()?, slices.last()?);
+    let mut sent: BTreeMap<(String, String, String), Sent> = BTreeMap::new();
+    for (key, part) in slices.iter().flat_map(|slice| &slice.sent) {
+        let sum = sent.entry(key.clone()).or_default();
+        sum.tries += part.tries;
+        sum.active = sum.active.max(part.active);
+    }
+    Some(Slice { from: first.from, to: last.to, sent })
 }
 
 /// Percent of each proxy's requests to a service that went to a region; proxies that sent too few to tell are left out.

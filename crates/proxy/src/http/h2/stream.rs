@@ -148,7 +148,9 @@ impl Stream {
             return Poll::Ready(Err(Trouble { end: End::Body, cause: error.to_string() }));
         }
         // What ends the stream is told by the response.
-        while let Poll::Ready(Some(Ok(told))) = self.response.poll_informational(cx) {
+        while let Poll::Ready(Some(told)) = self.response.poll_informational(cx) {
+            // A stream's end is told here, and not again by the response.
+            let told = told.map_err(|error| classify(&error))?;
             self.fate.heard();
             self.interim += 1;
             if self.interim > interim::MOST {

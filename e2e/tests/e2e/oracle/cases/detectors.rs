@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use xds::snapshot::{FailurePercentage, OutlierDetection, SuccessRate};
 
+use super::retries::KEPT;
 use crate::oracle::{
     ask::{Naming, get},
     case::{Case, Seen, Step, differ, same},
@@ -38,7 +39,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("failures of the network are counted apart where that is asked for", "a0 | b0")
             .cluster(|cluster| cluster.outlier = Some(OutlierDetection { consecutive_local: Some(3), ..off() }))
             .asks(5, &get("/").script("503"), "503 - a0")
-            .asks(2, &get("/").script("reset"), "503 UC a0")
+            .ask_differs(get("/").script("reset"), "503 UC a0", "503 UC a0>b0", KEPT)
+            .ask(get("/").script("reset"), "503 UC a0")
             .step(fine())
             .ask(get("/").script("reset"), "503 UC a0")
             .step(Step::Await("a0", differ(Seen::Fine, Seen::Ejected, RESETS))),
@@ -52,7 +54,7 @@ pub fn cases() -> Vec<Case> {
                 cluster.outlier = Some(apart);
             })
             .asks(2, &get("/").script("503"), "503 - a0")
-            .ask(get("/").script("reset"), "503 UC a0")
+            .ask_differs(get("/").script("reset"), "503 UC a0", "503 UC a0>b0", KEPT)
             .step(fine())
             .ask(get("/").script("503"), "503 - a0")
             .step(ejected()),
