@@ -472,12 +472,13 @@ fn ended(trouble: h2::stream::Trouble, kept: bool) -> Failed {
         return Failed::malformed(&cause);
     }
     let failure = match end {
-        End::Unseen => Failure::Refused,
+        End::Unseen | End::Refused => Failure::Refused,
         End::Connection if kept => Failure::Stale,
         End::Connection | End::Reset | End::Body | End::Malformed => Failure::Reset,
     };
     let failed = Failed::new(failure, cause);
-    if end == End::Reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }
+    let reset = matches!(end, End::Reset | End::Refused);
+    if reset { Failed { flag: Flag::UpstreamRemoteReset, ..failed } } else { failed }
 }
 
 /// A request of our own to an endpoint, without a body and without faults: the head of its answer, whose body did not

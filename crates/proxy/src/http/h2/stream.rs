@@ -59,8 +59,10 @@ pub struct Trouble {
 /// What ended before a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The endpoint says that it has not looked at the request.
+    /// The connection, by an endpoint that says that it has not looked at the request.
     Unseen,
+    /// The stream, by an endpoint that says the same.
+    Refused,
     /// The stream, by the endpoint.
     Reset,
     /// The connection.
@@ -148,9 +150,7 @@ impl Stream {
             return Poll::Ready(Err(Trouble { end: End::Body, cause: error.to_string() }));
         }
         // What ends the stream is told by the response.
-        while let Poll::Ready(Some(told)) = self.response.poll_informational(cx) {
-            // A stream's end is told here, and not again by the response.
-            let told = told.map_err(|error| classify(&error))?;
+        while let Poll::Ready(Some(Ok(told))) = self.response.poll_informational(cx) {
             self.fate.heard();
             self.interim += 1;
             if self.interim > interim::MOST {
@@ -196,7 +196,8 @@ fn classify(error: &h2::Error) -> Trouble {
     let unseen = error.reason() == Some(Reason::REFUSED_STREAM) && error.is_remote()
         || error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
     if unseen {
-        return Trouble { end: End::Unseen, cause: format!("stream refused: {error}") };
+        let end = if error.is_reset() { End::Refused } else { End::Unseen };
+        return Trouble { end, cause: format!("stream refused: {error}") };
     }
     if error.is_library() && error.reason() == Some(Reason::PROTOCOL_ERROR) {
         // `h2` does not tell which field it was.
