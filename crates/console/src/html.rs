@@ -1,5 +1,7 @@
 //! Text into HTML.
 
+use crate::visible;
+
 /// Escapes what has a meaning in HTML text and attributes.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -10,7 +12,8 @@ pub(crate) fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            c => out.push(c),
+            // Where a page is read it must look as it is: no character hides or reorders others.
+            c => visible::push(&mut out, c),
         }
     }
     out

@@ -6,6 +6,7 @@ mod chart;
 mod html;
 pub mod report;
 mod series;
+pub mod visible;
 mod waterfall;
 
 pub use report::report;

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use console::visible::{is_hidden, visible};
 use control::api::ManifestFile;
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
 use model::{Parsed, Problem, Severity, Source, problem::Place};
@@ -159,6 +160,11 @@ pub fn judge(sources: Vec<Source>, terminal: &Terminal) -> Result<(Vec<Source>, 
 
 /// A problem as it is shown to a person: with graphics on a terminal, else as plain lines.
 pub fn show(problem: &Problem, sources: &[Source], graphics: bool) -> String {
+    // The file is the user's, or of somebody who sent it.
+    let problem = &problem_in_sight(problem);
+    let sources: Vec<Source> =
+        sources.iter().map(in_sight).filter(|s| s.path == problem.place.path || refers(problem, s)).collect();
+    let sources = sources.as_slice();
     if !graphics {
         return problem.render(sources);
     }
@@ -169,6 +175,33 @@ pub fn show(problem: &Problem, sources: &[Source], graphics: bool) -> String {
         return problem.render(sources);
     }
     text
+}
+
+fn refers(problem: &Problem, source: &Source) -> bool {
+    problem.related.iter().any(|related| related.place.path == source.path)
+}
+
+/// The problem with its words made visible.
+fn problem_in_sight(problem: &Problem) -> Problem {
+    let mut problem = problem.clone();
+    problem.message = visible(&problem.message).into_owned();
+    problem.help = problem.help.map(|help| visible(&help).into_owned());
+    for related in &mut problem.related {
+        related.message = visible(&related.message).into_owned();
+    }
+    problem
+}
+
+/// A source in which hidden characters are question marks, byte for byte: places are offsets.
+fn in_sight(source: &Source) -> Source {
+    let mut text = String::with_capacity(source.text.len());
+    for c in source.text.chars() {
+        match is_hidden(c) && c != '\r' {
+            true => text.extend(std::iter::repeat_n('?', c.len_utf8())),
+            false => text.push(c),
+        }
+    }
+    Source { path: source.path.clone(), text }
 }
 
 /// `1 problem`, `2 problems`.

@@ -114,7 +114,7 @@ pub async fn finish(
         let mut answer = json!(applied);
         answer["dryRun"] = change.dry_run.into();
         answer["files"] = changes::json(&files);
-        terminal.line(format_args!("{answer:#}"));
+        terminal.block(format_args!("{answer:#}"));
         return Ok(Exit::Success.into());
     }
     terminal.write(changes::text(&files, terminal));

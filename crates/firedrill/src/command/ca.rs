@@ -140,7 +140,7 @@ fn show(args: &Show, terminal: &Terminal) -> Result<(), Failure> {
     if let Some(issued) = bundle::issued(&args.state.path).map_err(Failure::usage)? {
         let roots = ca::describe_all(&issued).map_err(Failure::usage)?;
         if args.format == Format::Json {
-            terminal.line(format_args!("{:#}", json!({"issuedElsewhere": true, "roots": roots})));
+            terminal.block(format_args!("{:#}", json!({"issuedElsewhere": true, "roots": roots})));
             return Ok(());
         }
         if roots.is_empty() {
@@ -164,7 +164,7 @@ fn show(args: &Show, terminal: &Terminal) -> Result<(), Failure> {
             "rootKeyHere": folder.has_root_key(),
             "rotation": rotation,
         });
-        terminal.line(format_args!("{report:#}"));
+        terminal.block(format_args!("{report:#}"));
         return Ok(());
     }
     let rows: Vec<_> = roots.iter().map(|root| row("root", root)).chain([row("intermediate", &intermediate)]).collect();
@@ -186,7 +186,7 @@ fn print_bundle(args: &Bundle, terminal: &Terminal) -> Result<(), Failure> {
     // When to ask again is for an endpoint to say.
     let bundle = bundle::own(&args.state.path, None).map_err(Failure::usage)?;
     match args.format {
-        BundleFormat::Spiffe => terminal.line(bundle.json().map_err(Failure::usage)?),
+        BundleFormat::Spiffe => terminal.block(bundle.json().map_err(Failure::usage)?),
         BundleFormat::Pem => terminal.write(bundle.pem()),
     }
     Ok(())

@@ -62,7 +62,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
                     answer["effective"] = model::canonical(config);
                 }
             }
-            terminal.line(format_args!("{answer:#}"));
+            terminal.block(format_args!("{answer:#}"));
         }
         Format::Text => {
             show(&problems, &sources, terminal);
@@ -86,7 +86,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
 
 fn show(problems: &[Problem], sources: &[Source], terminal: &Terminal) {
     for problem in problems {
-        terminal.line(manifests::show(problem, sources, terminal.color()));
+        terminal.drawn(manifests::show(problem, sources, terminal.color()));
     }
 }
 

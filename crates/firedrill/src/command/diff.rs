@@ -52,7 +52,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         match args.format {
             Format::Json => {
                 let answer = json!({"from": from.number, "to": to.number, "files": changes::json(&files)});
-                terminal.line(format_args!("{answer:#}"));
+                terminal.block(format_args!("{answer:#}"));
             }
             Format::Text if files.is_empty() => {
                 terminal.line(format_args!("revisions {} and {} have the same files", from.number, to.number));

@@ -461,6 +461,6 @@ fn unanswered(error: control::client::ClientError) -> Failure {
 
 fn json(value: &impl Serialize, terminal: &Terminal) -> miette::Result<ExitCode> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?;
-    terminal.line(text);
+    terminal.block(text);
     Ok(Exit::Success.into())
 }

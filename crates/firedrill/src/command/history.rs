@@ -42,7 +42,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         match args.format {
             Format::Json => {
                 let rows: Vec<_> = revisions.iter().map(row_json).collect();
-                terminal.line(format_args!("{:#}", json!({"revisions": rows, "source": source})));
+                terminal.block(format_args!("{:#}", json!({"revisions": rows, "source": source})));
             }
             Format::Text if revisions.is_empty() => terminal.line("nothing was applied yet"),
             Format::Text => {

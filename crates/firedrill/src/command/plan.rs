@@ -198,6 +198,6 @@ fn refused(error: ClientError) -> Failure {
 
 fn print(value: &impl serde::Serialize, terminal: &Terminal) -> miette::Result<ExitCode> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?;
-    terminal.line(text);
+    terminal.block(text);
     Ok(Exit::Success.into())
 }

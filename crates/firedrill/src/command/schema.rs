@@ -50,6 +50,6 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         Some(Kind::Backup) => schema(Manifest::Backup),
         Some(Kind::Snapshot) => xds::file::schema(),
     };
-    terminal.line(format_args!("{schema:#}"));
+    terminal.block(format_args!("{schema:#}"));
     Ok(Exit::Success.into())
 }

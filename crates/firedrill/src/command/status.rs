@@ -59,7 +59,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
             "openAttempts": left.iter().map(|(drill, attempt)| json!({"drill": drill, "attempt": attempt})).collect::<Vec<_>>(),
             "outstandingUndos": undos.iter().map(undo::as_json).collect::<Vec<_>>(),
         });
-        terminal.line(format_args!("{status:#}"));
+        terminal.block(format_args!("{status:#}"));
         return Ok(Exit::Success.into());
     }
     let say = |label: &str, tone: Tone, text: String| {

@@ -117,7 +117,7 @@ fn list(args: &ListArgs, terminal: &Terminal) -> miette::Result<ExitCode> {
     let owed = outstanding(&args.state.path)?;
     match args.format {
         Format::Json => {
-            terminal.line(format_args!("{:#}", json!(owed.iter().map(as_json).collect::<Vec<_>>())));
+            terminal.block(format_args!("{:#}", json!(owed.iter().map(as_json).collect::<Vec<_>>())));
         }
         Format::Text if owed.is_empty() => terminal.line("no undo is outstanding"),
         Format::Text => {

@@ -6,7 +6,7 @@ use drill::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::progress;
-use crate::terminal::{Terminal, Tone};
+use crate::terminal::{self, Lines, Terminal, Tone};
 
 /// Shows progress as it comes.
 pub struct Screen<'a> {
@@ -38,7 +38,7 @@ impl<'a> Screen<'a> {
     /// Replaces the live line, where there is one.
     pub fn live(&self, text: String) {
         if let Some(bar) = &self.bar {
-            bar.set_message(text);
+            bar.set_message(terminal::shown(&text, Lines::One));
         }
     }
 
@@ -86,5 +86,5 @@ fn spinner() -> ProgressBar {
 fn eprintln_quietly(text: &str) {
     use std::io::Write as _;
     // Nobody is left to be told that standard error is closed.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", terminal::shown(text, Lines::One));
 }

@@ -1,5 +1,7 @@
 //! Small tables: columns as wide as their widest cell, two spaces between them.
 
+use console::visible::on_one_line;
+
 use crate::terminal::{Terminal, Tone};
 
 /// A cell: what it says, and how it is meant.
@@ -12,13 +14,13 @@ pub struct Cell {
 impl Cell {
     /// A cell in a tone.
     pub fn toned(tone: Tone, text: impl Into<String>) -> Self {
-        Self { text: text.into(), tone: Some(tone) }
+        Self { text: on_one_line(&text.into()).into_owned(), tone: Some(tone) }
     }
 }
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: text.into(), tone: None }
+        Self { text: on_one_line(&text.into()).into_owned(), tone: None }
     }
 }
 

@@ -8,6 +8,7 @@ mod docs;
 mod everyday;
 mod evidence;
 mod help;
+mod hidden;
 mod hostile;
 mod output;
 mod setup;

@@ -75,7 +75,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
                     "running": running.as_deref() == Some(name),
                 })
             });
-            terminal.line(format_args!("{:#}", json!(drills.collect::<Vec<_>>())));
+            terminal.block(format_args!("{:#}", json!(drills.collect::<Vec<_>>())));
         }
         Format::Text if rows.is_empty() => {
             terminal.line("no drill has run here yet; `-f PATH` lists those of the manifests");

@@ -66,7 +66,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
     match args.format {
         Format::Json => {
             let text = serde_json::to_string_pretty(&rows).map_err(|e| Failure::internal(e.to_string()))?;
-            terminal.line(text);
+            terminal.block(text);
         }
         Format::Text => {
             let cells: Vec<Vec<Cell>> = rows.iter().map(cells).collect();

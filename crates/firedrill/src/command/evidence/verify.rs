@@ -151,7 +151,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         files.iter().all(|file| file.report.ok()) && history.iter().all(|check| check.outcome != CheckOutcome::Failed);
     let trust = Trust::of(ok, key.is_some());
     match args.format {
-        Format::Json => terminal.line(format_args!("{:#}", as_json(&files, &history, trust, args))),
+        Format::Json => terminal.block(format_args!("{:#}", as_json(&files, &history, trust, args))),
         Format::Text => print(&files, &history, trust, terminal),
     }
     Ok(trust.exit(args.allow_unknown_key).into())
@@ -256,7 +256,7 @@ fn ledger(args: &Args, path: &Path, key: Option<&VerifierKey>, terminal: &Termin
     let exit = trust.exit(args.allow_unknown_key);
     let open: Vec<_> = report.open.iter().map(|(drill, number)| format!("{drill} {number}")).collect();
     match args.format {
-        Format::Json => terminal.line(format_args!(
+        Format::Json => terminal.block(format_args!(
             "{:#}",
             json!({
                 "ok": exit == Exit::Success,
@@ -297,7 +297,7 @@ fn untrusted(args: &Args, why: &str, terminal: &Terminal) -> Exit {
     match args.format {
         Format::Json => {
             let trust = Trust::NotTrusted.name();
-            terminal.line(format_args!("{:#}", json!({"ok": false, "trust": trust, "error": why})));
+            terminal.block(format_args!("{:#}", json!({"ok": false, "trust": trust, "error": why})));
         }
         Format::Text => {
             terminal.line(format_args!("  {} {why}", terminal.paint(Tone::Bad, "✗")));

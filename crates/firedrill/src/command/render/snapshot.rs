@@ -39,7 +39,7 @@ pub fn run(args: &Args, terminal: &Terminal) -> miette::Result<ExitCode> {
         terminal.note(Tone::Warn, "warning", text);
     }
     let text = serde_json::to_string_pretty(&snapshot);
-    terminal.line(text.map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?);
+    terminal.block(text.map_err(|e| Failure::internal(format!("cannot write JSON: {e}")))?);
     Ok(Exit::Success.into())
 }
 
