@@ -60,7 +60,8 @@ pub async fn run(
 ) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or_else(|| "the command is empty".to_owned())?;
     let mut prepared = Command::new(model::program(program));
-    prepared.arg0(program).args(arguments).envs(environment).process_group(0);
+    // The store's address holds the password of a database, which is none of the command's business.
+    prepared.arg0(program).args(arguments).env_remove("FIREDRILL_STORE").envs(environment).process_group(0);
     prepared.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let guard = guard::input().map_err(|error| format!("{program} cannot be started: no guard for it: {error}"))?;
     die_with_parent(&mut prepared, guard.clone());
