@@ -186,8 +186,10 @@ fn problem_in_sight(problem: &Problem) -> Problem {
     let mut problem = problem.clone();
     problem.message = visible(&problem.message).into_owned();
     problem.help = problem.help.map(|help| visible(&help).into_owned());
+    problem.place.path = visible(&problem.place.path).into_owned();
     for related in &mut problem.related {
         related.message = visible(&related.message).into_owned();
+        related.place.path = visible(&related.place.path).into_owned();
     }
     problem
 }
@@ -196,12 +198,14 @@ fn problem_in_sight(problem: &Problem) -> Problem {
 fn in_sight(source: &Source) -> Source {
     let mut text = String::with_capacity(source.text.len());
     for c in source.text.chars() {
-        match is_hidden(c) && c != '\r' {
-            true => text.extend(std::iter::repeat_n('?', c.len_utf8())),
-            false => text.push(c),
+        match c {
+            // Of an end of line as Windows writes it.
+            '\r' => text.push(' '),
+            c if is_hidden(c) => text.extend(std::iter::repeat_n('?', c.len_utf8())),
+            c => text.push(c),
         }
     }
-    Source { path: source.path.clone(), text }
+    Source { path: visible(&source.path).into_owned(), text }
 }
 
 /// `1 problem`, `2 problems`.

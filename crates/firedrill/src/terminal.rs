@@ -128,7 +128,7 @@ impl Terminal {
         self.write(format_args!("{text}\n"));
     }
 
-    /// Prints what [`crate::manifests::show`] drew, whose parts are visible already.
+    /// Prints what was drawn around a problem of a manifest, whose parts are visible already.
     pub fn drawn(&self, text: impl fmt::Display) {
         self.put(&format!("{text}\n"));
     }

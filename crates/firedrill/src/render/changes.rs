@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use console::visible::visible;
 use control::api::{ManifestFile, ObjectChanges};
 use serde_json::{Value, json};
 use similar::TextDiff;
@@ -47,7 +48,7 @@ pub fn files(old: &[ManifestFile], new: &[ManifestFile]) -> Vec<FileChange> {
 pub fn text(changes: &[FileChange], terminal: &Terminal) -> String {
     let mut out = String::new();
     for line in changes.iter().flat_map(|change| change.diff.lines()) {
-        let line = printable(line);
+        let line = visible(line);
         let tone = match line.as_bytes() {
             [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', b'-', b' ', ..] => Some(Tone::Strong),
             [b'+', ..] => Some(Tone::Good),
@@ -62,11 +63,6 @@ pub fn text(changes: &[FileChange], terminal: &Terminal) -> String {
         out.push('\n');
     }
     out
-}
-
-/// Manifests of others cannot steer the terminal.
-fn printable(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// The same for programs.
@@ -87,7 +83,7 @@ pub fn objects(changes: &ObjectChanges, terminal: &Terminal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::terminal::When;
+    use crate::terminal::{Lines, When, shown};
 
     fn file(path: &str, text: &str) -> ManifestFile {
         ManifestFile { path: path.to_owned(), text: text.to_owned() }
@@ -101,9 +97,9 @@ mod tests {
         assert_eq!(changes.iter().map(|c| c.path.as_str()).collect::<Vec<_>>(), ["a.yaml", "b.yaml", "c.yaml"]);
         let plain = text(&changes, &Terminal::new(When::Never));
         let expected = "--- a.yaml\n+++ a.yaml\n@@ -1,3 +1,3 @@\n 1\n-2\n+two\n 3\n--- b.yaml\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n\
-                        --- /dev/null\n+++ c.yaml\n@@ -0,0 +1 @@\n+\u{fffd}[2J\n";
+                        --- /dev/null\n+++ c.yaml\n@@ -0,0 +1 @@\n+\\u001b[2J\n";
         assert_eq!(plain, expected);
-        let coloured = text(&changes, &Terminal::new(When::Always));
+        let coloured = shown(&text(&changes, &Terminal::new(When::Always)), Lines::Many);
         assert!(coloured.contains("\u{1b}[32m+two"), "{coloured:?}");
         assert!(files(&old, &old).is_empty());
     }

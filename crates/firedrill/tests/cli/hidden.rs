@@ -9,14 +9,16 @@ use super::run;
 const HOSTILE: &str = "x\u{1b}[2J\u{1b}[HVERIFIED\r\u{9b}8m\u{202e}\u{200b}\u{7}";
 
 fn is_obeyed(c: char) -> bool {
-    c.is_control() && c != '\n' && c != '\t' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control() && c != '\n' && c != '\t'
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[test]
 fn no_command_passes_on_what_a_terminal_obeys() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    fs::write(path.join("hostile.yaml"), format!("kind: Mesh # {HOSTILE}\n\"{}\": 1\n", HOSTILE.replace('\r', ""))).unwrap();
+    fs::write(path.join("hostile.yaml"), format!("kind: Mesh # {HOSTILE}\n\"{}\": 1\n", HOSTILE.replace('\r', "")))
+        .unwrap();
     fs::write(path.join(format!("{}.yaml", HOSTILE.replace('/', ""))), "kind: Mesh\n").unwrap();
     fs::write(path.join("hostile.drill"), HOSTILE).unwrap();
     fs::create_dir_all(path.join("state/logs")).unwrap();
