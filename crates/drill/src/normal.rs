@@ -13,7 +13,7 @@ use crate::target::{ClusterLoad, ProxyReport};
 const PRIMARY_SHARE: f64 = 95.0;
 /// Requests of a proxy within a slice that tell its share.
 const ENOUGH: u64 = 10;
-/// A share counts as the commanded one within so many percentage points: a slice is a small sample.
+/// A share counts as the commanded one within so many percentage points, beside the chance of a small sample.
 const NEAR: f64 = 15.0;
 /// A look at the moment of a step's end comes at most this long after it.
 const LATE: Nanos = 250_000_000;
@@ -243,11 +243,11 @@ pub fn ramp(steps: &[(Nanos, f64)], end: Nanos, loads: &Loads, plan: &RecoveryPl
             // Slices of a short step may each be too small to tell: then all of it does.
             for slice in slices.iter().chain(&whole(slices)) {
                 let shares = shares(slice, service.as_str(), &region);
-                let all = !shares.is_empty() && shares.values().all(|share| near(*share, *commanded));
+                let all = !shares.is_empty() && shares.values().all(|(share, of)| near(*share, *of, *commanded));
                 if all && observed.is_none() {
                     observed = Some(slice.to);
                 }
-                for (proxy, share) in shares {
+                for (proxy, (share, _)) in shares {
                     let seen = ProxyShare { proxy: proxy.to_owned(), share, time: slice.to };
                     let known = proxies.entry(proxy.to_owned()).or_insert_with(|| seen.clone());
                     if slice.from >= known.time {
@@ -274,8 +274,9 @@ fn whole(slices: &[Slice]) -> Option<Slice> {
     Some(Slice { from: first.from, to: last.to, sent })
 }
 
-/// Percent of each proxy's requests to a service that went to a region; proxies that sent too few to tell are left out.
-fn shares<'a>(slice: &'a Slice, service: &str, region: &str) -> BTreeMap<&'a str, f64> {
+/// Percent of each proxy's requests to a service that went to a region, and of how many requests; proxies that sent too few
+/// to tell are left out.
+fn shares<'a>(slice: &'a Slice, service: &str, region: &str) -> BTreeMap<&'a str, (f64, u64)> {
     let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for ((proxy, _, to), sent) in slice.sent.iter().filter(|((_, of, _), _)| of == service) {
         let (all, there) = sums.entry(proxy.as_str()).or_default();
@@ -283,12 +284,14 @@ fn shares<'a>(slice: &'a Slice, service: &str, region: &str) -> BTreeMap<&'a str
         *there += if to == region { sent.tries } else { 0 };
     }
     let enough = sums.into_iter().filter(|(_, (all, _))| *all >= ENOUGH);
-    enough.map(|(proxy, (all, there))| (proxy, there as f64 * 100.0 / all as f64)).collect()
+    enough.map(|(proxy, (all, there))| (proxy, (there as f64 * 100.0 / all as f64, all))).collect()
 }
 
-/// Whether a share that was seen is the one that was commanded, as far as a slice can tell.
-fn near(seen: f64, commanded: f64) -> bool {
-    (seen - commanded).abs() <= NEAR
+/// Whether a share that was seen of so many requests is the one that was commanded, as far as they can tell: each request is
+/// drawn, so that two standard deviations of a binomial share are allowed beside [`NEAR`].
+fn near(seen: f64, of: u64, commanded: f64) -> bool {
+    let deviation = (commanded * (100.0 - commanded) / of.max(1) as f64).max(0.0).sqrt();
+    (seen - commanded).abs() <= NEAR + 2.0 * deviation
 }
 
 #[cfg(test)]
@@ -385,6 +388,22 @@ mod tests {
         let east = Served { service: "app".into(), region: "east".into(), requests: 30 };
         assert_eq!(served(loads.slices()), [east]);
         assert_eq!(served(loads.between(0, 10))[0].requests, 10);
+    }
+
+    #[test]
+    fn a_share_of_few_requests_is_allowed_their_chance_and_no_more() {
+        // 5 of 13 for one half is chance, 0 of 12 is not; of many requests only what is near counts.
+        for (there, of, commanded, expected) in [
+            (5, 13, 50.0, true),
+            (0, 12, 50.0, false),
+            (12, 12, 50.0, false),
+            (330, 1000, 50.0, false),
+            (380, 1000, 50.0, true),
+            (95, 100, 100.0, true),
+            (80, 100, 100.0, false),
+        ] {
+            assert_eq!(near(f64::from(there) * 100.0 / of as f64, of, commanded), expected, "{there} of {of}");
+        }
     }
 
     #[test]
