@@ -376,7 +376,7 @@ mod tests {
         for time in [0, 10, 20, 30] {
             loads.look(
                 time,
-                &edge("a", vec![load("app", &[100], &[(0, "east", 7 + time.unsigned_abs(), 0)])]),
+                &edge("a", vec![load("app", &[100, 0], &[(0, "east", 7 + time.unsigned_abs(), 0), (1, "west", 0, 0)])]),
                 &plan(),
             );
         }
@@ -397,7 +397,7 @@ mod tests {
             (5, 13, 50.0, true),
             (0, 12, 50.0, false),
             (12, 12, 50.0, false),
-            (330, 1000, 50.0, false),
+            (310, 1000, 50.0, false),
             (380, 1000, 50.0, true),
             (95, 100, 100.0, true),
             (80, 100, 100.0, false),
@@ -408,17 +408,21 @@ mod tests {
 
     #[test]
     fn a_ramp_is_what_proxies_were_seen_to_do() {
+        const SECOND: Nanos = 1_000_000_000;
         let mut loads = Loads::default();
         // 0, 10 and 48 % of a hundred requests each; the third step is never seen.
         for (time, east, west) in
             [(0, 0, 0), (10, 0, 100), (20, 10, 190), (30, 58, 242), (40, 106, 294), (50, 154, 346)]
         {
             let groups = [(0, "east", east, 0), (1, "west", west, 0)];
-            loads.look(time, &edge("a", vec![load("app", &[100, 0], &groups)]), &plan());
+            loads.look(time * SECOND, &edge("a", vec![load("app", &[100, 0], &groups)]), &plan());
         }
-        let seen = ramp(&[(5, 10.0), (20, 50.0), (40, 100.0)], 60, &loads, &plan());
-        let brief: Vec<_> =
-            seen.iter().map(|s| (s.commanded, s.observed, s.proxies[0].share, s.proxies[0].time)).collect();
+        let steps = [(5, 10.0), (20, 50.0), (40, 100.0)].map(|(time, share)| (time * SECOND, share));
+        let seen = ramp(&steps, 60 * SECOND, &loads, &plan());
+        let brief: Vec<_> = seen
+            .iter()
+            .map(|s| (s.commanded, s.observed.map(|t| t / SECOND), s.proxies[0].share, s.proxies[0].time / SECOND))
+            .collect();
         assert_eq!(brief, [(10.0, Some(20), 10.0, 20), (50.0, Some(30), 48.0, 40), (100.0, None, 48.0, 50)]);
         assert_eq!((seen[0].service.as_str(), seen[0].region.as_str()), ("app", "east"));
         assert!(ramp(&[], 60, &loads, &plan()).is_empty());
