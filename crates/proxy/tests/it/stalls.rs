@@ -69,6 +69,8 @@ async fn slow_readers_give_way_to_others() {
         let proxy = Proxy::with(&snapshot, None, |options| options.workers = 1);
         let slow = join_all((0..20).map(|_| reads_a_little(to))).await;
         assert!(in_flight(&proxy) >= 10, "the kernel's buffers hold less than a response");
+        // A caller counts as slow once it has kept a response waiting for 250 ms.
+        tokio::time::sleep(Duration::from_millis(400)).await;
         for number in 0..60 {
             let reply = http1(to, get("/")).await.unwrap();
             assert_eq!(reply.status, 200, "number {number} of {requests} {connections}: {:?}", reply.body);
